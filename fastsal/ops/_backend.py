@@ -1,0 +1,144 @@
+"""Which implementation runs an op: the Triton kernel, the same kernel interpreted on the CPU, or the reference.
+
+``FASTSAL_BACKEND`` (or :func:`backend`) is one of
+
+- ``auto``: kernels for CUDA tensors of float32, bfloat16 and float16 where Triton is installed, else the reference;
+- ``triton``: kernels; an error where they cannot run;
+- ``reference``: the reference everywhere;
+- ``interpret``: kernels through Triton's interpreter on CPU tensors (slow; for tests).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+NAMES = ("auto", "triton", "reference", "interpret")
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+INDEX_LIMIT = 2**31
+"""Kernels index the elements of one input with 32 bits; larger inputs take the reference."""
+
+
+def _checked(name: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"backend: {name!r} is not one of {', '.join(NAMES)} (FASTSAL_BACKEND sets the default)")
+    return name
+
+
+_selected = _checked(os.environ.get("FASTSAL_BACKEND", "auto"))
+
+
+class Backend(NamedTuple):
+    """A backend's name, whether it can run here, and why or why not."""
+
+    name: str
+    usable: bool
+    reason: str
+
+
+def current_backend() -> str:
+    """Name of the selected backend."""
+    return _selected
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Select a backend inside a ``with`` block, for the whole process.
+
+    Raises:
+        ValueError: for a name that is not a backend.
+    """
+    global _selected
+    previous, _selected = _selected, _checked(name)
+    try:
+        yield
+    finally:
+        _selected = previous
+
+
+@cache
+def triton_installed() -> bool:
+    """Whether Triton can be imported, without importing it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def kernel_module(name: str) -> ModuleType:
+    """The module of ``fastsal_kernels`` that holds an op's kernels."""
+    if _selected == "interpret" and "triton" not in sys.modules:
+        os.environ["TRITON_INTERPRET"] = "1"
+    if importlib.util.find_spec("fastsal_kernels") is None:
+        checkout = Path(__file__).resolve().parents[2] / "kernels"
+        if (checkout / "fastsal_kernels").is_dir():
+            sys.path.append(str(checkout))
+    return importlib.import_module(f"fastsal_kernels.{name}")
+
+
+@cache
+def interpreting() -> bool:
+    """Whether kernels of this process go through Triton's interpreter: TRITON_INTERPRET when Triton was imported."""
+    return bool(kernel_module("_launch").INTERPRETED)
+
+
+def runs_kernel(tensor: Tensor, supported: Callable[[], bool]) -> bool:
+    """Whether the kernel runs for an op whose leading argument is ``tensor``.
+
+    Raises:
+        RuntimeError: when the selected backend cannot run this tensor.
+    """
+    if _selected == "reference":
+        return False
+    if tensor.dtype not in KERNEL_DTYPES or not 0 < tensor.numel() < INDEX_LIMIT or not supported():
+        return False
+    if _selected == "auto":
+        return tensor.is_cuda and triton_installed()
+    if not triton_installed():
+        raise RuntimeError(f"backend {_selected!r} needs Triton: pip install triton")
+    if _selected == "triton" and not tensor.is_cuda:
+        raise RuntimeError(f"backend 'triton' needs CUDA tensors, this one is on {tensor.device}: use 'auto'")
+    if _selected == "interpret":
+        if tensor.device.type != "cpu":
+            raise RuntimeError(f"backend 'interpret' needs CPU tensors, this one is on {tensor.device}: use 'auto'")
+        if not interpreting():
+            raise RuntimeError("backend 'interpret' needs TRITON_INTERPRET=1 in the environment before Triton is imported")
+    return True
+
+
+def backends_report() -> list[Backend]:
+    """Every backend with whether it can run on this machine, and why or why not."""
+    cuda = torch.cuda.is_available()
+    installed = triton_installed()
+    if not installed:
+        kernels = "Triton is not installed"
+    elif not cuda:
+        build = torch.version.cuda or torch.version.hip
+        kernels = "no CUDA device is visible" if build else "this PyTorch is a CPU build"
+    else:
+        kernels = f"kernels run on {torch.cuda.get_device_name()}"
+    return [
+        Backend("triton", installed and cuda, kernels),
+        Backend("reference", True, "plain PyTorch, on every device"),
+        Backend(
+            "interpret",
+            installed,
+            "Triton's interpreter on CPU tensors, for tests; needs TRITON_INTERPRET=1" if installed else kernels,
+        ),
+    ]
+
+
+def device_guard(tensor: Tensor) -> Any:
+    """Context that makes the tensor's CUDA device current, free of cost where it is or the tensor is on the CPU."""
+    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+        return torch.cuda.device(tensor.device)
+    return contextlib.nullcontext()

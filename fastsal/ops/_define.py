@@ -1,0 +1,155 @@
+"""The one way to register an op.
+
+An op is a schema, a reference that says what it means, a kernel that says it faster, and a function that allocates the
+result. From these follow the dispatcher entries for every device, the fake kernel, reverse- and forward-mode
+derivatives of any order (those of the reference) and, with the op's own rule, vmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastsal.ops import _backend
+
+LIBRARY = torch.library.Library("fastsal", "DEF")
+KEYS = ("CPU", "CUDA", "MPS", "XPU", "PrivateUse1")
+
+Vmap = Callable[..., tuple[Tensor, int | None]]
+
+
+class Op:
+    """A registered op, called with its schema's arguments in order.
+
+    Args:
+        schema: ``name(arguments) -> Tensor``.
+        reference: the op in plain PyTorch.
+        kernel: ``module.function`` of ``fastsal_kernels``; called as ``function(out, *arguments)``.
+        empty: allocates the result for the arguments; serves as the fake kernel too.
+        vmap: rule of ``torch.library.register_vmap``.
+        lead: position of the tensor whose device and dtype choose the backend.
+        supported: whether the kernel covers these arguments.
+        differentiable: False for results that have no derivative.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        *,
+        reference: Callable[..., Tensor],
+        kernel: str,
+        empty: Callable[..., Tensor],
+        vmap: Vmap,
+        lead: int = 0,
+        supported: Callable[..., bool] = lambda *args: True,
+        differentiable: bool = True,
+    ) -> None:
+        name = schema.split("(", 1)[0]
+        LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        self.overload = getattr(torch.ops.fastsal, name).default
+        self._reference = reference
+        self._module, self._function = kernel.split(".")
+        self._empty = empty
+        self._lead = lead
+        self._supported = supported
+        self._derivative = _derivative(self.overload, reference, differentiable)
+        for key in KEYS:
+            LIBRARY.impl(name, self._run, key)
+        LIBRARY.impl(name, self._derivative.apply, "Autograd")
+        torch.library.register_fake(f"fastsal::{name}", empty, lib=LIBRARY)
+        torch.library.register_vmap(f"fastsal::{name}", vmap, lib=LIBRARY)
+
+    def _run(self, *args: Any) -> Tensor:
+        lead = args[self._lead]
+        if not _backend.runs_kernel(lead, lambda: self._supported(*args)):
+            return self._reference(*args)
+        out = self._empty(*args)
+        if out.numel():
+            with _backend.device_guard(lead):
+                getattr(_backend.kernel_module(self._module), self._function)(out, *args)
+        return out
+
+    def __call__(self, *args: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self.overload(*args)  # type: ignore[no-any-return]
+        if torch._C._are_functorch_transforms_active():
+            return self._derivative.apply(*args)
+        if forward_ad._current_level < 0 and torch._C._len_torch_dispatch_stack() == 0:
+            grad = torch.is_grad_enabled()
+            if all(
+                not isinstance(arg, Tensor) or (type(arg) is Tensor and not (grad and arg.requires_grad)) for arg in args
+            ):
+                return self._run(*args)
+        return self.overload(*args)  # type: ignore[no-any-return]
+
+
+def _derivative(overload: Any, reference: Callable[..., Tensor], differentiable: bool) -> type[torch.autograd.Function]:
+    """Autograd function of an op; its rules are those of the reference, so every order of derivative is defined."""
+
+    def split(args: tuple[Any, ...], needed: tuple[bool, ...] | None) -> tuple[list[int], Callable[..., Tensor]]:
+        where = [i for i, arg in enumerate(args) if isinstance(arg, Tensor) and arg.is_floating_point()]
+        if needed is not None:
+            where = [i for i in where if needed[i]]
+
+        def of_tensors(*tensors: Tensor) -> Tensor:
+            full = list(args)
+            for i, tensor in zip(where, tensors, strict=True):
+                full[i] = tensor
+            return reference(*full)
+
+        return where, of_tensors
+
+    class Derivative(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args: Any) -> Tensor:
+            if torch._C._are_functorch_transforms_active():
+                return overload(*args)  # type: ignore[no-any-return]
+            with torch._C._AutoDispatchBelowAutograd():
+                return overload(*args)  # type: ignore[no-any-return]
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            tensors = [arg for arg in inputs if isinstance(arg, Tensor)]
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
+            ctx.others = [None if isinstance(arg, Tensor) else (arg,) for arg in inputs]
+            if not differentiable:
+                ctx.mark_non_differentiable(output)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+            args = _restore(ctx)
+            where, of_tensors = split(args, ctx.needs_input_grad)
+            result: list[Tensor | None] = [None] * len(args)
+            if differentiable and where:
+                _, pull = torch.func.vjp(of_tensors, *[args[i] for i in where])
+                for i, gradient in zip(where, pull(gradients[0]), strict=True):
+                    result[i] = gradient
+            return tuple(result)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
+            if not differentiable:
+                return None
+            args = _restore(ctx)
+            where, of_tensors = split(args, None)
+            primals = [args[i] for i in where]
+            directions = [
+                torch.zeros_like(primal) if tangents[i] is None else tangents[i]
+                for i, primal in zip(where, primals, strict=True)
+            ]
+            tangent: Tensor = torch.func.jvp(of_tensors, tuple(primals), tuple(directions))[1]
+            return tangent
+
+    return Derivative
+
+
+def _restore(ctx: Any) -> tuple[Any, ...]:
+    tensors = iter(ctx.saved_tensors)
+    return tuple(next(tensors) if other is None else other[0] for other in ctx.others)

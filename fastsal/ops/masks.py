@@ -1,0 +1,192 @@
+"""RISE's masked batch and its fold; the masks themselves are never held. Meaning: :mod:`fastsal.reference.masks`.
+
+Bytes: ``batch`` writes (stop - start) * numel(input) elements and reads input once; ``accumulate`` reads the scores
+and reads and writes prod(ceil(size / s) * s) floats per output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fastsal.ops._arguments import index_range, per_dimension, spatial, split_baseline
+from fastsal.ops._define import Op
+from fastsal.ops._vmap import into_batch, into_columns, rows_out
+from fastsal.reference import masks as reference
+from fastsal.reference._numerics import accumulation_dtype, memory_format
+
+Border = Literal["reflect", "clamp"]
+LARGEST_GRID = 31
+"""A row of a grid is held in one 32-bit word, which also needs the cell to the right of the last."""
+
+
+def _empty_batch(input: Tensor, baseline: Any, fill: Any, seed: Any, start: Any, stop: Any, *rest: Any) -> Tensor:
+    shape = ((stop - start) * input.shape[0], *input.shape[1:])
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
+
+
+def _vmap_batch(info: Any, dims: tuple[Any, ...], input: Tensor, baseline: Tensor | None, *rest: Any) -> Any:
+    size = info.batch_size
+    merged = into_batch(input, dims[0], size), into_batch(baseline, dims[1], size)
+    return rows_out(_batch(*merged, *rest), rest[3] - rest[2], size)
+
+
+_batch = Op(
+    "masks_batch(Tensor input, Tensor? baseline, float fill, int seed, SymInt start, SymInt stop, "
+    "int[] grid, float probability, bool mirror) -> Tensor",
+    reference=reference.batch,
+    kernel="masks.batch",
+    empty=_empty_batch,
+    vmap=_vmap_batch,
+)
+
+
+def _state_shape(outputs: int, size: Sequence[int], grid: Sequence[int]) -> tuple[int, int, int]:
+    return prod(reference.cell_sizes(size, grid)), outputs, prod(grid)
+
+
+def _empty_accumulate(
+    scores: Tensor, partial: Any, seed: Any, start: Any, size: Sequence[int], grid: Sequence[int], probability: Any
+) -> Tensor:
+    shape = _state_shape(scores.shape[1], size, grid)
+    return torch.empty(shape, dtype=accumulation_dtype(scores.dtype), device=scores.device)
+
+
+def _vmap_accumulate(info: Any, dims: tuple[Any, ...], scores: Tensor, partial: Tensor | None, *rest: Any) -> Any:
+    size = info.batch_size
+    merged = into_columns(scores, dims[0], size), into_columns(partial, dims[1], size)
+    return _accumulate(*merged, *rest).unflatten(1, (size, -1)), 1
+
+
+_accumulate = Op(
+    "masks_accumulate(Tensor scores, Tensor? partial, int seed, SymInt start, int[] size, int[] grid, "
+    "float probability) -> Tensor",
+    reference=reference.accumulate,
+    kernel="masks.accumulate",
+    empty=_empty_accumulate,
+    vmap=_vmap_accumulate,
+)
+
+
+def _mirror(border: str) -> bool:
+    if border not in ("reflect", "clamp"):
+        raise ValueError(f"border: {border!r} is neither 'reflect' (the paper's) nor 'clamp'")
+    return border == "reflect"
+
+
+def _design(size: Sequence[int], grid_size: int | Sequence[int], probability: float, seed: int) -> list[int]:
+    grid = per_dimension("grid_size", grid_size, len(size))
+    if max(grid) > LARGEST_GRID:
+        raise ValueError(f"grid_size: {grid_size} is above {LARGEST_GRID}")
+    if not 0.0 <= probability <= 1.0:
+        raise ValueError(f"probability: {probability} is not in [0, 1]")
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed: {seed} does not fit in 64 bits")
+    return grid
+
+
+def batch(
+    input: Tensor,
+    start: int,
+    stop: int,
+    *,
+    seed: int = 0,
+    grid_size: int | Sequence[int] = 7,
+    probability: float = 0.5,
+    border: Border = "reflect",
+    baseline: float | Tensor = 0.0,
+) -> Tensor:
+    """Input under each of RISE's random masks start .. stop.
+
+    Args:
+        input: [B, C, *spatial], one to three spatial dimensions, floating point; every image gets the same masks.
+        start, stop: range of mask indices.
+        seed: mask n is a function of (seed, n) alone.
+        grid_size: cells per spatial dimension, one int or one each, at most 31.
+        probability: that a cell of the grid is 1 (keeps the input).
+        border: ``reflect`` mirrors the grid at the border without repeating the edge, as the authors' code does;
+            ``clamp`` repeats the edge, as ``F.interpolate`` does.
+        baseline: what shows where the mask is 0: a number, or a tensor that broadcasts to input.
+
+    Returns:
+        [(stop - start) * B, C, *spatial] in the input's dtype and memory format, row (n - start) * B + b.
+
+    Raises:
+        TypeError, ValueError: for arguments outside of the above.
+    """
+    size = spatial("input", input)
+    if not input.is_floating_point():
+        raise TypeError(f"input: dtype {input.dtype} is not floating point, and masks are fractions")
+    grid = _design(size, grid_size, probability, seed)
+    index_range(start, stop)
+    tensor, fill = split_baseline(input, baseline)
+    return _batch(input, tensor, fill, seed, start, stop, grid, float(probability), _mirror(border))
+
+
+def accumulate(
+    scores: Tensor,
+    start: int,
+    size: Sequence[int],
+    *,
+    seed: int = 0,
+    grid_size: int | Sequence[int] = 7,
+    probability: float = 0.5,
+    partial: Tensor | None = None,
+) -> Tensor:
+    """Add the masks start .. start + N, weighted by scores, to the state from which :func:`finish` makes maps.
+
+    Args:
+        scores: [N, K], floating point.
+        start: index of the first mask.
+        size: the input's spatial sizes.
+        seed, grid_size, probability: as in :func:`batch`.
+        partial: the state after the earlier masks; chunks give the same bits as one call.
+
+    Returns:
+        The new state, float32 (float64 for float64 scores); its size does not depend on N.
+
+    Raises:
+        TypeError, ValueError: for arguments outside of the above.
+    """
+    if scores.dim() != 2 or not scores.is_floating_point():
+        raise ValueError(f"scores: {scores.dtype} of shape {tuple(scores.shape)} is not floating point of shape [N, K]")
+    size = per_dimension("size", size, len(size))
+    if not 1 <= len(size) <= 3:
+        raise ValueError(f"size: {tuple(size)} does not have 1 to 3 entries")
+    grid = _design(size, grid_size, probability, seed)
+    index_range(start, start + scores.shape[0])
+    if partial is not None:
+        shape, dtype = _state_shape(scores.shape[1], size, grid), accumulation_dtype(scores.dtype)
+        if tuple(partial.shape) != shape or partial.dtype != dtype:
+            given = f"{partial.dtype} of shape {tuple(partial.shape)}"
+            raise ValueError(f"partial: {given} is not the state of earlier masks, {dtype} of shape {shape}")
+    return _accumulate(scores, partial, seed, start, size, grid, float(probability))
+
+
+def finish(
+    partial: Tensor, size: Sequence[int], *, grid_size: int | Sequence[int] = 7, border: Border = "reflect"
+) -> Tensor:
+    """Maps [K, *size] = sum over n of scores[n, k] * mask n, from the state of :func:`accumulate`."""
+    return reference.finish(partial, size, per_dimension("grid_size", grid_size, len(size)), _mirror(border))
+
+
+def fold(
+    scores: Tensor,
+    start: int,
+    size: Sequence[int],
+    *,
+    seed: int = 0,
+    grid_size: int | Sequence[int] = 7,
+    probability: float = 0.5,
+    border: Border = "reflect",
+) -> Tensor:
+    """Score-weighted sum of the masks start .. start + N, regenerated: [K, *size] for scores [N, K], K outputs at once.
+
+    RISE's map (equation 6 of the paper) is this divided by N * probability.
+    """
+    state = accumulate(scores, start, size, seed=seed, grid_size=grid_size, probability=probability)
+    return finish(state, size, grid_size=grid_size, border=border)

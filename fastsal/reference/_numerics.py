@@ -1,0 +1,75 @@
+"""Arithmetic that several references share: Philox random words, linear interpolation, accumulation type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+WORD = 0xFFFFFFFF
+
+
+def philox(seed: int, counter: Sequence[Tensor], rounds: int = 10) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+
+    Args:
+        seed: 64-bit key; its low word is the first key word.
+        counter: four int64 tensors of one shape, each element in [0, 2**32).
+        rounds: number of rounds.
+
+    Returns:
+        Four int64 tensors holding unsigned 32-bit words.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = seed & WORD, (seed >> 32) & WORD
+    for _ in range(rounds):
+        high0, low0 = _multiply(0xD2511F53, c0)
+        high1, low1 = _multiply(0xCD9E8D57, c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
+    return c0, c1, c2, c3
+
+
+def _multiply(factor: int, words: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low word of a 32 x 32 bit product, in halves because int64 has no unsigned 64-bit product."""
+    low = (factor & 0xFFFF) * words
+    high = (factor >> 16) * words + (low >> 16)
+    return (high >> 16) & WORD, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """float64 where the device has it; Apple's does not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """The dense format that an op's result takes from its input: channels_last where the input has it."""
+    if not tensor.is_contiguous():
+        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+        if tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
+            return torch.channels_last_3d
+    return torch.contiguous_format
+
+
+def interpolate_linear(source: Tensor, dim: int, size: int) -> Tensor:
+    """Linear resize along one dimension with half-pixel centres and clamped ends (``align_corners=False``)."""
+    length = source.shape[dim]
+    if length == size:
+        return source
+    positions = torch.arange(size, dtype=wide_dtype(source.device), device=source.device)
+    positions = ((positions + 0.5) * (length / size) - 0.5).clamp(0, length - 1)
+    low = positions.floor()
+    fraction = (positions - low).to(source.dtype)
+    low_index = low.to(torch.int64)
+    high_index = (low_index + 1).clamp(max=length - 1)
+    first = source.index_select(dim, low_index)
+    shape = [1] * source.dim()
+    shape[dim] = size
+    return first + fraction.view(shape) * (source.index_select(dim, high_index) - first)

@@ -1,0 +1,228 @@
+"""masks: RISE's masked batch and its fold."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from skimage.transform import resize
+from torch import Tensor
+
+from fastsal.ops import backend, masks
+from fastsal.reference import masks as reference
+from fastsal.reference._numerics import philox
+from tests.ops import harness
+from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case, each
+
+
+def batch(x: Tensor, baseline: Tensor | None = None, **options: object) -> Tensor:
+    return masks.batch(x, 2, 7, seed=5, baseline=0.0 if baseline is None else baseline, **options)
+
+
+def accumulate(scores: Tensor, *, size: tuple[int, ...], grid: int = 3) -> Tensor:
+    return masks.accumulate(scores, 3, size, seed=11, grid_size=grid)
+
+
+def tensors(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes)
+
+
+def strided() -> tuple[Tensor, ...]:
+    return (tensors((2, 3, 20, 30))[0][:, :, 3:14, 5:23:2],)
+
+
+def not_finite() -> tuple[Tensor, ...]:
+    (x,) = tensors((2, 3, 9, 12))
+    x[0, 1, 2, 3], x[1, 2, 4, 5], x[1, 0, 0, 0] = float("nan"), float("inf"), float("-inf")
+    return (x,)
+
+
+VALUES = [
+    Case("image", batch, lambda: tensors((2, 3, 28, 32))),
+    Case("odd image", partial(batch, grid_size=4), lambda: tensors((1, 3, 23, 37))),
+    Case("clamped", partial(batch, border="clamp"), lambda: tensors((2, 3, 16, 24))),
+    Case("tensor baseline", batch, lambda: tensors((2, 3, 19, 16), (2, 3, 19, 16))),
+    Case("number baseline", lambda x: masks.batch(x, 0, 9, baseline=0.75), lambda: tensors((2, 1, 12, 13))),
+    Case("grids per dimension", partial(batch, grid_size=(2, 9)), lambda: tensors((1, 4, 11, 26))),
+    Case("one cell", partial(batch, grid_size=1), lambda: tensors((1, 3, 8, 8))),
+    Case("grid of 31", partial(batch, grid_size=31, probability=0.1), lambda: tensors((1, 1, 40, 33))),
+    Case("grid above the size", partial(batch, grid_size=9), lambda: tensors((1, 1, 4, 5))),
+    Case("one pixel", batch, lambda: tensors((1, 1, 1, 1))),
+    Case("all kept", partial(batch, probability=1.0), lambda: tensors((1, 2, 8, 9))),
+    Case("all hidden", partial(batch, probability=0.0), lambda: tensors((1, 2, 8, 9))),
+    Case("series", batch, lambda: tensors((2, 3, 301))),
+    Case("volume", partial(batch, grid_size=3), lambda: tensors((2, 2, 7, 8, 9))),
+    Case("volume, clamped", partial(batch, grid_size=(2, 3, 4), border="clamp"), lambda: tensors((1, 3, 5, 16, 12))),
+    Case("wide tail", batch, lambda: tensors((1, 2, 33, 260))),
+    Case("strided input", batch, strided),
+    Case("nan and inf", batch, not_finite),
+    Case("far masks", lambda x: masks.batch(x, 2**33 + 5, 2**33 + 9, seed=-(2**40) - 3), lambda: tensors((1, 1, 8, 9))),
+]
+FOLDS = [
+    Case("one output", partial(accumulate, size=(14, 15)), lambda: tensors((17, 1))),
+    Case("37 outputs", partial(accumulate, size=(9, 12)), lambda: tensors((40, 37))),
+    Case("series fold", partial(accumulate, size=(50,), grid=7), lambda: tensors((9, 2))),
+    Case("volume fold", partial(accumulate, size=(5, 6, 7), grid=2), lambda: tensors((20, 3))),
+    Case("no masks", partial(accumulate, size=(6, 6)), lambda: tensors((0, 2))),
+    Case(
+        "streamed",
+        lambda scores, state: masks.accumulate(scores, 17, (9, 8), grid_size=2, partial=state.to(torch.float32) if scores.dtype != torch.float64 else state),
+        lambda: tensors((6, 3), (20, 3, 4)),
+    ),
+]
+SMALL = [
+    Case("batch", partial(batch, grid_size=2), lambda: tensors((2, 2, 4, 3), (2, 2, 4, 3))),
+    Case("volume batch", partial(batch, grid_size=2), lambda: tensors((1, 2, 2, 3, 2))),
+    Case("accumulate", partial(accumulate, size=(4, 5), grid=2), lambda: tensors((4, 2))),
+    Case("accumulate on", lambda s, p: masks.accumulate(s, 2, (3, 4), grid_size=2, partial=p), lambda: tensors((3, 2), (4, 2, 4))),
+]
+
+
+@each([*VALUES, *FOLDS])
+@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
+def test_kernel_values(case: Case, dtype: torch.dtype) -> None:
+    harness.check_kernel_values(case, dtype, channels_last=False)
+
+
+@each([case for case in VALUES if case.make()[0].dim() > 3])
+def test_kernel_values_channels_last(case: Case) -> None:
+    harness.check_kernel_values(case, torch.float32, channels_last=True)
+
+
+@each([VALUES[0], VALUES[3], FOLDS[0], FOLDS[5]])
+def test_kernel_gradients(case: Case) -> None:
+    harness.check_kernel_gradients(case)
+
+
+@each(SMALL)
+def test_dispatcher(case: Case) -> None:
+    harness.check_dispatcher(case)
+
+
+@each(SMALL)
+def test_derivatives(case: Case) -> None:
+    harness.check_derivatives(case)
+
+
+@each(SMALL)
+def test_vmap(case: Case) -> None:
+    harness.check_vmap(case)
+
+
+@each(SMALL)
+@pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", None), ("aot_eager", True), ("inductor", None)])
+def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
+    harness.check_compile(case, compiler, dynamic)
+
+
+# The known-answer vectors published with Random123 for Philox4x32-10.
+@pytest.mark.parametrize(
+    ("seed", "counter", "words"),
+    [
+        (0, (0, 0, 0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        (2**64 - 1, (2**32 - 1,) * 4, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (0x299F31D0A4093822, (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    ],
+)
+def test_philox_known_answers(seed: int, counter: tuple[int, ...], words: str) -> None:
+    got = philox(seed, [torch.tensor([word]) for word in counter])
+    assert " ".join(f"{int(word):08x}" for word in got) == words
+
+
+@pytest.mark.parametrize(("size", "grid"), [((224, 224), 7), ((224, 224), 8), ((30, 45), 4)])
+def test_masks_are_those_of_the_paper(size: tuple[int, int], grid: int) -> None:
+    """The authors' way: skimage resizes the grid to (s + 1) cells with a mirrored border, then a random crop."""
+    cells = [1, grid, grid]
+    cell = reference.cell_sizes([1, *size], cells)
+    grids, offsets = reference.draw(3, 0, 6, cells, cell, 0.5, torch.device("cpu"))
+    got = masks.batch(torch.ones(1, 1, *size, dtype=torch.float64), 0, 6, seed=3, grid_size=grid)[:, 0]
+    for mask, plane, (_, top, left) in zip(got, grids[:, 0], offsets.tolist(), strict=True):
+        up = resize(
+            plane.numpy().astype(np.float64), ((grid + 1) * cell[1], (grid + 1) * cell[2]), order=1, mode="reflect", anti_aliasing=False
+        )
+        expected = torch.from_numpy(up[top : top + size[0], left : left + size[1]].copy())
+        torch.testing.assert_close(mask, expected, rtol=0, atol=1e-12)
+
+
+def test_clamped_masks_are_those_of_interpolate() -> None:
+    size, grid = (30, 45), 4
+    cell = reference.cell_sizes([1, *size], [1, grid, grid])
+    grids, offsets = reference.draw(3, 0, 6, [1, grid, grid], cell, 0.5, torch.device("cpu"))
+    up = torch.nn.functional.interpolate(grids.double(), size=((grid + 1) * cell[1], (grid + 1) * cell[2]), mode="bilinear")
+    got = masks.batch(torch.ones(1, 1, *size, dtype=torch.float64), 0, 6, seed=3, grid_size=grid, border="clamp")
+    for mask, plane, (_, top, left) in zip(got[:, 0], up[:, 0], offsets.tolist(), strict=True):
+        torch.testing.assert_close(mask, plane[top : top + size[0], left : left + size[1]])
+
+
+def test_draws_have_the_asked_distribution() -> None:
+    """Share of ones within 5 standard errors of p, offsets uniform over the cell (chi-squared below its 1e-4 tail)."""
+    count, cells = 4000, [1, 7, 7]
+    grids, offsets = reference.draw(9, 0, count, cells, [1, 8, 8], 0.3, torch.device("cpu"))
+    share = grids.double().mean()
+    assert abs(share - 0.3) < 5 * (0.3 * 0.7 / grids.numel()) ** 0.5
+    for axis in (1, 2):
+        observed = torch.bincount(offsets[:, axis], minlength=8).double()
+        assert ((observed - count / 8) ** 2 / (count / 8)).sum() < 29.88
+    assert (offsets[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("size", [(13,), (28, 30), (6, 7, 8)])
+def test_fold_is_the_weighted_sum_of_the_batch_masks(size: tuple[int, ...]) -> None:
+    scores = tensors((25, 3))[0]
+    ones = torch.ones(1, 1, *size, dtype=torch.float64)
+    drawn = masks.batch(ones, 4, 29, seed=2, grid_size=4)[:, 0]
+    got = masks.fold(scores, 4, size, seed=2, grid_size=4)
+    torch.testing.assert_close(got, torch.einsum("nk,n...->k...", scores, drawn))
+
+
+@pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
+def test_kernel_chunks_give_the_bits_of_one_call(selected: str) -> None:
+    device = KERNEL_DEVICE if selected == KERNEL_BACKEND else "cpu"
+    x = torch.randn(2, 3, 21, 16, device=device)
+    scores = torch.randn(40, 3, device=device)
+    with backend(selected):
+        whole, state = masks.batch(x, 0, 12), masks.accumulate(scores, 0, (21, 16))
+        parts = [masks.batch(x, start, stop) for start, stop in ((0, 1), (1, 8), (8, 12))]
+        chunked = None
+        for start, stop in ((0, 7), (7, 8), (8, 40)):
+            chunked = masks.accumulate(scores[start:stop], start, (21, 16), partial=chunked)
+    assert torch.equal(torch.cat(parts), whole)
+    assert chunked is not None
+    assert torch.equal(chunked, state)
+
+
+def test_kernel_draws_the_numbers_of_the_reference() -> None:
+    """A grid cell is an input pixel where the grid is as large as the input and the crop offset is 0."""
+    ones = torch.ones(1, 1, 6, 6, device=KERNEL_DEVICE)
+    for seed in (0, 42, 2**45 + 3, 2**63 - 1, -(2**63)):
+        with backend(KERNEL_BACKEND):
+            got = masks.batch(ones, 2**32 - 2, 2**32 + 3, seed=seed, grid_size=6)
+        with backend("reference"):
+            assert torch.equal(got, masks.batch(ones, 2**32 - 2, 2**32 + 3, seed=seed, grid_size=6))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: masks.batch(x[0], 0, 1), r"input: shape \(4, 4\)"),
+        (lambda x: masks.batch(x.long(), 0, 1), "input: dtype torch.int64"),
+        (lambda x: masks.batch(x, 3, 2), "start, stop: 3, 2"),
+        (lambda x: masks.batch(x, -1, 2), "start, stop: -1, 2"),
+        (lambda x: masks.batch(x, 0, 1, grid_size=32), "grid_size: 32 is above 31"),
+        (lambda x: masks.batch(x, 0, 1, grid_size=(3, 3)), r"grid_size: \(3, 3\) has 2 entries"),
+        (lambda x: masks.batch(x, 0, 1, grid_size=0), "grid_size: 0 has an entry below 1"),
+        (lambda x: masks.batch(x, 0, 1, probability=1.5), "probability: 1.5"),
+        (lambda x: masks.batch(x, 0, 1, border="wrap"), "border: 'wrap'"),
+        (lambda x: masks.batch(x, 0, 1, seed=2**63), "seed: 9223372036854775808"),
+        (lambda x: masks.batch(x, 0, 1, baseline=torch.zeros(5)), r"baseline: shape \(5,\)"),
+        (lambda x: masks.batch(x, 0, 1, baseline="zero"), "baseline: str"),
+        (lambda x: masks.accumulate(x, 0, (4, 4)), "scores: torch.float32 of shape"),
+        (lambda x: masks.accumulate(x[0], 0, (4, 4), partial=x), "partial: torch.float32 of shape"),
+    ],
+)
+def test_errors_name_the_argument(call: object, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(torch.zeros(1, 4, 4))

@@ -1,0 +1,150 @@
+"""The launches that the kernel gate compiles: every kernel at the signatures that explainers really give it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from fastsal_kernels import cam, masks, path, windows
+from fastsal_kernels._launch import Launch, recording
+from torch import Tensor
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+
+
+class Case(NamedTuple):
+    """A named launch; ``wide`` where it writes a batch whose rows are aligned, so that 128-bit stores are due."""
+
+    name: str
+    launch: Launch
+    wide: bool
+
+
+def _image(dtype: torch.dtype, layout: torch.memory_format, *shape: int) -> Tensor:
+    return torch.zeros(shape or (1, 3, 224, 224), dtype=dtype).contiguous(memory_format=layout)
+
+
+def _repeat(x: Tensor, count: int) -> Tensor:
+    return torch.empty((count * x.shape[0], *x.shape[1:]), dtype=x.dtype).contiguous(
+        memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    )
+
+
+def _masks() -> Iterator[tuple[str, bool]]:
+    for dtype_name, dtype in DTYPES.items():
+        for layout_name, layout in LAYOUTS.items():
+            x = _image(dtype, layout)
+            for baseline in ("none", "number", "tensor"):
+                if dtype_name == "fp16" and baseline != "none":
+                    continue
+                tensor = x if baseline == "tensor" else None
+                fill = 0.5 if baseline == "number" else 0.0
+                masks.batch(_repeat(x, 16), x, tensor, fill, 0, 0, 16, [7, 7], 0.5, True)
+                yield f"batch {dtype_name} {layout_name} baseline={baseline}", True
+    x = _image(torch.bfloat16, torch.contiguous_format)
+    masks.batch(_repeat(x, 16), x, None, 0.0, 0, 0, 16, [8, 8], 0.5, False)
+    yield "batch bf16 nchw clamp", True
+    x = _image(torch.float32, torch.contiguous_format, 1, 3, 299, 299)
+    masks.batch(_repeat(x, 16), x, None, 0.0, 0, 0, 16, [7, 7], 0.5, True)
+    yield "batch fp32 299x299", False
+    x = _image(torch.bfloat16, torch.contiguous_format, 1, 1, 96, 96, 96)
+    masks.batch(_repeat(x, 8), x, None, 0.0, 0, 0, 8, [7, 7, 7], 0.5, True)
+    yield "batch bf16 volume", True
+    x = _image(torch.float32, torch.contiguous_format, 1, 12, 4096)
+    masks.batch(_repeat(x, 8), x, None, 0.0, 0, 0, 8, [7], 0.5, True)
+    yield "batch fp32 series", True
+    x = _image(torch.float32, torch.contiguous_format, 1, 1, 5)
+    masks.batch(_repeat(x, 1), x, x, 0.0, 0, 0, 1, [7], 0.5, True)
+    yield "batch fp32 tiny", False
+    for outputs in (1, 1000):
+        scores = torch.zeros(64, outputs)
+        state = torch.empty(32 * 32, outputs, 49)
+        masks.accumulate(state, scores, None, 0, 0, [224, 224], [7, 7], 0.5)
+        yield f"accumulate K={outputs}", False
+        masks.accumulate(state, scores, state, 0, 64, [224, 224], [7, 7], 0.5)
+        yield f"accumulate K={outputs} streamed", False
+
+
+def _windows() -> Iterator[tuple[str, bool]]:
+    for dtype_name, dtype in DTYPES.items():
+        for layout_name, layout in LAYOUTS.items():
+            x = _image(dtype, layout)
+            for baseline in ("number", "tensor"):
+                if dtype_name == "fp16" and baseline == "tensor":
+                    continue
+                tensor = x if baseline == "tensor" else None
+                windows.batch(_repeat(x, 16), x, tensor, 0.0, 0, 16, [3, 15, 15], [3, 8, 8])
+                yield f"batch {dtype_name} {layout_name} baseline={baseline}", True
+    x = _image(torch.float32, torch.contiguous_format, 1, 5)
+    windows.batch(_repeat(x, 1), x, None, 0.0, 0, 1, [1], [1])
+    windows.fold(torch.empty(1, 5), torch.zeros(5, 1), [5], [1], [1], False)
+    yield "table", False
+    windows.fold(torch.empty(1, 3, 224, 224), torch.zeros(784, 1), [3, 224, 224], [3, 15, 15], [3, 8, 8], True)
+    yield "fold image", False
+    windows.fold(torch.empty(1, 1, 96, 96, 96), torch.zeros(1728, 1), [1, 96, 96, 96], [1, 8, 8, 8], [1, 8, 8, 8], True)
+    yield "fold volume", False
+
+
+def _path() -> Iterator[tuple[str, bool]]:
+    alphas = torch.zeros(16)
+    x = _image(torch.float32, torch.contiguous_format, 1, 1)
+    path.batch(_repeat(x, 1), x, alphas[:1], None, 0.0)
+    path.fold(torch.empty_like(x), _repeat(x, 1), alphas[:1], x, None, 0.5, None)
+    yield "one element", False
+    for dtype_name, dtype in DTYPES.items():
+        x = _image(dtype, torch.contiguous_format)
+        for baseline in ("number", "tensor"):
+            tensor = x if baseline == "tensor" else None
+            path.batch(_repeat(x, 16), x, alphas, tensor, 0.0)
+            yield f"batch {dtype_name} baseline={baseline}", True
+        gradients = _repeat(x, 16)
+        total = torch.empty(1, 3, 224, 224)
+        path.fold(torch.empty_like(x), gradients, alphas, x, x, 0.0, None)
+        yield f"fold {dtype_name} to the attribution", True
+        path.fold(total, gradients, alphas, None, None, 0.0, total)
+        yield f"fold {dtype_name} streamed", True
+
+
+def _cam() -> Iterator[tuple[str, bool]]:
+    image = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
+    colormap = torch.zeros(256, 3, dtype=torch.uint8)
+    for dtype_name, dtype in DTYPES.items():
+        for layout_name, layout in LAYOUTS.items():
+            a = _image(dtype, layout, 1, 2048, 7, 7)
+            cam.map(torch.empty(1, 224, 224, dtype=dtype), a, a, [224, 224], True, True)
+            yield f"map {dtype_name} {layout_name} 2048x7x7", False
+        a = _image(dtype, torch.contiguous_format, 1, 512, 14, 14)
+        cam.map(torch.empty(1, 224, 224, dtype=dtype), a, a, [224, 224], True, True)
+        yield f"map {dtype_name} 512x14x14", False
+    a = _image(torch.float32, torch.contiguous_format, 1, 256, 56, 56)
+    cam.map(torch.empty(1, 224, 224), a, a, [224, 224], True, True)
+    yield "map fp32 256x56x56", False
+    a = _image(torch.float32, torch.contiguous_format, 1, 64, 64, 64)
+    cam.map(torch.empty(1, 256, 256), a, a, [256, 256], True, True)
+    yield "map fp32 64x64x64", False
+    a = _image(torch.float32, torch.contiguous_format, 1, 1, 1, 1)
+    cam.map(torch.empty(1, 1, 1), a, a, [1, 1], True, True)
+    yield "map fp32 one element", False
+    a = _image(torch.float32, torch.contiguous_format, 1, 8192, 16, 1)
+    cam.map(torch.empty(1, 16, 1), a, a, [16, 1], True, True)
+    yield "map fp32 8192x16x1", False
+    a = _image(torch.bfloat16, torch.contiguous_format, 1, 2048, 7, 7)
+    cam.map(torch.empty(1, 7, 7, dtype=torch.bfloat16), a, a, [7, 7], False, False)
+    yield "map bf16 raw", False
+    cam.overlay(torch.empty_like(image), a, a, image, colormap, 0.5)
+    yield "overlay bf16 2048x7x7", False
+
+
+def cases() -> list[Case]:
+    """Every case, without running a kernel."""
+    found = []
+    for module, generator in (("masks", _masks), ("windows", _windows), ("path", _path), ("cam", _cam)):
+        with recording() as launches:
+            for label, wide in generator():
+                for launch in launches:
+                    kernel = launch.kernel.__name__.removesuffix("_kernel")
+                    found.append(Case(f"{module}.{kernel}: {label}", launch, wide and kernel in ("batch", "fold")))
+                launches.clear()
+    return found
