@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 from fastsal.ops import _backend
 
@@ -59,7 +61,7 @@ class Op:
         self._derivative = _derivative(self.overload, reference, differentiable)
         for key in KEYS:
             LIBRARY.impl(name, self._run, key)
-        LIBRARY.impl(name, self._derivative.apply, "Autograd")
+        LIBRARY.impl(name, _autograd_kernel(self.overload, self._derivative), "Autograd")
         torch.library.register_fake(f"fastsal::{name}", empty, lib=LIBRARY)
         torch.library.register_vmap(f"fastsal::{name}", vmap, lib=LIBRARY)
 
@@ -77,8 +79,9 @@ class Op:
         if torch.compiler.is_compiling():
             return self.overload(*args)  # type: ignore[no-any-return]
         if torch._C._are_functorch_transforms_active():
-            return self._derivative.apply(*args)
+            return self._derivative.apply(*args)  # type: ignore[no-any-return]
         if forward_ad._current_level < 0 and torch._C._len_torch_dispatch_stack() == 0:
+            # The dispatcher costs several microseconds in Python; a plain call does not need it.
             grad = torch.is_grad_enabled()
             if all(
                 not isinstance(arg, Tensor) or (type(arg) is Tensor and not (grad and arg.requires_grad)) for arg in args
@@ -87,7 +90,7 @@ class Op:
         return self.overload(*args)  # type: ignore[no-any-return]
 
 
-def _derivative(overload: Any, reference: Callable[..., Tensor], differentiable: bool) -> type[torch.autograd.Function]:
+def _derivative(overload: Any, reference: Callable[..., Tensor], differentiable: bool) -> Any:
     """Autograd function of an op; its rules are those of the reference, so every order of derivative is defined."""
 
     def split(args: tuple[Any, ...], needed: tuple[bool, ...] | None) -> tuple[list[int], Callable[..., Tensor]]:
@@ -144,10 +147,40 @@ def _derivative(overload: Any, reference: Callable[..., Tensor], differentiable:
                 torch.zeros_like(primal) if tangents[i] is None else tangents[i]
                 for i, primal in zip(where, primals, strict=True)
             ]
-            tangent: Tensor = torch.func.jvp(of_tensors, tuple(primals), tuple(directions))[1]
-            return tangent
+            # Reverse mode twice, since forward mode does not nest: the pull-back is linear, its own is the push-forward.
+            out, pull = torch.func.vjp(of_tensors, *primals)
+            _, push = torch.func.vjp(pull, torch.zeros_like(out))
+            (tangent,) = push(tuple(directions))
+            return tangent  # type: ignore[no-any-return]
 
     return Derivative
+
+
+def _autograd_kernel(overload: Any, derivative: Any) -> Callable[..., Tensor]:
+    """What the dispatcher calls for autograd: one level of it, since torch.func transforms call it once per level."""
+
+    class OneLevel(_SingleLevelFunction):
+        setup_context = derivative.setup_context
+        backward = derivative.backward
+
+        @staticmethod
+        def forward(*args: Any) -> Tensor:
+            with torch._C._AutoDispatchBelowAutograd():
+                return overload(*args)  # type: ignore[no-any-return]
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
+            if torch._C._are_functorch_transforms_active():
+                raise NotImplementedError(
+                    "torch.func's forward mode does not reach an op called through torch.ops: call it through fastsal.ops"
+                )
+            return derivative.jvp(ctx, *tangents)  # type: ignore[no-any-return]
+
+    def kernel(*args: Any) -> Tensor:
+        with enable_single_level_autograd_function():
+            return OneLevel.apply(*args)  # type: ignore[no-any-return]
+
+    return kernel
 
 
 def _restore(ctx: Any) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ def _empty_map(activations: Tensor, gradients: Tensor, size: Sequence[int], *res
 
 def _vmap_map(info: Any, dims: tuple[Any, ...], activations: Tensor, gradients: Tensor, *rest: Any) -> Any:
     size = info.batch_size
-    result = _map(into_batch(activations, dims[0], size), into_batch(gradients, dims[1], size), *rest)
+    result = _map.overload(into_batch(activations, dims[0], size), into_batch(gradients, dims[1], size), *rest)
     return result.unflatten(0, (size, result.shape[0] // size)), 0
 
 
@@ -51,9 +51,9 @@ def _empty_overlay(activations: Tensor, gradients: Tensor, image: Tensor, *rest:
 
 def _vmap_overlay(info: Any, dims: tuple[Any, ...], *args: Any) -> Any:
     if dims[3] is not None:
-        return one_by_one(_overlay, info, dims, args)
+        return one_by_one(_overlay.overload, info, dims, args)
     size = info.batch_size
-    result = _overlay(*[into_batch(args[i], dims[i], size) for i in range(3)], *args[3:])
+    result = _overlay.overload(*[into_batch(args[i], dims[i], size) for i in range(3)], *args[3:])
     return result.unflatten(0, (size, result.shape[0] // size)), 0
 
 

@@ -32,7 +32,7 @@ def _empty_batch(input: Tensor, baseline: Any, fill: Any, seed: Any, start: Any,
 def _vmap_batch(info: Any, dims: tuple[Any, ...], input: Tensor, baseline: Tensor | None, *rest: Any) -> Any:
     size = info.batch_size
     merged = into_batch(input, dims[0], size), into_batch(baseline, dims[1], size)
-    return rows_out(_batch(*merged, *rest), rest[3] - rest[2], size)
+    return rows_out(_batch.overload(*merged, *rest), rest[3] - rest[2], size)
 
 
 _batch = Op(
@@ -59,7 +59,7 @@ def _empty_accumulate(
 def _vmap_accumulate(info: Any, dims: tuple[Any, ...], scores: Tensor, partial: Tensor | None, *rest: Any) -> Any:
     size = info.batch_size
     merged = into_columns(scores, dims[0], size), into_columns(partial, dims[1], size)
-    return _accumulate(*merged, *rest).unflatten(1, (size, -1)), 1
+    return _accumulate.overload(*merged, *rest).unflatten(1, (size, -1)), 1
 
 
 _accumulate = Op(

@@ -27,9 +27,9 @@ def _vmap_batch(
     info: Any, dims: tuple[Any, ...], input: Tensor, alphas: Tensor, baseline: Tensor | None, fill: float
 ) -> Any:
     if dims[1] is not None:
-        return one_by_one(_batch, info, dims, (input, alphas, baseline, fill))
+        return one_by_one(_batch.overload, info, dims, (input, alphas, baseline, fill))
     size = info.batch_size
-    merged = _batch(into_batch(input, dims[0], size), alphas, into_batch(baseline, dims[2], size), fill)
+    merged = _batch.overload(into_batch(input, dims[0], size), alphas, into_batch(baseline, dims[2], size), fill)
     return rows_out(merged, alphas.shape[0], size)
 
 
@@ -51,14 +51,14 @@ def _empty_fold(gradients: Tensor, weights: Tensor, input: Tensor | None, *rest:
 
 def _vmap_fold(info: Any, dims: tuple[Any, ...], gradients: Tensor, weights: Tensor, *rest: Any) -> Any:
     if dims[1] is not None:
-        return one_by_one(_fold, info, dims, (gradients, weights, *rest))
+        return one_by_one(_fold.overload, info, dims, (gradients, weights, *rest))
     size, steps = info.batch_size, weights.shape[0]
     front = to_front(gradients, dims[0], size)
     assert front is not None
     merged = front.unflatten(1, (steps, front.shape[1] // steps)).movedim(0, 1).flatten(0, 2)
     input, baseline, fill, partial = rest
     tensors = [into_batch(tensor, dims[i], size) for i, tensor in ((2, input), (3, baseline), (5, partial))]
-    result = _fold(merged, weights, tensors[0], tensors[1], fill, tensors[2])
+    result = _fold.overload(merged, weights, tensors[0], tensors[1], fill, tensors[2])
     return result.unflatten(0, (size, result.shape[0] // size)), 0
 
 

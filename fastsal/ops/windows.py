@@ -31,7 +31,7 @@ def _empty_batch(input: Tensor, baseline: Any, fill: Any, start: Any, stop: Any,
 def _vmap_batch(info: Any, dims: tuple[Any, ...], input: Tensor, baseline: Tensor | None, *rest: Any) -> Any:
     size = info.batch_size
     merged = into_batch(input, dims[0], size), into_batch(baseline, dims[1], size)
-    return rows_out(_batch(*merged, *rest), rest[2] - rest[1], size)
+    return rows_out(_batch.overload(*merged, *rest), rest[2] - rest[1], size)
 
 
 _batch = Op(
@@ -52,7 +52,7 @@ def _empty_fold(differences: Tensor, shape: Sequence[int], *rest: Any) -> Tensor
 
 def _vmap_fold(info: Any, dims: tuple[Any, ...], differences: Tensor, *rest: Any) -> Any:
     columns = into_columns(differences, dims[0], info.batch_size)
-    return _fold(columns, *rest).unflatten(0, (info.batch_size, -1)), 0
+    return _fold.overload(columns, *rest).unflatten(0, (info.batch_size, -1)), 0
 
 
 _fold = Op(

@@ -160,8 +160,8 @@ def check_derivatives(case: Case) -> None:
     tensors = cast(case.make(), torch.float64)
     leaves = [tensor.requires_grad_() for tensor in tensors if tensor.is_floating_point()]
     if case.smooth:
-        assert torch.autograd.gradcheck(case.call, tensors, check_forward_ad=True, check_batched_grad=True)
-        assert torch.autograd.gradgradcheck(case.call, tensors)
+        assert torch.autograd.gradcheck(case.call, tensors, check_forward_ad=True, fast_mode=True)
+        assert torch.autograd.gradgradcheck(case.call, tensors, fast_mode=True)
     overload, args = dispatched(case, torch.float64)
     where = [i for i, arg in enumerate(args) if isinstance(arg, Tensor) and arg.is_floating_point()]
 
@@ -180,13 +180,16 @@ def check_derivatives(case: Case) -> None:
         for got, want in zip(pull(direction), expected, strict=True):
             torch.testing.assert_close(got, want)
         tangents = tuple(torch.randn_like(value) for value in inputs)
-        _, pushed = torch.func.jvp(call, inputs, tangents)
         with forward_ad.dual_level():
             duals = [forward_ad.make_dual(value, tangent) for value, tangent in zip(inputs, tangents, strict=True)]
             dual = forward_ad.unpack_dual(call(*duals)).tangent
         along = sum((g * t).sum() for g, t in zip(expected, tangents, strict=True))
-        torch.testing.assert_close((pushed * direction).sum(), along)
-        torch.testing.assert_close(dual, pushed)
+        torch.testing.assert_close((dual * direction).sum(), along)
+        if call is bare:
+            with pytest.raises(NotImplementedError, match=r"call it through fastsal\.ops"):
+                torch.func.jvp(call, inputs, tangents)
+        else:
+            torch.testing.assert_close(torch.func.jvp(call, inputs, tangents)[1], dual)
     assert leaves
 
 

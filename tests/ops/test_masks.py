@@ -195,13 +195,14 @@ def test_kernel_chunks_give_the_bits_of_one_call(selected: str) -> None:
 
 
 def test_kernel_draws_the_numbers_of_the_reference() -> None:
-    """A grid cell is an input pixel where the grid is as large as the input and the crop offset is 0."""
-    ones = torch.ones(1, 1, 6, 6, device=KERNEL_DEVICE)
+    """With one output a mask, the state holds each mask's grid at its crop offset: zeros and ones, so equal bits."""
+    each_mask = torch.eye(5, device=KERNEL_DEVICE)
     for seed in (0, 42, 2**45 + 3, 2**63 - 1, -(2**63)):
-        with backend(KERNEL_BACKEND):
-            got = masks.batch(ones, 2**32 - 2, 2**32 + 3, seed=seed, grid_size=6)
-        with backend("reference"):
-            assert torch.equal(got, masks.batch(ones, 2**32 - 2, 2**32 + 3, seed=seed, grid_size=6))
+        states = []
+        for selected in (KERNEL_BACKEND, "reference"):
+            with backend(selected):
+                states.append(masks.accumulate(each_mask, 2**32 - 2, (20, 30), seed=seed, grid_size=6))
+        assert torch.equal(*states)
 
 
 @pytest.mark.parametrize(
