@@ -1,0 +1,8 @@
+"""How a model is run: the sweep (generate, score, fold) and the tap (one pass that is read on the way)."""
+
+from fastsal.engine.forward import evaluation, owner, run, scratch
+from fastsal.engine.plan import Plan
+from fastsal.engine.sweep import sweep
+from fastsal.engine.tap import Tap, layers, resolve_layer, tap
+
+__all__ = ["Plan", "Tap", "evaluation", "layers", "owner", "resolve_layer", "run", "scratch", "sweep", "tap"]

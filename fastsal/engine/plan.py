@@ -1,0 +1,70 @@
+"""How many rows the model gets at once: from free memory and from what the batches so far took, at no extra pass."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+CPU_ROWS = 32
+"""Above this a CPU gains nothing and the batch falls out of its caches."""
+CUDA_ROWS = 256
+"""Above this the model's kernels are full on today's GPUs."""
+BUDGET = 0.5
+"""Share of the free memory that a sweep may take."""
+ROW_FACTOR = 64
+"""First guess of what a row costs, in sizes of its input; activations of usual networks stay below it."""
+
+
+class Plan:
+    """Chunk sizes for a sweep of ``total`` items, each of ``rows_per_item`` rows of ``row_bytes`` bytes.
+
+    A batch size given by the caller is in items and is honoured until memory runs out.
+    """
+
+    def __init__(
+        self, total: int, rows_per_item: int, row_bytes: int, device: torch.device, batch_size: int | None = None
+    ) -> None:
+        self.device = device
+        self._rows_per_item = max(rows_per_item, 1)
+        self._fixed = batch_size is not None
+        self._reserved = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+        if batch_size is not None:
+            self.size = batch_size
+            return
+        rows = min(
+            CUDA_ROWS if device.type == "cuda" else CPU_ROWS,
+            int(BUDGET * free_bytes(device) / max(ROW_FACTOR * row_bytes, 1)),
+        )
+        self._most = max(1, (CUDA_ROWS if device.type == "cuda" else CPU_ROWS) // self._rows_per_item)
+        self.size = max(1, min(rows // self._rows_per_item, self._most, max(total, 1)))
+
+    def succeeded(self, count: int) -> None:
+        """A chunk of ``count`` items ran: on a GPU, grow into what it left free."""
+        if self._fixed or self.device.type != "cuda" or count < self.size or self.size >= self._most:
+            return
+        taken = max(torch.cuda.memory_reserved(self.device) - self._reserved, 1)
+        room = BUDGET * (free_bytes(self.device) + taken)
+        if 2 * taken < room:
+            self.size = min(2 * self.size, self._most)
+
+    def out_of_memory(self, count: int) -> bool:
+        """A chunk of ``count`` items did not fit: halve. False when one item alone did not."""
+        if count <= 1:
+            return False
+        self.size = count // 2
+        self._fixed = True
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return True
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device, PyTorch's own unused cache included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**32

@@ -1,0 +1,75 @@
+"""Sweep: generate a batch of altered inputs, score it with the model, fold the scores into the map; repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fastsal.engine.plan import Plan
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
+    """(True, result), or (False, message) when memory ran out.
+
+    A function of its own, so that the failed attempt's tensors are not kept alive by the handler's frame.
+    """
+    try:
+        return True, work()
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return False, str(error)
+
+
+def sweep(
+    total: int,
+    step: Callable[[int, int], Callable[[], None]],
+    plan: Plan,
+    *,
+    show_progress: bool = False,
+    description: str = "",
+) -> None:
+    """Run items 0 .. total in chunks.
+
+    Args:
+        total: number of items (masks, windows, steps).
+        step: ``step(start, stop)`` generates, scores and folds one chunk and returns what commits the result; it must
+            change nothing before that. When memory runs out inside it, the chunk is halved and done again, so that
+            nothing is lost and nothing counts twice.
+        plan: chunk sizes.
+        show_progress: show a bar on standard error.
+        description: of the bar.
+
+    Raises:
+        torch.OutOfMemoryError: when a single item does not fit.
+    """
+    bar = None
+    if show_progress:
+        from tqdm.auto import tqdm
+
+        bar = tqdm(total=total, desc=description, leave=False)
+    start = 0
+    try:
+        while start < total:
+            stop = min(start + plan.size, total)
+            done, outcome = _attempt(lambda start=start, stop=stop: step(start, stop))  # type: ignore[misc]
+            if not done:
+                if not plan.out_of_memory(stop - start):
+                    raise torch.OutOfMemoryError(f"one item of the sweep does not fit in memory: {outcome}")
+                continue
+            outcome()
+            plan.succeeded(stop - start)
+            if bar is not None:
+                bar.update(stop - start)
+            start = stop
+    finally:
+        if bar is not None:
+            bar.close()

@@ -1,0 +1,1 @@
+"""Explainers that read activations, or send them back to the input."""

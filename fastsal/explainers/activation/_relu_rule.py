@@ -1,0 +1,97 @@
+"""A model run in which every ReLU sends its gradient back by another rule."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from fastsal.engine import evaluation, owner
+from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, as_result
+from fastsal.explainers.gradient._input_gradient import input_gradients
+
+OUT_OF_PLACE = (torch.relu, Tensor.relu)
+IN_PLACE = (torch.relu_, Tensor.relu_)
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+def _function(rule: Rule, in_place: bool) -> Any:
+    class Rectify(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            if in_place:
+                ctx.mark_dirty(x)
+                result = torch.relu_(x)
+            else:
+                result = torch.relu(x)
+            ctx.save_for_backward(result)
+            return result
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            (result,) = ctx.saved_tensors
+            return rule(gradient, result)
+
+    return Rectify
+
+
+class ReluRule(TorchFunctionMode):
+    """Inside this mode every form of ReLU, module or function, in place or not, has the rule as its derivative.
+
+    The model is not touched: nothing is hooked, and functional ReLUs are met like modules.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self._out_of_place = _function(rule, False)
+        self._in_place = _function(rule, True)
+        self.met = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in OUT_OF_PLACE or func is F.relu or func in IN_PLACE or func is F.relu_:
+            self.met += 1
+            x = args[0] if args else kwargs["input"]
+            in_place = func in IN_PLACE or func is F.relu_
+            if func is F.relu:
+                in_place = bool(args[1]) if len(args) > 1 else bool(kwargs.get("inplace", False))
+            return (self._in_place if in_place else self._out_of_place).apply(x)
+        return func(*args, **kwargs)
+
+
+class ModifiedRelu(Attribution):
+    """Shared body of Guided Backprop and Deconvolution: Saliency under a rule.
+
+    Args:
+        model: a torch.nn.Module in Python code.
+
+    Raises:
+        TypeError: for what is not a module, or has compiled parts whose ReLUs cannot be reached.
+    """
+
+    rule: Rule
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__(model)
+        module = owner(model)
+        if module is None:
+            raise TypeError(f"model: {type(model).__name__} is not a torch.nn.Module")
+        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+            raise TypeError("model: it has TorchScript parts, whose ReLUs cannot be reached; pass the Python model")
+        self.model = model
+
+    def _attribute(self, inputs: Inputs, target: Target, additional_forward_args: Any, absolute: bool) -> Any:
+        tensors, given_tuple = as_inputs(inputs)
+        # A compiled wrapper keeps the Python model beside its code.
+        model = getattr(self.model, "_orig_mod", self.model)
+        with evaluation(self.model), ReluRule(type(self).rule) as mode:
+            gradients = input_gradients(model, tensors, as_arguments(additional_forward_args), target)
+        if not mode.met:
+            warnings.warn("the model ran no ReLU, so this map is the plain gradient", UserWarning, stacklevel=3)
+        return as_result([g.abs() if absolute else g for g in gradients], given_tuple)

@@ -1,0 +1,233 @@
+"""What explainers share: forms of inputs, targets, baselines and extra arguments, and the attribute() contract.
+
+The forms are Captum's (0.9.0), so that its users change an import and nothing else.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from fastsal.engine import evaluation, run, scratch
+
+Inputs = Tensor | tuple[Tensor, ...]
+Target = Any
+Baselines = Any
+
+
+def as_inputs(inputs: Any, name: str = "inputs") -> tuple[tuple[Tensor, ...], bool]:
+    """(tensors, whether a tuple was given).
+
+    Raises:
+        TypeError: for anything but a tensor or a tuple of tensors.
+        ValueError: for tensors without a batch dimension, or of different batch sizes.
+    """
+    given_tuple = isinstance(inputs, tuple)
+    tensors = inputs if given_tuple else (inputs,)
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: {type(tensor).__name__} is neither a tensor nor a tuple of tensors")
+        if tensor.dim() == 0:
+            raise ValueError(f"{name}: a tensor without dimensions has no examples; dimension 0 is the batch")
+    if not tensors:
+        raise ValueError(f"{name}: the tuple is empty")
+    return tensors, given_tuple
+
+
+def as_arguments(additional: Any) -> tuple[Any, ...]:
+    """Extra arguments of the model as a tuple."""
+    if additional is None:
+        return ()
+    return additional if isinstance(additional, tuple) else (additional,)
+
+
+def as_result(results: Sequence[Tensor], given_tuple: bool) -> Any:
+    """The form in which the inputs came."""
+    return tuple(results) if given_tuple else results[0]
+
+
+def as_baselines(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[float | Tensor, ...]:
+    """One number or tensor per input; None is 0.
+
+    Raises:
+        TypeError, ValueError: for a baseline of another kind, or a wrong number of them.
+    """
+    if baselines is None:
+        return (0.0,) * len(inputs)
+    given = baselines if isinstance(baselines, tuple) else (baselines,)
+    if len(given) != len(inputs):
+        raise ValueError(f"baselines: {len(given)} given for {len(inputs)} inputs; one each is needed")
+    for baseline, tensor in zip(given, inputs, strict=True):
+        if isinstance(baseline, Tensor):
+            if baseline.dim() == tensor.dim() and baseline.shape[0] not in (1, tensor.shape[0]):
+                raise ValueError(
+                    f"baselines: shape {tuple(baseline.shape)} has neither 1 nor {tensor.shape[0]} examples"
+                )
+        elif isinstance(baseline, bool) or not isinstance(baseline, (int, float)):
+            raise TypeError(f"baselines: {type(baseline).__name__} is neither a number nor a tensor")
+    return given
+
+
+def tile(value: Any, count: int, examples: int) -> Any:
+    """A per-example tensor or list repeated for ``count`` altered copies, copy-major; anything else as it is."""
+    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == examples:
+        return value.repeat(count, *[1] * (value.dim() - 1))
+    return value
+
+
+def tile_target(target: Target, count: int, examples: int) -> Target:
+    """A target for ``count`` altered copies of a batch, copy-major."""
+    if isinstance(target, list) and len(target) == examples:
+        return target * count
+    if isinstance(target, Tensor) and target.numel() > 1:
+        return target.repeat(count)
+    return target
+
+
+def _index(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: {value!r} is not an int") from None
+
+
+def _in_range(indices: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    if len(indices) > len(shape):
+        raise ValueError(f"target: {indices} has more entries than the output {shape} has dimensions beside the batch")
+    for index, size in zip(indices, shape, strict=False):
+        if not -size <= index < size:
+            raise ValueError(f"target: {index} is out of range for an output of {size} (0 to {size - 1})")
+
+
+def select_target(output: Tensor, target: Target) -> Tensor:
+    """The target's scores from an output whose dimension 0 is the batch.
+
+    Args:
+        output: [B, ...].
+        target: None (the output itself), an int (also numpy's) or tuple of ints for all examples, a tensor or list of
+            ints with one entry per example (2-D output), or a list of tuples, one per example.
+
+    Raises:
+        TypeError, ValueError: for another form, a wrong number of entries, or an index out of range.
+    """
+    if target is None:
+        return output
+    if isinstance(target, Tensor) and target.numel() == 1:
+        if target.is_floating_point() or target.dtype == torch.bool:
+            raise TypeError(f"target: a tensor of {target.dtype} is not an index")
+        target = int(target)
+    examples, rest = output.shape[0] if output.dim() else 0, tuple(output.shape[1:])
+    if isinstance(target, tuple):
+        indices = tuple(_index("target", entry) for entry in target)
+        _in_range(indices, rest)
+        return output[(slice(None), *indices)]
+    if isinstance(target, (Tensor, list)):
+        if len(target) != examples:
+            raise ValueError(f"target: {len(target)} entries for {examples} examples")
+        if isinstance(target, list) and target and isinstance(target[0], tuple):
+            rows = [tuple(_index("target", entry) for entry in row) for row in target]
+            for row in rows:
+                _in_range(row, rest)
+            return torch.stack([output[(i, *row)] for i, row in enumerate(rows)])
+        if output.dim() != 2:
+            raise ValueError(f"target: one int per example needs an output [B, K], this one is {tuple(output.shape)}")
+        if isinstance(target, Tensor):
+            if target.dim() != 1 or target.is_floating_point() or target.dtype == torch.bool:
+                raise TypeError(f"target: {target.dtype} of shape {tuple(target.shape)} is not [B] of ints")
+            column = target.to(device=output.device, dtype=torch.int64)
+        else:
+            column = torch.tensor([_index("target", entry) for entry in target], device=output.device)
+        low, high = int(column.min()), int(column.max())
+        _in_range((low,), rest)
+        _in_range((high,), rest)
+        return output.gather(1, (column % rest[0])[:, None])[:, 0]
+    index = _index("target", target)
+    if output.dim() < 2:
+        raise ValueError(f"target: {index} given, but the output {tuple(output.shape)} has one score per example; use None")
+    _in_range((index,), rest)
+    return output[:, index]
+
+
+def one_score_each(output: Any, target: Target, examples: int) -> Tensor:
+    """One score per example, as gradients need.
+
+    Raises:
+        TypeError: for an output that is no tensor.
+        ValueError: for a target that leaves several scores per example.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(f"forward_func: its output is a {type(output).__name__}, not a tensor; wrap it to return one")
+    scores = select_target(output, target)
+    if scores.numel() != examples and scores.numel() != 1:
+        raise ValueError(
+            f"target: {target!r} leaves {tuple(scores.shape)} of the output {tuple(output.shape)}; "
+            "name one score per example"
+        )
+    return scores.reshape(-1)
+
+
+Result = TypeVar("Result")
+
+
+class Attribution:
+    """Base of the explainers: ``attribute`` of a forward function.
+
+    Args:
+        forward_func: module or callable whose output has the batch as dimension 0.
+    """
+
+    forward_func: Callable[..., Any]
+
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        if not callable(forward_func):
+            raise TypeError(f"forward_func: {type(forward_func).__name__} is not callable")
+        self.forward_func = forward_func
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether the attribution is of the input's effect rather than of its sensitivity."""
+        return False
+
+    def has_convergence_delta(self) -> bool:
+        """Whether ``attribute`` can return a convergence delta."""
+        return False
+
+    @classmethod
+    def get_name(cls) -> str:
+        """The method's name in words."""
+        return "".join(f" {letter}" if letter.isupper() and i else letter for i, letter in enumerate(cls.__name__))
+
+    def compute_convergence_delta(
+        self,
+        attributions: Inputs,
+        start_point: Any,
+        end_point: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor:
+        """Sum of the attributions minus the change of the output from start_point to end_point, [B].
+
+        Zero where the attribution is complete (Sundararajan et al. 2017, proposition 1).
+        """
+        ends, _ = as_inputs(end_point, "end_point")
+        starts = as_baselines(start_point, ends)
+        points = tuple(
+            start.expand_as(end).to(end) if isinstance(start, Tensor) else torch.full_like(end, start)
+            for start, end in zip(starts, ends, strict=True)
+        )
+        additional = as_arguments(additional_forward_args)
+        with evaluation(self.forward_func), torch.no_grad():
+            change = self._scores(ends, additional, target) - self._scores(points, additional, target)
+        given, _ = as_inputs(attributions, "attributions")
+        total = sum(part.flatten(1).sum(1).to(change.dtype) for part in given)
+        return total - change  # type: ignore[no-any-return]
+
+    def _scores(self, inputs: tuple[Tensor, ...], additional: tuple[Any, ...], target: Target) -> Tensor:
+        output = run(self.forward_func, tuple(map(scratch, inputs)), tuple(map(scratch, additional)))
+        return one_score_each(output, target, inputs[0].shape[0])

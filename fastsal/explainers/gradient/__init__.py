@@ -1,0 +1,1 @@
+"""Explainers made of the output's gradient by the input."""

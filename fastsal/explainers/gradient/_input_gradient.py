@@ -1,0 +1,38 @@
+"""The gradient of the target by the inputs, as every gradient explainer needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.engine import run, scratch
+from fastsal.explainers.base import Target, one_score_each
+
+
+def input_gradients(
+    forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], additional: tuple[Any, ...], target: Target
+) -> tuple[Tensor, ...]:
+    """Gradients of the target's scores by fresh copies of the inputs; an input without influence gets zeros.
+
+    The model gets a copy of the leaf, since writing to a leaf in place is an error. Call inside ``evaluation``.
+
+    Raises:
+        TypeError: for inputs that are not floating point.
+    """
+    for tensor in inputs:
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise TypeError(f"inputs: {tensor.dtype} has no gradient; pass a floating point tensor")
+    with torch.enable_grad():
+        leaves = [scratch(tensor).requires_grad_() for tensor in inputs]
+        output = run(forward_func, tuple(leaf.clone() for leaf in leaves), tuple(map(scratch, additional)))
+        scores = one_score_each(output, target, inputs[0].shape[0])
+        if not scores.requires_grad:
+            raise ValueError("forward_func: its output does not depend on the inputs through autograd")
+        gradients = torch.autograd.grad(scores.sum(), leaves, allow_unused=True)
+    return tuple(
+        torch.zeros_like(leaf) if gradient is None else gradient
+        for gradient, leaf in zip(gradients, leaves, strict=True)
+    )

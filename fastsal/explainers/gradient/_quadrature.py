@@ -1,0 +1,34 @@
+"""Rules that approximate the integral over [0, 1] by n points: positions and weights in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+METHODS = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
+
+
+def rule(method: str, n_steps: int) -> tuple[list[float], list[float]]:
+    """(positions, weights) of a rule; the weights add up to 1.
+
+    Raises:
+        ValueError: for an unknown method, or too few steps for it.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: {method!r} is not one of {', '.join(METHODS)}")
+    least = 1 if method == "gausslegendre" else 2
+    if n_steps < least:
+        raise ValueError(f"n_steps: {n_steps} is below {least}, the fewest that {method} needs")
+    if method == "gausslegendre":
+        positions, weights = np.polynomial.legendre.leggauss(n_steps)
+        return ((1 + positions) / 2).tolist(), (weights / 2).tolist()
+    shares = [1 / n_steps] * n_steps
+    if method == "riemann_trapezoid":
+        shares[0] /= 2
+        shares[-1] /= 2
+        return np.linspace(0, 1, n_steps).tolist(), shares
+    ends = {
+        "riemann_left": (0, 1 - 1 / n_steps),
+        "riemann_middle": (1 / (2 * n_steps), 1 - 1 / (2 * n_steps)),
+        "riemann_right": (1 / n_steps, 1),
+    }
+    return np.linspace(*ends[method], n_steps).tolist(), shares

@@ -1,0 +1,37 @@
+"""Saliency: the gradient of the target by the input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastsal.engine import evaluation
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, as_result
+from fastsal.explainers.gradient._input_gradient import input_gradients
+
+
+class Saliency(Attribution):
+    """|d target / d input| of Simonyan, Vedaldi, Zisserman, "Deep Inside Convolutional Networks" (2014), equation 3.
+
+    Costs one forward and one backward pass.
+    """
+
+    @attribute_method
+    def attribute(
+        self, inputs: Inputs, target: Target = None, abs: bool = True, additional_forward_args: Any = None
+    ) -> Any:
+        """Attribution in the form, shapes and dtypes of the inputs.
+
+        Args:
+            inputs: tensor [B, ...] or tuple of them, floating point.
+            target: which output to explain, one for all or one per example (see :func:`select_target`).
+            abs: the absolute value; the signed gradient otherwise.
+            additional_forward_args: further arguments of the model.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above.
+        """
+        tensors, given_tuple = as_inputs(inputs)
+        with evaluation(self.forward_func):
+            gradients = input_gradients(self.forward_func, tensors, as_arguments(additional_forward_args), target)
+        return as_result([g.abs() if abs else g for g in gradients], given_tuple)

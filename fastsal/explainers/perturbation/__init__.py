@@ -1,0 +1,1 @@
+"""Explainers that change the input and watch the output."""

@@ -1,0 +1,120 @@
+"""`fastsal demo`, `doctor`, `--help` and `--version`; progress, interruption and closed pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastsal import explainers, models
+from fastsal._version import __version__
+from fastsal.cli import explain
+from tests.cli.conftest import Command
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "fastsal.cli", *map(str, arguments)]
+
+
+@pytest.fixture
+def environment(root: Path) -> dict[str, str]:
+    paths = [str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def test_version_and_help(fastsal: Command) -> None:
+    assert fastsal("--version").out == f"fastsal {__version__}\n"
+    for arguments in (("--help",), ("explain", "--help"), ("demo", "--help"), ("doctor", "--help")):
+        result = fastsal(*arguments)
+        assert result.code == 0
+        assert "usage: fastsal" in result.out
+
+
+def test_help_does_not_import_torch(environment: dict[str, str]) -> None:
+    code = "import sys; from fastsal.cli.entry import build_parser; build_parser(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_doctor(fastsal: Command) -> None:
+    document = fastsal("doctor", "--json").document
+    assert document["fastsal"] == __version__
+    assert document["packages"]["torch"] == torch.__version__
+    assert document["devices"][0]["device"] == "cpu"
+    assert {backend["name"] for backend in document["backends"]} == {"triton", "reference", "interpret"}
+    text = fastsal("doctor").out
+    for backend in document["backends"]:
+        assert backend["reason"] in text
+    if not torch.cuda.is_available():
+        assert "triton       not used: " in text
+
+
+def test_demo(fastsal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On two canvases: every method's files are there, and the last lines name the sheets."""
+    images = models.demo_images()[:2]
+    monkeypatch.setattr(models, "demo_images", lambda: images)
+    result = fastsal("demo", "--out", tmp_path)
+    assert (result.code, result.err) == (0, "")
+    sheets = [tmp_path / f"{image.stem}.sheet.png" for image in images]
+    assert [line.strip() for line in result.out.splitlines()[-2:]] == [str(sheet) for sheet in sheets]
+    assert all(sheet.is_file() for sheet in sheets)
+    for name in explainers.methods():
+        assert (tmp_path / f"{images[0].stem}.{name}.npy").is_file()
+
+
+def test_progress_bar_on_a_terminal_only(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    arguments = command("explain", canvas, canvas, "--method", "gradcam,saliency", "--out", tmp_path)
+    done = subprocess.run(arguments, env=environment, stdout=subprocess.PIPE, stderr=slave, text=True, check=True)
+    shown = os.read(master, 65536).decode()
+    os.close(slave)
+    os.close(master)
+    assert "4/4" in shown or "3/4" in shown
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_interruption(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    """Ctrl-C ends a long run with code 130 and one line, no traceback."""
+    arguments = command("explain", canvas, "--method", "gradcam,rise", "-O", "n_masks=10000000", "--out", tmp_path)
+    running = subprocess.Popen(
+        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline().startswith("layer:")  # the sweep follows at once
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_leaves(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    line = " ".join(f"'{part}'" for part in command("explain", canvas, canvas, "--out", tmp_path)) + " | head -c 1"
+    done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_interruption_in_this_process(fastsal: Command, canvas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(explain, "load_model", interrupt)
+    result = fastsal("explain", canvas)
+    assert (result.code, result.out) == (130, "")
+    assert result.err.strip() == "fastsal: interrupted"
+
+
+def test_json_is_one_document(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    arguments = command("explain", canvas, "--out", tmp_path, "--json")
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["images"]
+    assert done.stderr == ""

@@ -1,0 +1,41 @@
+"""Every method's maximum lies on the digit far more often than chance would have it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastsal import explainers, models
+from fastsal.models.demo_net import DemoNet
+from tools import pointing
+
+CANVASES = 24
+MODEST = {"rise": {"n_masks": 400}, "integrated-gradients": {"n_steps": 16}}
+
+
+@pytest.fixture(scope="module")
+def canvases() -> models.Canvases:
+    return models.demo_canvases(CANVASES)
+
+
+@pytest.mark.parametrize("method", list(explainers.methods()))
+def test_the_maximum_lies_on_the_digit(method: str, canvases: models.Canvases) -> None:
+    """Chance is the boxes' share of the canvas, about 11 %; four times that would be a matter of luck once in 10^6."""
+    found, _ = pointing.maps(models.demo(), canvases, method, **MODEST.get(method, {}))
+    boxes = canvases.box_masks()
+    assert pointing.hit_rate(found, boxes) > max(0.5, 4 * boxes.float().mean().item())
+
+
+def test_an_untrained_model_does_not_point_at_the_digit(canvases: models.Canvases) -> None:
+    """The check of the check: without training the maps know nothing of digits."""
+    torch.manual_seed(3)
+    found, _ = pointing.maps(DemoNet().eval(), canvases, "gradcam")
+    assert pointing.hit_rate(found, canvases.box_masks()) < 0.5
+
+
+def test_hit_rate() -> None:
+    found = torch.zeros(2, 3, 3)
+    found[0, 1, 2] = found[1, 0, 0] = 1
+    objects = torch.zeros(2, 3, 3, dtype=torch.bool)
+    objects[:, 1, 2] = True
+    assert pointing.hit_rate(found, objects) == 0.5

@@ -1,0 +1,55 @@
+"""Coloured maps and overlays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastsal.viz import colorize, colormap, diverging_colormap, overlay
+
+
+def test_colorize_looks_up_the_level() -> None:
+    maps = torch.tensor([[0.0, 1.0, 0.5, -3.0, 7.0, torch.nan]])
+    assert torch.equal(colorize(maps)[0], colormap()[[0, 255, 128, 0, 255, 0]])
+    assert torch.equal(colorize(maps, diverging_colormap())[0, 1], diverging_colormap()[255])
+
+
+def test_overlay_blends() -> None:
+    image = torch.randint(0, 256, (2, 5, 4, 3), dtype=torch.uint8)
+    maps = torch.rand(2, 5, 4)
+    expected = (0.3 * colorize(maps).double() + 0.7 * image.double()).round()
+    assert (overlay(maps, image, 0.3).double() - expected).abs().max() <= 1
+    assert torch.equal(overlay(maps, image, 0.0), image)
+    assert torch.equal(overlay(maps, image, 1.0), colorize(maps))
+
+
+def test_overlay_shows_the_image_where_the_map_is_nan() -> None:
+    image = torch.randint(0, 256, (1, 2, 3), dtype=torch.uint8)
+    assert torch.equal(overlay(torch.tensor([[torch.nan, 1.0]]), image)[0, 0], image[0, 0])
+
+
+def test_overlay_matches_the_op() -> None:
+    """cam.overlay draws the same pixels from activations and gradients, but for a level that rounds the other way."""
+    from fastsal.ops import cam
+
+    activations, gradients = torch.randn(2, 8, 6, 6), torch.randn(2, 8, 6, 6)
+    image = torch.randint(0, 256, (2, 24, 24, 3), dtype=torch.uint8)
+    fused = cam.overlay(activations, gradients, image, colormap(), alpha=0.5)
+    composed = overlay(cam.map(activations, gradients, (24, 24)), image)
+    assert (fused.int() - composed.int()).abs().max() <= 2
+
+
+def test_errors() -> None:
+    image = torch.zeros(2, 2, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="image must be uint8"):
+        overlay(torch.zeros(3, 2), image)
+    with pytest.raises(ValueError, match="image must be uint8"):
+        overlay(torch.zeros(2, 2), image.float())
+    with pytest.raises(ValueError, match="alpha must be between"):
+        overlay(torch.zeros(2, 2), image, 1.5)
+    with pytest.raises(TypeError, match="floating point"):
+        overlay(torch.zeros(2, 2, dtype=torch.uint8), image)
+    with pytest.raises(ValueError, match="colors must be uint8"):
+        colorize(torch.zeros(2, 2), torch.zeros(255, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="H, W"):
+        colorize(torch.zeros(2))
