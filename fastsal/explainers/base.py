@@ -111,13 +111,16 @@ def select_target(output: Tensor, target: Target) -> Tensor:
     Args:
         output: [B, ...].
         target: None (the output itself), an int (also numpy's) or tuple of ints for all examples, a tensor or list of
-            ints with one entry per example (2-D output), or a list of tuples, one per example.
+            ints with one entry per example (2-D output), a list of tuples, one per example, or a function of the
+            output that returns one of these.
 
     Raises:
         TypeError, ValueError: for another form, a wrong number of entries, or an index out of range.
     """
     if target is None:
         return output
+    if callable(target) and not isinstance(target, Tensor):
+        target = target(output)
     if isinstance(target, Tensor) and target.numel() == 1:
         if target.is_floating_point() or target.dtype == torch.bool:
             raise TypeError(f"target: a tensor of {target.dtype} is not an index")

@@ -1,0 +1,84 @@
+"""The methods by name, and what each does with a model, an input and a target."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from fastsal.explainers.activation.deconvolution import Deconvolution
+from fastsal.explainers.activation.gradcam import GradCAM
+from fastsal.explainers.activation.guided_backprop import GuidedBackprop
+from fastsal.explainers.base import Attribution
+from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
+from fastsal.explainers.gradient.saliency import Saliency
+from fastsal.explainers.perturbation.occlusion import Occlusion
+from fastsal.explainers.perturbation.rise import RISE
+
+
+class Method(NamedTuple):
+    """A method as :func:`fastsal.explain` runs it.
+
+    ``perturbs`` tells that it scores altered inputs, by probabilities unless told otherwise; ``rows`` names the
+    option that bounds the rows of a model call.
+    """
+
+    explainer: Callable[..., Attribution]
+    description: str
+    perturbs: bool = False
+    rows: str | None = None
+
+
+METHODS: Mapping[str, Method] = {
+    "gradcam": Method(GradCAM, "activations of a layer, weighted by the target's mean gradient"),
+    "saliency": Method(Saliency, "absolute gradient of the target by the input"),
+    "integrated-gradients": Method(
+        IntegratedGradients, "gradient averaged on the path from a baseline", rows="internal_batch_size"
+    ),
+    "guided-backprop": Method(GuidedBackprop, "gradient, negative ones stopped at every ReLU"),
+    "deconvolution": Method(Deconvolution, "activations sent back through rectifiers"),
+    "occlusion": Method(Occlusion, "drop of the score under a sliding window", True, "perturbations_per_eval"),
+    "rise": Method(RISE, "random masks weighted by the score that they leave", True, "perturbations_per_eval"),
+}
+
+SHARED = ("self", "inputs", "target", "additional_forward_args", "return_convergence_delta")
+
+
+def methods() -> dict[str, str]:
+    """Names of the methods with a line on each, in the order in which to show them."""
+    return {name: method.description for name, method in METHODS.items()}
+
+
+def options(method: str) -> list[str]:
+    """Names of the options that :func:`fastsal.explain` passes on to a method.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
+    signature = inspect.signature(find(method).explainer.attribute)  # type: ignore[attr-defined]
+    extra = ["batch_size", "score"] if find(method).perturbs else ["batch_size"]
+    return [name for name in signature.parameters if name not in SHARED] + extra
+
+
+def find(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        ValueError: for an unknown one, with the nearest.
+    """
+    import difflib
+
+    if name not in METHODS:
+        near = difflib.get_close_matches(str(name), METHODS, n=2, cutoff=0.3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"method: {name!r} is not one of {', '.join(METHODS)}{hint}")
+    return METHODS[name]
+
+
+def keywords(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given options as arguments of a method's ``attribute``."""
+    chosen: dict[str, Any] = dict(given)
+    batch_size = chosen.pop("batch_size", None)
+    if batch_size is not None and method.rows is not None:
+        chosen.setdefault(method.rows, batch_size)
+    return chosen
