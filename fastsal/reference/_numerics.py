@@ -32,10 +32,9 @@ def philox(seed: int, counter: Sequence[Tensor], rounds: int = 10) -> tuple[Tens
 
 
 def _multiply(factor: int, words: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 x 32 bit product, in halves because int64 has no unsigned 64-bit product."""
-    low = (factor & 0xFFFF) * words
-    high = (factor >> 16) * words + (low >> 16)
-    return (high >> 16) & WORD, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
+    """High and low word of a 32 x 32 bit product: int64 wraps around, which leaves the 64 bits as they are."""
+    product = factor * words
+    return (product >> 32) & WORD, product & WORD
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

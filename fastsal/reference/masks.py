@@ -30,10 +30,15 @@ def cell_sizes(size: Sequence[int], grid: Sequence[int]) -> list[int]:
     return [-(-extent // cells) for extent, cells in zip(size, grid, strict=True)]
 
 
+@torch.library.custom_op("fastsal::masks_draw", mutates_args=())
 def draw(
     seed: int, start: int, count: int, grid: Sequence[int], cell: Sequence[int], probability: float, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Grids [count, *grid] (bool) and crop offsets [count, 3] (int64) of masks start .. start + count."""
+    """Grids [count, *grid] (bool) and crop offsets [count, 3] (int64) of masks start .. start + count.
+
+    An op of its own, without derivative: a compiler that saw the rounds of Philox would fuse them into expressions
+    that grow exponentially.
+    """
     index = torch.arange(count, dtype=torch.int64, device=device) + start
     low, high = index & WORD, (index >> 32) & WORD
     element = torch.arange(grid[0] * grid[1] * grid[2], dtype=torch.int64, device=device)
@@ -44,6 +49,14 @@ def draw(
     origin = torch.zeros_like(low)
     offsets = philox(seed, (low, high, origin, origin + 1))
     return grids, torch.stack([(offsets[axis] * cell[axis]) >> 32 for axis in range(3)], dim=1)
+
+
+@draw.register_fake
+def _(
+    seed: int, start: int, count: int, grid: Sequence[int], cell: Sequence[int], probability: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    grids = torch.empty((count, *grid), dtype=torch.bool, device=device)
+    return grids, torch.empty((count, 3), dtype=torch.int64, device=device)
 
 
 def interpolation_weights(offset: Tensor, size: int, grid: int, cell: int, mirror: bool) -> Tensor:
