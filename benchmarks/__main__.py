@@ -1,6 +1,6 @@
 """Run every benchmark, keep the figures with device, versions and date, and print them as a table.
 
-    python -m benchmarks [--only TEXT] [--out FILE]
+python -m benchmarks [--only TEXT] [--out FILE]
 """
 
 from __future__ import annotations

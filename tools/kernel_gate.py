@@ -104,7 +104,9 @@ def compile_case(index: int, architecture: int) -> dict[str, Any]:
         attrs={(number,): [["tt.divisibility", 16]] for number in signature.divisible},
     )
     began = time.perf_counter()
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": signature.num_warps})
+    compiled = triton.compile(
+        source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": signature.num_warps}
+    )
     seconds = time.perf_counter() - began
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -170,7 +172,7 @@ def run(architectures: list[int], only: str, workers: int) -> list[dict[str, Any
     """Compile all cases; prints the table as the results come."""
     chosen = [index for index, case in enumerate(_cases()) if only in case.name]
     width = max((len(_cases()[index].name) for index in chosen), default=10)
-    print(f"{'kernel and signature':{width}} {'arch':7} {'regs':>4} {'spills':>6} {'store':>5} {'shared':>7} {'compile':>8}")
+    print(f"{'kernel and signature':{width}} {'arch':7} {'regs':>4} {'spills':>6} {'store':>5} {'shared':>7}  compile")
     results = []
     with ProcessPoolExecutor(workers) as pool:
         futures = [pool.submit(_compile_quietly, index, arch) for index in chosen for arch in architectures]

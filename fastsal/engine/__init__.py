@@ -2,7 +2,19 @@
 
 from fastsal.engine.forward import evaluation, owner, run, scratch
 from fastsal.engine.plan import Plan
-from fastsal.engine.sweep import sweep
+from fastsal.engine.sweep import ChunkTooLarge, sweep
 from fastsal.engine.tap import Tap, layers, resolve_layer, tap
 
-__all__ = ["Plan", "Tap", "evaluation", "layers", "owner", "resolve_layer", "run", "scratch", "sweep", "tap"]
+__all__ = [
+    "ChunkTooLarge",
+    "Plan",
+    "Tap",
+    "evaluation",
+    "layers",
+    "owner",
+    "resolve_layer",
+    "run",
+    "scratch",
+    "sweep",
+    "tap",
+]

@@ -10,21 +10,25 @@ import torch
 from fastsal.engine.plan import Plan
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+class ChunkTooLarge(RuntimeError):
+    """Raised inside a step that can only run with fewer items: the chunk is halved and done again."""
+
+
+def _is_too_large(error: BaseException) -> bool:
+    return isinstance(error, (ChunkTooLarge, torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
-    """(True, result), or (False, message) when memory ran out.
+    """(True, result), or (False, message) when memory ran out or the step asked for less.
 
     A function of its own, so that the failed attempt's tensors are not kept alive by the handler's frame.
     """
     try:
         return True, work()
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not _is_too_large(error):
             raise
         return False, str(error)
 

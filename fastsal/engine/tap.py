@@ -47,7 +47,8 @@ def resolve_layer(model: Callable[..., Any], layer: nn.Module | str) -> nn.Modul
         raise TypeError(f"layer: {type(layer).__name__} is neither a torch.nn.Module nor a dotted name")
     named = dict(_module(model).named_modules())
     if layer in named and layer:
-        return named[layer]
+        found: nn.Module = named[layer]
+        return found
     near = difflib.get_close_matches(layer, named, n=3, cutoff=0.3)
     hint = f"; did you mean {' or '.join(near)}" if near else ""
     raise ValueError(f"layer: the model has none named {layer!r}{hint}")
@@ -79,7 +80,9 @@ def layers(model: Callable[..., Any], inputs: Any, additional_forward_args: Any 
     hooks = [part.register_forward_hook(reader(name)) for name, part in module.named_modules() if name]
     try:
         with evaluation(model), torch.no_grad():
-            run(model, tuple(scratch(first(value)) for value in values), tuple(scratch(first(value)) for value in extra))
+            run(
+                model, tuple(scratch(first(value)) for value in values), tuple(scratch(first(value)) for value in extra)
+            )
     finally:
         for hook in hooks:
             hook.remove()
@@ -112,7 +115,9 @@ def tap(
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
         nonlocal leaf
         if not isinstance(output, Tensor):
-            raise ValueError(f"layer: its output is a {type(output).__name__}, not one tensor; choose a layer inside it")
+            raise ValueError(
+                f"layer: its output is a {type(output).__name__}, not one tensor; choose a layer inside it"
+            )
         torch.set_grad_enabled(True)
         leaf = output.detach().requires_grad_()
         return leaf.clone()

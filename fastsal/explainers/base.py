@@ -92,7 +92,8 @@ def _index(name: str, value: Any) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
-        return operator.index(value)
+        index: int = operator.index(value)
+        return index
     except TypeError:
         raise TypeError(f"{name}: {value!r} is not an int") from None
 
@@ -129,7 +130,8 @@ def select_target(output: Tensor, target: Target) -> Tensor:
     if isinstance(target, tuple):
         indices = tuple(_index("target", entry) for entry in target)
         _in_range(indices, rest)
-        return output[(slice(None), *indices)]
+        where: tuple[Any, ...] = (slice(None), *indices)
+        return output[where]
     if isinstance(target, (Tensor, list)):
         if len(target) != examples:
             raise ValueError(f"target: {len(target)} entries for {examples} examples")
@@ -152,7 +154,9 @@ def select_target(output: Tensor, target: Target) -> Tensor:
         return output.gather(1, (column % rest[0])[:, None])[:, 0]
     index = _index("target", target)
     if output.dim() < 2:
-        raise ValueError(f"target: {index} given, but the output {tuple(output.shape)} has one score per example; use None")
+        raise ValueError(
+            f"target: {index} given, but the output {tuple(output.shape)} has one score per example; use None"
+        )
     _in_range((index,), rest)
     return output[:, index]
 
@@ -229,7 +233,7 @@ class Attribution:
             change = self._scores(ends, additional, target) - self._scores(points, additional, target)
         given, _ = as_inputs(attributions, "attributions")
         total = sum(part.flatten(1).sum(1).to(change.dtype) for part in given)
-        return total - change  # type: ignore[no-any-return]
+        return total - change
 
     def _scores(self, inputs: tuple[Tensor, ...], additional: tuple[Any, ...], target: Target) -> Tensor:
         output = run(self.forward_func, tuple(map(scratch, inputs)), tuple(map(scratch, additional)))

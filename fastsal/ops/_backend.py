@@ -111,7 +111,9 @@ def runs_kernel(tensor: Tensor, supported: Callable[[], bool]) -> bool:
         if tensor.device.type != "cpu":
             raise RuntimeError(f"backend 'interpret' needs CPU tensors, this one is on {tensor.device}: use 'auto'")
         if not interpreting():
-            raise RuntimeError("backend 'interpret' needs TRITON_INTERPRET=1 in the environment before Triton is imported")
+            raise RuntimeError(
+                "backend 'interpret' needs TRITON_INTERPRET=1 in the environment before Triton is imported"
+            )
     return True
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._functorch import autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
@@ -84,7 +84,8 @@ class Op:
             # The dispatcher costs several microseconds in Python; a plain call does not need it.
             grad = torch.is_grad_enabled()
             if all(
-                not isinstance(arg, Tensor) or (type(arg) is Tensor and not (grad and arg.requires_grad)) for arg in args
+                not isinstance(arg, Tensor) or (type(arg) is Tensor and not (grad and arg.requires_grad))
+                for arg in args
             ):
                 return self._run(*args)
         return self.overload(*args)  # type: ignore[no-any-return]
@@ -131,7 +132,7 @@ def _derivative(overload: Any, reference: Callable[..., Tensor], differentiable:
             where, of_tensors = split(args, ctx.needs_input_grad)
             result: list[Tensor | None] = [None] * len(args)
             if differentiable and where:
-                _, pull = torch.func.vjp(of_tensors, *[args[i] for i in where])
+                pull = _pull_back(of_tensors, [args[i] for i in where])[1]
                 for i, gradient in zip(where, pull(gradients[0]), strict=True):
                     result[i] = gradient
             return tuple(result)
@@ -147,11 +148,11 @@ def _derivative(overload: Any, reference: Callable[..., Tensor], differentiable:
                 torch.zeros_like(primal) if tangents[i] is None else tangents[i]
                 for i, primal in zip(where, primals, strict=True)
             ]
-            # Reverse mode twice, since forward mode does not nest: the pull-back is linear, its own is the push-forward.
-            out, pull = torch.func.vjp(of_tensors, *primals)
-            _, push = torch.func.vjp(pull, torch.zeros_like(out))
-            (tangent,) = push(tuple(directions))
-            return tangent  # type: ignore[no-any-return]
+            # Reverse mode twice, since forward mode does not nest: the pull-back of the pull-back pushes forward.
+            out, pull = _pull_back(of_tensors, primals)
+            push = _pull_back(pull, [torch.zeros_like(out)])[1]
+            tangent: Tensor = push(tuple(directions))[0]
+            return tangent
 
     return Derivative
 
@@ -172,15 +173,24 @@ def _autograd_kernel(overload: Any, derivative: Any) -> Callable[..., Tensor]:
         def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
             if torch._C._are_functorch_transforms_active():
                 raise NotImplementedError(
-                    "torch.func's forward mode does not reach an op called through torch.ops: call it through fastsal.ops"
+                    "torch.func's forward mode does not reach an op called by torch.ops: call it through fastsal.ops"
                 )
             return derivative.jvp(ctx, *tangents)  # type: ignore[no-any-return]
 
+    one_level: Any = OneLevel
+    single_level: Any = autograd_function.enable_single_level_autograd_function  # type: ignore[attr-defined]
+
     def kernel(*args: Any) -> Tensor:
-        with enable_single_level_autograd_function():
-            return OneLevel.apply(*args)  # type: ignore[no-any-return]
+        with single_level():
+            return one_level.apply(*args)  # type: ignore[no-any-return]
 
     return kernel
+
+
+def _pull_back(function: Any, primals: list[Any]) -> tuple[Any, Any]:
+    """The function's value and its vector-Jacobian product."""
+    result: Any = torch.func.vjp(function, *primals)
+    return result[0], result[1]
 
 
 def _restore(ctx: Any) -> tuple[Any, ...]:

@@ -37,5 +37,7 @@ def one_by_one(op: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, 
     """The rule of last resort: a call per element."""
     results = []
     for index in range(info.batch_size):
-        results.append(op(*[arg if dim is None else arg.select(dim, index) for arg, dim in zip(args, in_dims, strict=True)]))
+        results.append(
+            op(*[arg if dim is None else arg.select(dim, index) for arg, dim in zip(args, in_dims, strict=True)])
+        )
     return torch.stack(results), 0

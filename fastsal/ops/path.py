@@ -63,7 +63,8 @@ def _vmap_fold(info: Any, dims: tuple[Any, ...], gradients: Tensor, weights: Ten
 
 
 _fold = Op(
-    "path_fold(Tensor gradients, Tensor weights, Tensor? input, Tensor? baseline, float fill, Tensor? partial) -> Tensor",
+    "path_fold(Tensor gradients, Tensor weights, Tensor? input, Tensor? baseline, float fill, "
+    "Tensor? partial) -> Tensor",
     reference=reference.fold,
     kernel="path.fold",
     empty=_empty_fold,

@@ -32,7 +32,13 @@ def cell_sizes(size: Sequence[int], grid: Sequence[int]) -> list[int]:
 
 @torch.library.custom_op("fastsal::masks_draw", mutates_args=())
 def draw(
-    seed: int, start: int, count: int, grid: Sequence[int], cell: Sequence[int], probability: float, device: torch.device
+    seed: int,
+    start: int,
+    count: int,
+    grid: Sequence[int],
+    cell: Sequence[int],
+    probability: float,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Grids [count, *grid] (bool) and crop offsets [count, 3] (int64) of masks start .. start + count.
 
@@ -53,7 +59,13 @@ def draw(
 
 @draw.register_fake
 def _(
-    seed: int, start: int, count: int, grid: Sequence[int], cell: Sequence[int], probability: float, device: torch.device
+    seed: int,
+    start: int,
+    count: int,
+    grid: Sequence[int],
+    cell: Sequence[int],
+    probability: float,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     grids = torch.empty((count, *grid), dtype=torch.bool, device=device)
     return grids, torch.empty((count, 3), dtype=torch.int64, device=device)
@@ -86,7 +98,7 @@ def masks(
     extent, cells = as_volume(size), as_volume(grid)
     cell = cell_sizes(extent, cells)
     grids, offsets = draw(seed, start, count, cells, cell, probability, device)
-    result = grids.to(dtype)
+    result: Tensor = grids.to(dtype)
     for axis in (2, 1, 0):
         if extent[axis] == cells[axis] == 1:
             continue

@@ -15,7 +15,7 @@ from fastsal.reference._numerics import accumulation_dtype, memory_format
 
 
 def batch(input: Tensor, alphas: Tensor, baseline: Tensor | None, fill: float) -> Tensor:
-    """Points [n * B, ...] between baseline (alpha 0) and input (alpha 1) [B, ...], exact at both ends; row k * B + b."""
+    """Points [n * B, ...] between baseline (alpha 0) and input (alpha 1) [B, ...], exact at both; row k * B + b."""
     dtype = accumulation_dtype(input.dtype)
     x = input.to(dtype)
     b = x.new_full((), fill) if baseline is None else baseline.to(dtype)

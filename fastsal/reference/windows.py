@@ -50,7 +50,7 @@ def batch(
 def fold(
     differences: Tensor, shape: Sequence[int], window: Sequence[int], stride: Sequence[int], average: bool
 ) -> Tensor:
-    """Sum [K, *shape] over the windows that cover an element of differences [P, K]; ``average`` divides by their number.
+    """Sum [K, *shape] over the windows that cover an element, of differences [P, K]; their mean with ``average``.
 
     Elements that no window covers (a stride above the window) are 0.
     """

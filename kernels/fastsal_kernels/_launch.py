@@ -68,12 +68,12 @@ def vector_width(*lengths: int) -> int:
 
 def block_size(length: int, most: int) -> int:
     """Power of two that covers ``length``, at most ``most``."""
-    return min(triton.next_power_of_2(max(length, 1)), most)
+    return min(1 << (max(length, 1) - 1).bit_length(), most)
 
 
 def per_program(count: int, usual: int) -> int:
     """Items that one program takes, ``usual`` unless the grid dimension would pass its limit."""
-    return max(usual, triton.cdiv(count, GRID_LIMIT))
+    return max(usual, -(-count // GRID_LIMIT))
 
 
 class Planes(NamedTuple):

@@ -1,4 +1,4 @@
-"""Grad-CAM's epilogue: channel weights, weighted sum, ReLU, bilinear resize, min-max, overlay, in one or two launches."""
+"""Grad-CAM's epilogue: channel weights, weighted sum, ReLU, bilinear resize, min-max, overlay; one or two launches."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def _candidate(i, size, scale):
 
 
 @triton.jit
-def _extremes(
-    cam, height, width, size_h, size_w, scale_h, scale_w, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr
-):
+def _extremes(cam, height, width, size_h, size_w, scale_h, scale_w, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
     """Smallest and largest finite-or-infinite value of the resized map; NaN is passed over."""
     low = tl.full([BLOCK_Y, BLOCK_X], float("inf"), tl.float32)
     high = tl.full([BLOCK_Y, BLOCK_X], float("-inf"), tl.float32)
@@ -88,8 +86,26 @@ def _extremes(
 
 @triton.jit
 def _write(
-    cam, low, high, out_ptr, image_ptr, colormap_ptr, b, y, x, height, width, size_h, size_w, scale_h, scale_w, alpha,
-    NORMALIZE: tl.constexpr, OVERLAY: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+    cam,
+    low,
+    high,
+    out_ptr,
+    image_ptr,
+    colormap_ptr,
+    b,
+    y,
+    x,
+    height,
+    width,
+    size_h,
+    size_w,
+    scale_h,
+    scale_w,
+    alpha,
+    NORMALIZE: tl.constexpr,
+    OVERLAY: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
 ):
     """Resize, normalise and store one tile, as a map or blended over the image."""
     v = _bilinear(cam, y, x, height, width, scale_h, scale_w, BLOCK_Y, BLOCK_X)
@@ -114,17 +130,37 @@ def _write(
 
 @triton.jit(do_not_specialize=["channels_per_split", "channels", "positions"])
 def partial_kernel(
-    part_ptr, a_ptr, g_ptr, channels, channels_per_split, positions,
-    step_ab, step_ac, step_ap, step_gb, step_gc, step_gp,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+    part_ptr,
+    a_ptr,
+    g_ptr,
+    channels,
+    channels_per_split,
+    positions,
+    step_ab,
+    step_ac,
+    step_ap,
+    step_gb,
+    step_gc,
+    step_gp,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
 ):
     """part[b, split] = channel sum over the channels of one split. Bytes: activations and gradients once."""
     b = tl.cast(tl.program_id(1), tl.int64)
     low = tl.program_id(0) * channels_per_split
     high = tl.minimum(low + channels_per_split, channels)
     total = _channel_sum(
-        a_ptr + b * step_ab, g_ptr + b * step_gb, low, high, step_ac, step_ap, step_gc, step_gp, positions,
-        BLOCK_C, BLOCK_P,
+        a_ptr + b * step_ab,
+        g_ptr + b * step_gb,
+        low,
+        high,
+        step_ac,
+        step_ap,
+        step_gc,
+        step_gp,
+        positions,
+        BLOCK_C,
+        BLOCK_P,
     )
     p = tl.arange(0, BLOCK_P)
     tl.store(part_ptr + (b * tl.num_programs(0) + tl.program_id(0)) * BLOCK_P + p, total)
@@ -132,9 +168,24 @@ def partial_kernel(
 
 @triton.jit(do_not_specialize=["splits", "height", "width", "size_h", "alpha"])
 def finish_kernel(
-    out_ptr, part_ptr, image_ptr, colormap_ptr, splits, height, width, size_h, size_w, scale_h, scale_w, alpha,
-    RELU: tl.constexpr, NORMALIZE: tl.constexpr, OVERLAY: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+    out_ptr,
+    part_ptr,
+    image_ptr,
+    colormap_ptr,
+    splits,
+    height,
+    width,
+    size_h,
+    size_w,
+    scale_h,
+    scale_w,
+    alpha,
+    RELU: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    OVERLAY: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
 ):
     """Splits summed in a fixed order, then one tile of the result. Bytes: the parts per tile, and the result."""
     b = tl.cast(tl.program_id(2), tl.int64)
@@ -151,23 +202,72 @@ def finish_kernel(
     y = tl.program_id(0) * BLOCK_Y + tl.arange(0, BLOCK_Y)
     x = tl.program_id(1) * BLOCK_X + tl.arange(0, BLOCK_X)
     _write(
-        cam, low, high, out_ptr, image_ptr, colormap_ptr, b, y, x, height, width, size_h, size_w, scale_h, scale_w,
-        alpha, NORMALIZE, OVERLAY, BLOCK_Y, BLOCK_X,
+        cam,
+        low,
+        high,
+        out_ptr,
+        image_ptr,
+        colormap_ptr,
+        b,
+        y,
+        x,
+        height,
+        width,
+        size_h,
+        size_w,
+        scale_h,
+        scale_w,
+        alpha,
+        NORMALIZE,
+        OVERLAY,
+        BLOCK_Y,
+        BLOCK_X,
     )
 
 
 @triton.jit(do_not_specialize=["channels", "height", "width", "size_h", "alpha"])
 def fused_kernel(
-    out_ptr, a_ptr, g_ptr, image_ptr, colormap_ptr, channels, step_ab, step_ac, step_ap, step_gb, step_gc, step_gp,
-    height, width, size_h, size_w, scale_h, scale_w, alpha,
-    RELU: tl.constexpr, NORMALIZE: tl.constexpr, OVERLAY: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+    out_ptr,
+    a_ptr,
+    g_ptr,
+    image_ptr,
+    colormap_ptr,
+    channels,
+    step_ab,
+    step_ac,
+    step_ap,
+    step_gb,
+    step_gc,
+    step_gp,
+    height,
+    width,
+    size_h,
+    size_w,
+    scale_h,
+    scale_w,
+    alpha,
+    RELU: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    OVERLAY: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
 ):
     """The whole epilogue of one image in one program. Bytes: activations, gradients and the result once."""
     b = tl.cast(tl.program_id(0), tl.int64)
     cam = _channel_sum(
-        a_ptr + b * step_ab, g_ptr + b * step_gb, 0, channels, step_ac, step_ap, step_gc, step_gp, height * width,
-        BLOCK_C, BLOCK_P,
+        a_ptr + b * step_ab,
+        g_ptr + b * step_gb,
+        0,
+        channels,
+        step_ac,
+        step_ap,
+        step_gc,
+        step_gp,
+        height * width,
+        BLOCK_C,
+        BLOCK_P,
     )
     if RELU:
         cam = tl.maximum(cam, 0.0, propagate_nan=tl.PropagateNan.ALL)
@@ -180,8 +280,26 @@ def fused_kernel(
         for x0 in range(0, size_w, BLOCK_X):
             x = x0 + tl.arange(0, BLOCK_X)
             _write(
-                cam, low, high, out_ptr, image_ptr, colormap_ptr, b, y, x, height, width, size_h, size_w, scale_h,
-                scale_w, alpha, NORMALIZE, OVERLAY, BLOCK_Y, BLOCK_X,
+                cam,
+                low,
+                high,
+                out_ptr,
+                image_ptr,
+                colormap_ptr,
+                b,
+                y,
+                x,
+                height,
+                width,
+                size_h,
+                size_w,
+                scale_h,
+                scale_w,
+                alpha,
+                NORMALIZE,
+                OVERLAY,
+                BLOCK_Y,
+                BLOCK_X,
             )
 
 
@@ -193,8 +311,15 @@ def _steps(tensor: Tensor) -> tuple[Tensor, list[int]]:
 
 
 def _epilogue(
-    out: Tensor, activations: Tensor, gradients: Tensor, size: Sequence[int], relu: bool, normalize: bool,
-    image: Tensor | None = None, colormap: Tensor | None = None, alpha: float = 0.0,
+    out: Tensor,
+    activations: Tensor,
+    gradients: Tensor,
+    size: Sequence[int],
+    relu: bool,
+    normalize: bool,
+    image: Tensor | None = None,
+    colormap: Tensor | None = None,
+    alpha: float = 0.0,
 ) -> None:
     if activations.dim() == 3:
         activations, gradients, size = activations[:, :, None], gradients[:, :, None], [1, *size]
@@ -210,8 +335,21 @@ def _epilogue(
     pictures = (out if image is None else image.contiguous(), out if colormap is None else colormap.contiguous())
     if channels * positions <= ONE_LAUNCH_ELEMENTS:
         launch(
-            fused_kernel, (batch,), out, activations, gradients, *pictures, channels, *steps_a, *steps_g, *ends,
-            **modes, BLOCK_C=block_c, BLOCK_P=block_p, **tile, num_warps=8,
+            fused_kernel,
+            (batch,),
+            out,
+            activations,
+            gradients,
+            *pictures,
+            channels,
+            *steps_a,
+            *steps_g,
+            *ends,
+            **modes,
+            BLOCK_C=block_c,
+            BLOCK_P=block_p,
+            **tile,
+            num_warps=8,
         )
         return
     splits = min(triton.cdiv(channels * positions, ONE_LAUNCH_ELEMENTS // 4), triton.cdiv(channels, block_c))
@@ -219,25 +357,40 @@ def _epilogue(
     splits = triton.cdiv(channels, share)
     parts = torch.empty((batch, splits, block_p), dtype=torch.float32, device=out.device)
     launch(
-        partial_kernel, (splits, batch), parts, activations, gradients, channels, share, positions, *steps_a, *steps_g,
-        BLOCK_C=block_c, BLOCK_P=block_p, num_warps=8,
+        partial_kernel,
+        (splits, batch),
+        parts,
+        activations,
+        gradients,
+        channels,
+        share,
+        positions,
+        *steps_a,
+        *steps_g,
+        BLOCK_C=block_c,
+        BLOCK_P=block_p,
+        num_warps=8,
     )
     launch(
         finish_kernel,
         (triton.cdiv(size[0], tile["BLOCK_Y"]), triton.cdiv(size[1], tile["BLOCK_X"]), batch),
-        out, parts, *pictures, splits, *ends, **modes, BLOCK_P=block_p, **tile, num_warps=8,
+        out,
+        parts,
+        *pictures,
+        splits,
+        *ends,
+        **modes,
+        BLOCK_P=block_p,
+        **tile,
+        num_warps=8,
     )
 
 
-def map(
-    out: Tensor, activations: Tensor, gradients: Tensor, size: Sequence[int], relu: bool, normalize: bool
-) -> None:
+def map(out: Tensor, activations: Tensor, gradients: Tensor, size: Sequence[int], relu: bool, normalize: bool) -> None:
     """Launch ``fastsal::cam_map``."""
     _epilogue(out, activations, gradients, size, relu, normalize)
 
 
-def overlay(
-    out: Tensor, activations: Tensor, gradients: Tensor, image: Tensor, colormap: Tensor, alpha: float
-) -> None:
+def overlay(out: Tensor, activations: Tensor, gradients: Tensor, image: Tensor, colormap: Tensor, alpha: float) -> None:
     """Launch ``fastsal::cam_overlay``."""
     _epilogue(out, activations, gradients, image.shape[1:3], True, True, image, colormap, alpha)

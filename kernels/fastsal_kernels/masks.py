@@ -13,9 +13,7 @@ from fastsal_kernels._launch import block_size, dense_like, launch, per_program,
 from fastsal_kernels._numerics import bit, border
 
 
-@triton.jit(
-    do_not_specialize=["seed", "start", "count", "threshold", "rows", "cells_w", "cell_d", "cell_h", "cell_w"]
-)
+@triton.jit(do_not_specialize=["seed", "start", "count", "threshold", "rows", "cells_w", "cell_d", "cell_h", "cell_w"])
 def grids_kernel(
     words_ptr,
     offsets_ptr,

@@ -23,7 +23,7 @@ def batch_kernel(
     BLOCK: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """out[k] = b + alpha_k (x - b), from the nearer end, so exact at both. Bytes: the result, plus x per STEPS steps."""
+    """out[k] = b + alpha_k (x - b), from the nearer end, so exact at both. Bytes: the result, x per STEPS steps."""
     size = tl.cast(size_in_vectors, tl.int64) * VECTOR
     e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = e < size
@@ -59,7 +59,7 @@ def fold_kernel(
     UNROLL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out = (x - b) (partial + sum_k w_k g_k), or without the factor. Bytes: gradients, x, b and partial read, out written.
+    """out = (x - b) (partial + sum_k w_k g_k), or without the factor. Bytes: gradients, x, b, partial, out.
 
     UNROLL loads are in flight at once; steps add up one after the other, so chunks give the bits of one call.
     """

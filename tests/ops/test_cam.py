@@ -107,12 +107,19 @@ def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
 
 @pytest.mark.parametrize(
     ("layer", "size", "mode"),
-    [((7, 7), (56, 41), "bilinear"), ((5,), (17,), "linear"), ((3, 4, 2), (7, 7, 5), "trilinear"), ((9, 9), (4, 4), "bilinear")],
+    [
+        ((7, 7), (56, 41), "bilinear"),
+        ((5,), (17,), "linear"),
+        ((3, 4, 2), (7, 7, 5), "trilinear"),
+        ((9, 9), (4, 4), "bilinear"),
+    ],
 )
 def test_map_is_equations_1_and_2_resized(layer: tuple[int, ...], size: tuple[int, ...], mode: str) -> None:
     activations, gradients = pair(2, 6, *layer)
     weights = gradients.flatten(2).mean(2).view(2, 6, *[1] * len(layer))
-    expected = F.interpolate((weights * activations).sum(1, keepdim=True).relu(), size, mode=mode, align_corners=False)[:, 0]
+    expected = F.interpolate((weights * activations).sum(1, keepdim=True).relu(), size, mode=mode, align_corners=False)[
+        :, 0
+    ]
     torch.testing.assert_close(cam.map(activations, gradients, size, normalize=False), expected)
     low, high = expected.flatten(1).amin(1), expected.flatten(1).amax(1)
     shape = (2, *[1] * len(size))
@@ -180,7 +187,9 @@ def test_overlay_has_no_derivative_and_maps() -> None:
         activations.detach()[None].repeat(3, 1, 1, 1, 1), gradients[None].repeat(3, 1, 1, 1, 1), image, colormap
     )
     assert torch.equal(stacked[2], got)
-    torch.library.opcheck(torch.ops.fastsal.cam_overlay.default, (activations.detach(), gradients, image, colormap, 0.5))
+    torch.library.opcheck(
+        torch.ops.fastsal.cam_overlay.default, (activations.detach(), gradients, image, colormap, 0.5)
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +201,10 @@ def test_overlay_has_no_derivative_and_maps() -> None:
         (lambda a: cam.map(a, a, (3,)), r"size: \(3,\) has 1 entries, 2 are needed"),
         (lambda a: cam.map(a.long(), a.long()), "activations: dtype torch.int64"),
         (lambda a: cam.overlay(a, a, torch.zeros(2, 8, 8, 3), torch.zeros(256, 3).byte()), "image: torch.float32"),
-        (lambda a: cam.overlay(a, a, torch.zeros(2, 8, 8, 3).byte(), torch.zeros(10, 3).byte()), "colormap: torch.uint8"),
+        (
+            lambda a: cam.overlay(a, a, torch.zeros(2, 8, 8, 3).byte(), torch.zeros(10, 3).byte()),
+            "colormap: torch.uint8",
+        ),
         (lambda a: cam.overlay(a, a, torch.zeros(2, 8, 8, 3).byte(), torch.zeros(256, 3).byte(), alpha=2), "alpha: 2"),
     ],
 )

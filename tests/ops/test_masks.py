@@ -69,7 +69,9 @@ FOLDS = [
     Case("no masks", partial(accumulate, size=(6, 6)), lambda: tensors((0, 2))),
     Case(
         "streamed",
-        lambda scores, state: masks.accumulate(scores, 17, (9, 8), grid_size=2, partial=state.to(torch.float32) if scores.dtype != torch.float64 else state),
+        lambda scores, state: masks.accumulate(
+            scores, 17, (9, 8), grid_size=2, partial=state.to(torch.float32) if scores.dtype != torch.float64 else state
+        ),
         lambda: tensors((6, 3), (20, 3, 4)),
     ),
 ]
@@ -77,7 +79,11 @@ SMALL = [
     Case("batch", partial(batch, grid_size=2), lambda: tensors((2, 2, 4, 3), (2, 2, 4, 3))),
     Case("volume batch", partial(batch, grid_size=2), lambda: tensors((1, 2, 2, 3, 2))),
     Case("accumulate", partial(accumulate, size=(4, 5), grid=2), lambda: tensors((4, 2))),
-    Case("accumulate on", lambda s, p: masks.accumulate(s, 2, (3, 4), grid_size=2, partial=p), lambda: tensors((3, 2), (4, 2, 4))),
+    Case(
+        "accumulate on",
+        lambda s, p: masks.accumulate(s, 2, (3, 4), grid_size=2, partial=p),
+        lambda: tensors((3, 2), (4, 2, 4)),
+    ),
 ]
 
 
@@ -141,7 +147,11 @@ def test_masks_are_those_of_the_paper(size: tuple[int, int], grid: int) -> None:
     got = masks.batch(torch.ones(1, 1, *size, dtype=torch.float64), 0, 6, seed=3, grid_size=grid)[:, 0]
     for mask, plane, (_, top, left) in zip(got, grids[:, 0], offsets.tolist(), strict=True):
         up = resize(
-            plane.numpy().astype(np.float64), ((grid + 1) * cell[1], (grid + 1) * cell[2]), order=1, mode="reflect", anti_aliasing=False
+            plane.numpy().astype(np.float64),
+            ((grid + 1) * cell[1], (grid + 1) * cell[2]),
+            order=1,
+            mode="reflect",
+            anti_aliasing=False,
         )
         expected = torch.from_numpy(up[top : top + size[0], left : left + size[1]].copy())
         torch.testing.assert_close(mask, expected, rtol=0, atol=1e-12)
@@ -151,7 +161,9 @@ def test_clamped_masks_are_those_of_interpolate() -> None:
     size, grid = (30, 45), 4
     cell = reference.cell_sizes([1, *size], [1, grid, grid])
     grids, offsets = reference.draw(3, 0, 6, [1, grid, grid], cell, 0.5, torch.device("cpu"))
-    up = torch.nn.functional.interpolate(grids.double(), size=((grid + 1) * cell[1], (grid + 1) * cell[2]), mode="bilinear")
+    up = torch.nn.functional.interpolate(
+        grids.double(), size=((grid + 1) * cell[1], (grid + 1) * cell[2]), mode="bilinear"
+    )
     got = masks.batch(torch.ones(1, 1, *size, dtype=torch.float64), 0, 6, seed=3, grid_size=grid, border="clamp")
     for mask, plane, (_, top, left) in zip(got[:, 0], up[:, 0], offsets.tolist(), strict=True):
         torch.testing.assert_close(mask, plane[top : top + size[0], left : left + size[1]])

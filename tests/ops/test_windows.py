@@ -21,7 +21,9 @@ def batch(x: Tensor, baseline: Tensor | None = None, *, window: object, stride: 
     return windows.batch(x, min(1, total - 1), min(9, total), window=window, stride=stride, baseline=chosen)
 
 
-def fold(differences: Tensor, *, shape: tuple[int, ...], window: object, stride: object, average: bool = True) -> Tensor:
+def fold(
+    differences: Tensor, *, shape: tuple[int, ...], window: object, stride: object, average: bool = True
+) -> Tensor:
     return windows.fold(differences, shape, window=window, stride=stride, average=average)
 
 
@@ -39,7 +41,11 @@ def not_finite() -> tuple[Tensor, ...]:
 BATCHES = [
     Case("image", partial(batch, window=(3, 5, 5), stride=(3, 3, 3)), lambda: tensors((2, 3, 20, 24))),
     Case("per channel", partial(batch, window=(1, 4, 7), stride=(1, 4, 3), fill=0.5), lambda: tensors((1, 3, 19, 23))),
-    Case("tensor baseline", partial(batch, window=(2, 6, 6), stride=(1, 5, 4)), lambda: tensors((1, 3, 16, 18), (1, 3, 16, 18))),
+    Case(
+        "tensor baseline",
+        partial(batch, window=(2, 6, 6), stride=(1, 5, 4)),
+        lambda: tensors((1, 3, 16, 18), (1, 3, 16, 18)),
+    ),
     Case("whole input", partial(batch, window=(2, 9, 9), stride=(2, 2, 2)), lambda: tensors((1, 2, 9, 9))),
     Case("over the edge", partial(batch, window=(1, 5, 5), stride=(1, 4, 4)), lambda: tensors((2, 1, 11, 10))),
     Case("gaps between windows", partial(batch, window=2, stride=5), lambda: tensors((1, 2, 12, 13))),
@@ -49,17 +55,27 @@ BATCHES = [
     Case("five dimensions", partial(batch, window=2, stride=1), lambda: tensors((1, 2, 2, 3, 2, 3))),
     Case("one pixel", partial(batch, window=1, stride=1), lambda: tensors((1, 1, 1, 1))),
     Case("wide tail", partial(batch, window=(1, 3, 100), stride=(1, 3, 100)), lambda: tensors((1, 2, 33, 260))),
-    Case("strided input", partial(batch, window=3, stride=2), lambda: (tensors((2, 3, 20, 30))[0][:, :, 3:14, 5:23:2],)),
+    Case(
+        "strided input", partial(batch, window=3, stride=2), lambda: (tensors((2, 3, 20, 30))[0][:, :, 3:14, 5:23:2],)
+    ),
     Case("nan and inf", partial(batch, window=(2, 3, 3), stride=(2, 2, 2)), not_finite),
 ]
 FOLDS = [
     Case("image fold", partial(fold, shape=(3, 20, 24), window=(3, 5, 5), stride=(3, 3, 3)), lambda: tensors((48, 2))),
     Case("overlapping", partial(fold, shape=(1, 9, 40), window=(1, 4, 5), stride=1), lambda: tensors((6 * 36, 1))),
-    Case("sum", partial(fold, shape=(2, 9, 9), window=(1, 4, 4), stride=(1, 2, 3), average=False), lambda: tensors((2 * 4 * 3, 3))),
+    Case(
+        "sum",
+        partial(fold, shape=(2, 9, 9), window=(1, 4, 4), stride=(1, 2, 3), average=False),
+        lambda: tensors((2 * 4 * 3, 3)),
+    ),
     Case("gaps", partial(fold, shape=(2, 12, 13), window=2, stride=5), lambda: tensors((1 * 3 * 4, 1))),
     Case("table fold", partial(fold, shape=(11,), window=3, stride=2), lambda: tensors((5, 4))),
     Case("series fold", partial(fold, shape=(3, 50), window=(2, 7), stride=(1, 3)), lambda: tensors((2 * 16, 1))),
-    Case("volume fold", partial(fold, shape=(2, 5, 6, 9), window=(2, 2, 3, 4), stride=(2, 2, 2, 3)), lambda: tensors((1 * 3 * 3 * 3, 2))),
+    Case(
+        "volume fold",
+        partial(fold, shape=(2, 5, 6, 9), window=(2, 2, 3, 4), stride=(2, 2, 2, 3)),
+        lambda: tensors((1 * 3 * 3 * 3, 2)),
+    ),
     Case("no outputs", partial(fold, shape=(4, 4), window=2, stride=2), lambda: tensors((4, 0))),
 ]
 SMALL = [
@@ -108,7 +124,9 @@ def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
 
 
 def boxes(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    starts = product(*[[i * step for i in range(n)] for n, step in zip(windows.counts(shape, window, stride), stride, strict=True)])
+    starts = product(
+        *[[i * step for i in range(n)] for n, step in zip(windows.counts(shape, window, stride), stride, strict=True)]
+    )
     return [tuple(slice(a, a + width) for a, width in zip(start, window, strict=True)) for start in starts]
 
 
@@ -123,7 +141,9 @@ GEOMETRIES = [
 
 @pytest.mark.parametrize(("shape", "window", "stride"), GEOMETRIES)
 @pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
-def test_kernel_batch_is_slicing(selected: str, shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]) -> None:
+def test_kernel_batch_is_slicing(
+    selected: str, shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]
+) -> None:
     device = KERNEL_DEVICE if selected == KERNEL_BACKEND else "cpu"
     x, baseline = torch.randn(2, *shape, device=device), torch.randn(2, *shape, device=device)
     expected = []
@@ -182,14 +202,20 @@ def test_integer_input_keeps_its_dtype() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: windows.batch(x, 0, 1, window=(1, 5, 1), stride=1), r"window: \(1, 5, 1\) is larger than the input's \(1, 4, 4\)"),
+        (
+            lambda x: windows.batch(x, 0, 1, window=(1, 5, 1), stride=1),
+            r"window: \(1, 5, 1\) is larger than the input's \(1, 4, 4\)",
+        ),
         (lambda x: windows.batch(x, 0, 1, window=(2, 2), stride=1), r"window: \(2, 2\) has 2 entries, 3 are needed"),
         (lambda x: windows.batch(x, 0, 1, window=1, stride=0), "stride: 0 has an entry below 1"),
         (lambda x: windows.batch(x, 0, 1, window=1.5, stride=1), "window: 1.5 is neither"),
         (lambda x: windows.batch(x, 0, 17, window=1, stride=1), "start, stop: 0, 17 .* <= 16"),
         (lambda x: windows.batch(x, 0, 1, window=1, stride=1, baseline=torch.zeros(3)), r"baseline: shape \(3,\)"),
         (lambda x: windows.batch(x[0, 0, 0], 0, 1, window=1, stride=1), "shape: it is empty"),
-        (lambda x: windows.fold(x[0, 0], (4, 4), window=2, stride=2, average=True), r"differences: .* is not .* \[4, K\]|differences"),
+        (
+            lambda x: windows.fold(x[0, 0], (4, 4), window=2, stride=2, average=True),
+            r"differences: .* is not .* \[4, K\]|differences",
+        ),
     ],
 )
 def test_errors_name_the_argument(call: object, message: str) -> None:

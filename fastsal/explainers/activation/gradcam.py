@@ -68,9 +68,13 @@ class GradCAM(Attribution):
             self.layer_name = found[-1].name
             self.layer = resolve_layer(self.forward_func, self.layer_name)
         examples = tensors[0].shape[0]
-        return tap(self.forward_func, self.layer, tensors, additional, lambda out: one_score_each(out, target, examples))
+        return tap(
+            self.forward_func, self.layer, tensors, additional, lambda out: one_score_each(out, target, examples)
+        )
 
-    def render(self, read: Tap, inputs: Inputs, relu: bool = True, upsample: bool = True, normalize: bool = True) -> Tensor:
+    def render(
+        self, read: Tap, inputs: Inputs, relu: bool = True, upsample: bool = True, normalize: bool = True
+    ) -> Tensor:
         """Maps from what :meth:`read` returned."""
         size = None
         if upsample:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine import Plan, evaluation, scratch, sweep
+from fastsal.engine import ChunkTooLarge, Plan, evaluation, scratch, sweep
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
     Attribution,
@@ -94,7 +94,9 @@ class Occlusion(Attribution):
             for index in range(len(plain)):
                 window, stride = geometry[index]
 
-                def altered(start: int, stop: int, index: int = index, window: Any = window, stride: Any = stride) -> Tensor:
+                def altered(
+                    start: int, stop: int, index: int = index, window: Any = window, stride: Any = stride
+                ) -> Tensor:
                     return windows.batch(
                         plain[index], start, stop, window=window, stride=stride, baseline=starts[index]
                     )
@@ -140,6 +142,8 @@ class Occlusion(Attribution):
             )
             extra = tuple(tile(scratch(value), count, examples) for value in additional)
             scores = scores_of(self.forward_func, batch, extra, tile_target(target, count, examples))
+            if count > 1 and perturbations_per_eval is None and scores.shape[:1] == clean.shape[:1]:
+                raise ChunkTooLarge("forward_func returns one score per call, whatever the batch")
             scores = scores.detach().reshape(1, 1, -1) if single else rows("inputs", scores, count, examples)
             change = (base.to(wide) - scores.to(wide)).reshape(count, -1)
 

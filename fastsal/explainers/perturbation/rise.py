@@ -80,16 +80,12 @@ class RISE(Attribution):
         plain = scratch(tensor) if tensor.is_inference() else tensor.detach()
         examples, size = plain.shape[0], list(plain.shape[2:])
         design: dict[str, Any] = {"seed": seed, "grid_size": grid_size}
-        plan = Plan(
-            n_masks, examples, plain[:1].numel() * plain.element_size(), plain.device, perturbations_per_eval
-        )
+        plan = Plan(n_masks, examples, plain[:1].numel() * plain.element_size(), plain.device, perturbations_per_eval)
         state: Tensor | None = None
 
         def step(start: int, stop: int) -> Callable[[], None]:
             count = stop - start
-            batch = masks.batch(
-                plain, start, stop, **design, probability=probability, border=border, baseline=begin
-            )
+            batch = masks.batch(plain, start, stop, **design, probability=probability, border=border, baseline=begin)
             extra = tuple(tile(scratch(value), count, examples) for value in additional)
             scores = scores_of(self.forward_func, (batch,), extra, tile_target(target, count, examples))
             scores = rows("inputs", scores, count, examples).reshape(count, -1)
