@@ -133,9 +133,9 @@ def write_photos() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--canvases", type=int, default=13_000, help="training canvases drawn")
+    parser.add_argument("--canvases", type=int, default=10_000, help="training canvases drawn")
     arguments = parser.parse_args()
     started = time.perf_counter()
     training, held_out = demo_data.sources(held_out=False), demo_data.sources(held_out=True)

@@ -7,8 +7,9 @@ import os
 import torch
 
 CPU_ROWS = 32
-"""Above this a CPU gains nothing and the batch falls out of its caches."""
-CUDA_ROWS = 256
+CPU_BYTES = 2**24
+"""A CPU gains nothing from more rows than the first, unless they are so small that they stay below the second."""
+MOST_ROWS = 256
 """Above this the model's kernels are full on today's GPUs."""
 BUDGET = 0.5
 """Share of the free memory that a sweep may take."""
@@ -32,11 +33,10 @@ class Plan:
         if batch_size is not None:
             self.size = batch_size
             return
-        rows = min(
-            CUDA_ROWS if device.type == "cuda" else CPU_ROWS,
-            int(BUDGET * free_bytes(device) / max(ROW_FACTOR * row_bytes, 1)),
-        )
-        self._most = max(1, (CUDA_ROWS if device.type == "cuda" else CPU_ROWS) // self._rows_per_item)
+        row_bytes = max(row_bytes, 1)
+        most = MOST_ROWS if device.type == "cuda" else min(MOST_ROWS, max(CPU_ROWS, CPU_BYTES // row_bytes))
+        rows = min(most, int(BUDGET * free_bytes(device) / (ROW_FACTOR * row_bytes)))
+        self._most = max(1, most // self._rows_per_item)
         self.size = max(1, min(rows // self._rows_per_item, self._most, max(total, 1)))
 
     def succeeded(self, count: int) -> None:

@@ -30,7 +30,8 @@ def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
     except (MemoryError, RuntimeError) as error:
         if not _is_too_large(error):
             raise
-        return False, str(error)
+        # Whoever holds the error would hold the frames, and with them the batch that did not fit.
+        return False, str(error.with_traceback(None))
 
 
 def sweep(

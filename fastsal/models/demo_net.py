@@ -29,7 +29,9 @@ class DemoNet(nn.Module):
     """Images [B, 3, H, W] with values in [0, 1] -> logits [B, classes].
 
     Three strided stages bring 96x96 to 12x12, two residual blocks give each of those cells a view of a whole digit,
-    and a linear layer reads their average. The input is not normalised, so that a baseline of zero means black.
+    and a linear layer reads the largest value of each channel. The maximum rather than the average, because a digit is
+    in one place, and because deconvolution learns of the image through max-pooling's choices alone: behind an average
+    its map would be the same for every image. The input is not normalised, so that a baseline of zero means black.
     """
 
     def __init__(self, classes: int = 10, width: int = 64) -> None:
@@ -39,7 +41,7 @@ class DemoNet(nn.Module):
         self.down2 = nn.Sequential(*_conv(width // 2, width, stride=2), nn.ReLU())
         self.block1 = Residual(width)
         self.block2 = Residual(width)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = nn.AdaptiveMaxPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(width, classes)
 

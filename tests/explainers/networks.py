@@ -1,63 +1,137 @@
-"""Small networks that the explainers' tests share."""
+"""Small networks and helpers that the tests of the explainers share."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
-class Residual(nn.Module):
-    """Convolutions with batch norm, an in-place ReLU after the layer ``body``, a residual addition and a head."""
+class Small(nn.Module):
+    """Two convolutions with BatchNorm, ReLU as a module and as a function, in place or not, and a linear head."""
 
-    def __init__(self, dimensions: int = 2, inplace: bool = True) -> None:
+    def __init__(self, dimensions: int = 2, classes: int = 4, in_place: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
-        norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dimensions - 1]
-        self.stem = nn.Sequential(conv(2, 6, 3, padding=1), norm(6), nn.ReLU(inplace=inplace))
-        self.body = conv(6, 6, 3, padding=1)
-        self.relu = nn.ReLU(inplace=inplace)
-        self.down = conv(6, 8, 3, stride=2)
-        self.dropout = nn.Dropout(0.5)
-        self.head = nn.Linear(8, 5)
+        self.stem = CONV[dimensions](3, 5, 3, padding=1)
+        self.norm = NORM[dimensions](5)
+        self.act = nn.ReLU(inplace=in_place)
+        self.body = CONV[dimensions](5, 6, 3, stride=2, padding=1)
+        self.last = nn.ReLU(inplace=in_place)
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(6, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        x = x + self.relu(self.body(x))
-        x = self.relu(self.down(x))
-        return self.head(self.dropout(x.flatten(2).mean(2)))
+        x = self.act(self.norm(self.stem(x)))
+        x = self.last(self.body(x))
+        return self.head(self.drop(x.flatten(2).mean(2)))
 
 
-class Functional(nn.Module):
-    """The same kind of network with functional ReLUs."""
+class TwoInputs(nn.Module):
+    """[B, 3, 4] and [B, 5] into [B, 4]; a scale as additional argument."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(2, 6, 3)
-        self.second = nn.Conv2d(6, 6, 3)
-        self.head = nn.Linear(6, 5)
+        self.first, self.second = nn.Linear(12, 8), nn.Linear(5, 8)
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(8, 4)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.first(x))
-        x = self.second(x).relu_()
-        return self.head(x.mean((2, 3)))
+    def forward(self, a: Tensor, b: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        hidden = self.relu(self.first(a.flatten(1)) + self.second(b))
+        if shift is not None:
+            hidden = hidden + shift
+        return scale * self.head(hidden.tanh())
 
 
-class Modular(nn.Module):
-    """:class:`Functional` with modules for its ReLUs, sharing its weights."""
+class Functional(nn.Module):
+    """The ReLUs of a :class:`Small` as functions and methods, in place where that is possible; weights shared."""
 
-    def __init__(self, twin: Functional) -> None:
+    def __init__(self, like: Small) -> None:
         super().__init__()
-        self.body = nn.Sequential(twin.first, nn.ReLU(), twin.second, nn.ReLU(inplace=True))
-        self.head = twin.head
+        self.like = like
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x).mean((2, 3)))
+        x = F.relu(self.like.norm(self.like.stem(x)), inplace=True)
+        x = self.like.body(x).relu_()
+        return self.like.head(torch.relu(x).flatten(2).mean(2))
 
 
-def residual(dimensions: int = 2, dtype: torch.dtype = torch.float64, inplace: bool = True) -> nn.Module:
-    """A Residual in evaluation mode with statistics that are not the initial ones."""
-    torch.manual_seed(3)
-    model = Residual(dimensions, inplace)
-    model(torch.randn(8, 2, *[8] * dimensions) * 2 + 0.5)
-    return model.eval().to(dtype)
+def small(dimensions: int = 2, *, seed: int = 0, dtype: torch.dtype = torch.float32, **options: Any) -> Small:
+    """A :class:`Small` in evaluation mode with BatchNorm statistics that do something."""
+    torch.manual_seed(seed)
+    model = Small(dimensions, **options)
+    model.norm.running_mean.normal_(std=0.1)
+    model.norm.running_var.uniform_(0.5, 1.5)
+    return model.to(dtype).eval()
+
+
+def image(
+    dimensions: int = 2, *, batch: int = 3, size: int = 8, seed: int = 1, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 3, *[size + i for i in range(dimensions)], generator=generator, dtype=dtype)
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """All that an explainer could leave behind on a model."""
+    return {
+        "training": [module.training for module in model.modules()],
+        "hooks": [
+            len(hooks)
+            for module in model.modules()
+            for name, hooks in sorted(vars(module).items())
+            if name.endswith("_hooks") and hasattr(hooks, "__len__")
+        ],
+        "forward": ["forward" in vars(module) for module in model.modules()],
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "grad": [parameter.grad is None for parameter in model.parameters()],
+        "values": [tensor.clone() for tensor in model.state_dict().values()],
+    }
+
+
+@contextmanager
+def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
+    """The model and the caller's tensors are as before, also after an exception."""
+    before, values = state(model), [tensor.clone() for tensor in tensors]
+    flags = [(tensor.requires_grad, tensor.grad is None) for tensor in tensors]
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    try:
+        yield
+    finally:
+        after = state(model)
+        for name in before:
+            if name != "values":
+                assert after[name] == before[name], name
+        assert all(map(torch.equal, after["values"], before["values"]))
+        assert all(map(torch.equal, tensors, values))
+        assert [(tensor.requires_grad, tensor.grad is None) for tensor in tensors] == flags
+        assert torch.is_grad_enabled() == grad
+        assert torch.is_inference_mode_enabled() == inference
+
+
+class PeakBytes(TorchDispatchMode):
+    """The most bytes that tensors made inside held at once, counted when they are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self._live = {key: value for key, value in self._live.items() if not value[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
+        return result

@@ -1,0 +1,120 @@
+"""explain(): the prediction and the maps of one run, and the names that the command line reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastsal
+from fastsal import explainers
+from tests.explainers.networks import TwoInputs, image, small
+
+SMALL: dict[str, dict[str, Any]] = {"rise": {"n_masks": 12}, "integrated-gradients": {"n_steps": 4}}
+
+
+@pytest.mark.parametrize("name", list(explainers.methods()))
+@pytest.mark.parametrize("target", [None, 2, [0, 1, 2]], ids=str)
+def test_every_method(name: str, target: Any) -> None:
+    model, x = small(), image()
+    explained = fastsal.explain(model, x, name, target, **SMALL.get(name, {}))
+    torch.testing.assert_close(explained.output, model(x).detach())
+    assert list(explained.maps) == list(explained.seconds) == [name]
+    channels = 1 if name in ("gradcam", "rise") else 3
+    assert explained.maps[name].shape == (3, channels, 8, 9)
+    assert explained.maps[name].isfinite().all()
+    assert explained.seconds[name] > 0
+    assert not explained.output.requires_grad
+    if target is None:
+        assert torch.equal(torch.as_tensor(explained.target), model(x).argmax(1))
+
+
+def test_all_methods_at_once_are_the_single_ones() -> None:
+    model, x = small(), image()
+    names = list(explainers.methods())
+    for order in (names, names[::-1]):
+        together = fastsal.explain(model, x, order, n_masks=12, n_steps=4)
+        for name in names:
+            single = fastsal.explain(model, x, name, **SMALL.get(name, {}))
+            torch.testing.assert_close(together.maps[name], single.maps[name])
+
+
+def test_perturbations_score_probabilities_unless_told_otherwise() -> None:
+    model, x = small(), image()
+
+    def probabilities(z: Tensor) -> Tensor:
+        return model(z).softmax(1)
+
+    for forward, options in ((probabilities, {}), (model, {"score": "output"})):
+        rise = fastsal.explain(model, x, "rise", target=1, n_masks=12, **options).maps["rise"]
+        torch.testing.assert_close(rise, fastsal.RISE(forward).attribute(x, target=1, n_masks=12))
+        windows = {"sliding_window_shapes": (3, 4, 4), "strides": (3, 2, 2)}
+        occlusion = fastsal.explain(model, x, "occlusion", target=1, **windows, **options).maps["occlusion"]
+        torch.testing.assert_close(occlusion, fastsal.Occlusion(forward).attribute(x, target=1, **windows))
+
+
+def test_batch_size_is_of_no_effect_on_the_maps() -> None:
+    model, x = small(dtype=torch.float64), image(dtype=torch.float64)
+    for name in explainers.methods():
+        maps = [
+            fastsal.explain(model, x, name, batch_size=size, **SMALL.get(name, {})).maps[name] for size in (None, 1, 7)
+        ]
+        torch.testing.assert_close(maps[1], maps[0])
+        torch.testing.assert_close(maps[2], maps[0])
+
+
+def test_layers_lists_what_has_extent_in_order() -> None:
+    model, x = small(), image()
+    found = fastsal.layers(model, x)
+    assert [(name, tuple(shape)[1:]) for name, shape in found] == [
+        ("stem", (5, 8, 9)),
+        ("norm", (5, 8, 9)),
+        ("act", (5, 8, 9)),
+        ("body", (6, 4, 5)),
+        ("last", (6, 4, 5)),
+    ]
+    blocks = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert [name for name, _ in fastsal.layers(blocks, x)] == ["0.0", "0.1", "0"]
+    default = fastsal.explain(model, x, "gradcam", target=1).maps["gradcam"]
+    torch.testing.assert_close(default, fastsal.GradCAM(model, model.last).attribute(x, target=1))
+
+
+def test_tuples_of_inputs() -> None:
+    model, inputs = TwoInputs().eval(), (torch.randn(3, 3, 4), torch.randn(3, 5))
+    names = ["saliency", "integrated-gradients", "guided-backprop", "occlusion"]
+    explained = fastsal.explain(model, inputs, names, n_steps=4)
+    for name in names:
+        assert [tensor.shape for tensor in explained.maps[name]] == [tensor.shape for tensor in inputs]
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    model, x = small(), image()
+    with pytest.raises(ValueError, match=r"gradcamm.*gradcam"):
+        fastsal.explain(model, x, "gradcamm")
+    with pytest.raises(ValueError, match="method"):
+        fastsal.explain(model, x, [])
+    with pytest.raises(TypeError, match=r"n_maks.*n_masks"):
+        fastsal.explain(model, x, "rise", n_maks=3)
+    with pytest.raises(ValueError, match="score"):
+        fastsal.explain(model, x, "rise", n_masks=2, score="logit")
+    with pytest.raises(ValueError, match=r"layer.*lats.*last"):
+        fastsal.explain(model, x, layer="lats")
+    with pytest.raises(ValueError, match="target"):
+        fastsal.explain(model, x, "saliency", target=17)
+    with pytest.raises(ValueError, match="target"):
+        fastsal.explain(nn.Conv2d(3, 2, 3), x, "saliency")
+    with pytest.raises(TypeError, match="dict"):
+        fastsal.explain(lambda z: {"logits": z}, x, "saliency")
+
+
+def test_options_are_those_of_attribute() -> None:
+    for name in explainers.methods():
+        found = list(explainers.options(name))
+        assert not {"self", "inputs", "target", "return_convergence_delta"} & set(found)
+    assert {"n_masks", "seed", "probability", "baselines", "score"} <= set(explainers.options("rise"))
+    assert {"sliding_window_shapes", "strides", "score"} <= set(explainers.options("occlusion"))
+    assert {"n_steps", "method"} <= set(explainers.options("integrated-gradients"))
+    with pytest.raises(ValueError, match="rise"):
+        explainers.options("rize")
