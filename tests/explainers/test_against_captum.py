@@ -23,7 +23,16 @@ TOLERANCE: dict[torch.dtype, dict[str, float]] = {
 NAMES = ["Saliency", "IntegratedGradients", "GuidedBackprop", "Deconvolution", "Occlusion"]
 GRADIENT = NAMES[:4]
 METHODS = ["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"]
-TARGETS: list[Any] = [1, -1, (2,), torch.tensor(1), torch.tensor([3]), torch.tensor([0, 3, 1]), [2, 0, 3], [(1,), (0,), (2,)]]
+TARGETS: list[Any] = [
+    1,
+    -1,
+    (2,),
+    torch.tensor(1),
+    torch.tensor([3]),
+    torch.tensor([0, 3, 1]),
+    [2, 0, 3],
+    [(1,), (0,), (2,)],
+]
 
 
 def both(name: str, model: Any, inputs: Any, **options: Any) -> tuple[Any, Any]:
@@ -192,7 +201,9 @@ def test_occlusion_of_tuples_of_inputs() -> None:
             options = {"sliding_window_shapes": ((2, 2), (2,)), "strides": strides, "baselines": baselines}
             if strides == 1:  # Captum wants a tuple here; ours takes it for both inputs
                 options["strides"] = (1, 1)
-            ours, theirs = both("Occlusion", model, inputs, target=1, additional_forward_args=torch.ones(3, 8), **options)
+            ours, theirs = both(
+                "Occlusion", model, inputs, target=1, additional_forward_args=torch.ones(3, 8), **options
+            )
             check(ours, theirs)
 
 
@@ -278,7 +289,9 @@ def test_gradcam_with_a_layer_used_twice_and_in_place_activations() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), shared, nn.Conv2d(4, 4, 3), shared, nn.Flatten(), nn.Linear(64, 3)).eval()
     x = image(size=8)[..., :8]
     theirs = attr.LayerGradCam(model, shared).attribute(x, 1).detach()
-    check(fastsal.GradCAM(model, shared).attribute(x, 1, relu_attributions=False, upsample=False, normalize=False), theirs)
+    check(
+        fastsal.GradCAM(model, shared).attribute(x, 1, relu_attributions=False, upsample=False, normalize=False), theirs
+    )
     # The ordinary way fails, or is silently wrong, where an in-place activation follows the layer: compare without one.
     plain = small(in_place=False)
     in_place = small(in_place=True)

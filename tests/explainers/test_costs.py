@@ -33,7 +33,12 @@ class Counted(nn.Module):
         (lambda m, x: fastsal.GuidedBackprop(m).attribute(x, target=1), 2),
         (lambda m, x: fastsal.GradCAM(m, "inner.last").attribute(x, target=1), 2),
         (lambda m, x: fastsal.IntegratedGradients(m).attribute(x, target=1, n_steps=9), 2 * 9),
-        (lambda m, x: fastsal.IntegratedGradients(m).attribute(x, target=1, n_steps=9, return_convergence_delta=True), 22),
+        (
+            lambda m, x: fastsal.IntegratedGradients(m).attribute(
+                x, target=1, n_steps=9, return_convergence_delta=True
+            ),
+            22,
+        ),
         (lambda m, x: fastsal.Occlusion(m).attribute(x, (3, 4, 4), (3, 2, 2), target=1), 2 * (3 * 4 + 1)),
         (lambda m, x: fastsal.RISE(m).attribute(x, target=1, n_masks=33), 2 * 33),
         (lambda m, x: fastsal.explain(m, x, "gradcam", layer="inner.last"), 2),
@@ -76,7 +81,9 @@ def test_peak_memory_does_not_grow_with_the_number(name: str) -> None:
         fastsal.Occlusion(model).attribute(x, (3, 4, 8), (3, 4, stride), perturbations_per_eval=8)
 
     peaks = []
-    for step in (lambda: occlude(8), lambda: occlude(1)) if name == "occlusion" else (lambda: run(64), lambda: run(512)):
+    for step in (
+        (lambda: occlude(8), lambda: occlude(1)) if name == "occlusion" else (lambda: run(64), lambda: run(512))
+    ):
         step()  # what is cached once
         with PeakBytes() as memory:
             step()
@@ -88,7 +95,9 @@ def test_peak_memory_does_not_grow_with_the_number(name: str) -> None:
 
 
 def test_gradcam_needs_the_memory_of_a_plain_pass() -> None:
-    model = nn.Sequential(*[nn.Sequential(nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1), nn.Tanh()) for i in range(12)])
+    model = nn.Sequential(
+        *[nn.Sequential(nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1), nn.Tanh()) for i in range(12)]
+    )
     model.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))).eval()
     x = image(size=32)
     with PeakBytes() as plain, torch.no_grad():

@@ -28,7 +28,9 @@ ANY = (TypeError, ValueError)
 
 @every
 @pytest.mark.parametrize(
-    "target", [4, -5, (9,), (1, 2), [0, 1], [0, 1, 7], torch.tensor([0, 4, 1]), torch.tensor([0, 1]), [(0,), (1,)]], ids=str
+    "target",
+    [4, -5, (9,), (1, 2), [0, 1], [0, 1, 7], torch.tensor([0, 4, 1]), torch.tensor([0, 1]), [(0,), (1,)]],
+    ids=str,
 )
 def test_targets_out_of_range_or_number(name: str, target: Any) -> None:
     model, x = small(), image()
@@ -50,7 +52,9 @@ def test_a_target_is_needed_for_a_gradient(name: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("inputs", [[image()], image().numpy(), None, "image", (image(), None)], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "inputs", [[image()], image().numpy(), None, "image", (image(), None)], ids=lambda v: type(v).__name__
+)
 def test_inputs_of_another_kind(name: str, inputs: Any) -> None:
     with pytest.raises(TypeError, match="inputs"):
         EXPLAINERS[name](small(), inputs, target=1)

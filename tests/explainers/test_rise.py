@@ -17,9 +17,7 @@ def by_definition(model: Any, x: Tensor, count: int, **options: Any) -> Tensor:
     """sum_n F(x * m_n) m_n / (N p), [B, K, *spatial], with masks read off an input of ones."""
     found = masks.batch(torch.ones(1, 1, *x.shape[2:], dtype=torch.float64), 0, count, **options)
     with torch.no_grad():
-        total = sum(
-            model((x * mask).to(x.dtype)).double()[:, :, None] * mask.reshape(1, 1, -1) for mask in found
-        )
+        total = sum(model((x * mask).to(x.dtype)).double()[:, :, None] * mask.reshape(1, 1, -1) for mask in found)
     return (total / (count * options.get("probability", 0.5))).unflatten(2, x.shape[2:])
 
 

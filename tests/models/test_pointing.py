@@ -20,10 +20,10 @@ def canvases() -> models.Canvases:
 
 @pytest.mark.parametrize("method", list(explainers.methods()))
 def test_the_maximum_lies_on_the_digit(method: str, canvases: models.Canvases) -> None:
-    """Chance is the boxes' share of the canvas, about 11 %; four times that would be a matter of luck once in 10^6."""
+    """Chance is the boxes' share of the canvas, about 8 %; half of the maps would hit by luck once in 10^6 runs."""
     found, _ = pointing.maps(models.demo(), canvases, method, **MODEST.get(method, {}))
     boxes = canvases.box_masks()
-    assert pointing.hit_rate(found, boxes) > max(0.5, 4 * boxes.float().mean().item())
+    assert pointing.hit_rate(found, boxes) > 0.5
 
 
 def test_an_untrained_model_does_not_point_at_the_digit(canvases: models.Canvases) -> None:
