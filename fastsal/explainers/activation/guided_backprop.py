@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastsal.explainers._wrapped import attribute_method
@@ -21,7 +22,8 @@ class GuidedBackprop(ModifiedRelu):
     @staticmethod
     def rule(gradient: Tensor, result: Tensor) -> Tensor:
         """The gradient that a ReLU with this result passes on."""
-        return gradient.clamp_min(0) * (result > 0)
+        passed: Tensor = torch.ops.aten.threshold_backward(gradient.clamp_min(0), result, 0)
+        return passed
 
     @attribute_method
     def attribute(
