@@ -15,7 +15,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo ## explain real images with the built-in model, into demo-output/
-	$(BIN)/fastsal demo --out demo-output
+	OMP_WAIT_POLICY=passive $(BIN)/fastsal demo --out demo-output
 
 test: $(VENV)/.test ## every test, and every kernel compiled for four GPU architectures
 	$(PYTEST)
