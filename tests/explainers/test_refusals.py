@@ -39,7 +39,9 @@ def test_targets_out_of_range_or_number(name: str, target: Any) -> None:
 
 
 @every
-@pytest.mark.parametrize("target", ["1", 1.0, True, torch.tensor(1.5), torch.tensor([0.5, 1.0, 2.0]), {"a": 1}], ids=repr)
+@pytest.mark.parametrize(
+    "target", ["1", 1.0, True, torch.tensor(1.5), torch.tensor([0.5, 1.0, 2.0]), {"a": 1}], ids=repr
+)
 def test_targets_of_another_kind(name: str, target: Any) -> None:
     with pytest.raises(TypeError, match="target"):
         EXPLAINERS[name](small(), image(), target=target)
