@@ -1,6 +1,6 @@
 """How a model is run: the sweep (generate, score, fold) and the tap (one pass that is read on the way)."""
 
-from fastsal.engine.forward import evaluation, owner, run, scratch
+from fastsal.engine.forward import evaluation, owner, owners, run, scratch
 from fastsal.engine.plan import Plan
 from fastsal.engine.sweep import ChunkTooLarge, sweep
 from fastsal.engine.tap import Tap, layers, resolve_layer, tap
@@ -12,6 +12,7 @@ __all__ = [
     "evaluation",
     "layers",
     "owner",
+    "owners",
     "resolve_layer",
     "run",
     "scratch",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,27 +16,65 @@ from torch import Tensor, nn
 ForwardFunc = Callable[..., Any]
 
 
+def owners(forward_func: ForwardFunc) -> list[nn.Module]:
+    """The modules that a forward function is known to run.
+
+    These are the function itself, what it is a method of, what a ``functools.partial`` or a callable object holds, and
+    what a function refers to, in its closure or by the name of a global.
+    """
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+    pending: list[Any] = [forward_func]
+    while pending:
+        item = pending.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, nn.Module):
+            found.append(item)
+        elif isinstance(item, functools.partial):
+            pending += [item.func, *item.args, *item.keywords.values()]
+        elif isinstance(item, types.MethodType):
+            pending += [item.__self__, item.__func__]
+        elif isinstance(item, types.FunctionType):
+            for cell in item.__closure__ or ():
+                with contextlib.suppress(ValueError):  # a cell that is still empty
+                    pending.append(cell.cell_contents)
+            named = (item.__globals__.get(name) for name in item.__code__.co_names)
+            pending += [value for value in named if isinstance(value, nn.Module)]
+        elif callable(item) and hasattr(item, "__dict__") and not isinstance(item, type):
+            pending += [value for value in vars(item).values() if callable(value)]
+    return found
+
+
 def owner(forward_func: ForwardFunc) -> nn.Module | None:
-    """The module behind a forward function: itself, or the one that it is a method of."""
-    if isinstance(forward_func, nn.Module):
-        return forward_func
-    bound = getattr(forward_func, "__self__", None)
-    return bound if isinstance(bound, nn.Module) else None
+    """The one module behind a forward function, without the wrapper of ``torch.compile``; None where it is not one."""
+    found = owners(forward_func)
+    if len(found) != 1:
+        return None
+    original = getattr(found[0], "_orig_mod", None)
+    return original if isinstance(original, nn.Module) else found[0]
 
 
 @contextlib.contextmanager
-def evaluation(forward_func: ForwardFunc) -> Iterator[None]:
+def evaluation(forward_func: ForwardFunc, *, eager: bool = False) -> Iterator[None]:
     """The model in evaluation mode and inference mode left; every module's own flag is back afterwards.
 
     An explanation is one of the prediction: dropout would make it random, and batch normalisation in train mode would
-    let a batch of altered inputs change the user's running statistics.
+    let a batch of altered inputs change the user's running statistics. ``eager`` runs what ``torch.compile`` made as
+    plain PyTorch, since compiled code was traced without the hooks and modes that a tap needs.
     """
-    module = owner(forward_func)
-    training = [part for part in module.modules() if part.training] if module is not None else []
+    # A frozen ScriptModule has no flag.
+    training = [
+        part for module in owners(forward_func) for part in module.modules() if getattr(part, "training", False)
+    ]
+    stance: Any = contextlib.nullcontext()
+    if eager and "torch._dynamo" in sys.modules:  # nothing can have been compiled without it
+        stance = torch.compiler.set_stance("force_eager")
     for part in training:
         part.training = False
     try:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), stance:
             yield
     finally:
         for part in training:
@@ -54,14 +95,14 @@ def _accepts_arguments(forward_func: ForwardFunc) -> bool:
         return True
 
 
-def _mismatch(module: nn.Module, inputs: tuple[Any, ...]) -> str | None:
+def _mismatch(module: nn.Module, inputs: tuple[Any, ...], error: RuntimeError) -> str | None:
     """What differs between the inputs and the model's parameters, if anything does."""
+    if "Inference tensors cannot be saved" in str(error):
+        return "the model was made inside torch.inference_mode(), so no gradient can pass it: make it outside"
     first = next((tensor for tensor in inputs if isinstance(tensor, Tensor) and tensor.is_floating_point()), None)
     weight = next((parameter for parameter in module.parameters() if parameter.is_floating_point()), None)
     if first is None or weight is None:
         return None
-    if weight.is_inference():
-        return "the model was made inside torch.inference_mode(), so no gradient can pass it: make it outside"
     if first.device != weight.device or first.dtype != weight.dtype:
         return (
             f"inputs: {first.dtype} on {first.device}, but the model's parameters are {weight.dtype} on "
@@ -84,7 +125,7 @@ def run(forward_func: ForwardFunc, inputs: tuple[Any, ...], additional: tuple[An
         raise
     except RuntimeError as error:
         module = owner(forward_func)
-        reason = None if module is None else _mismatch(module, inputs)
+        reason = None if module is None else _mismatch(module, inputs, error)
         if reason is None:
             raise
         raise ValueError(reason) from error

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from fastsal.engine.plan import Plan
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
+"""What allocators say that raise no class of their own: the CPU's (by system), MPS, cuBLAS and cuDNN."""
 
 
 class ChunkTooLarge(RuntimeError):
@@ -16,7 +20,7 @@ class ChunkTooLarge(RuntimeError):
 
 def _is_too_large(error: BaseException) -> bool:
     return isinstance(error, (ChunkTooLarge, torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
     )
 
 

@@ -45,9 +45,10 @@ def resolve_layer(model: Callable[..., Any], layer: nn.Module | str) -> nn.Modul
         return layer
     if not isinstance(layer, str):
         raise TypeError(f"layer: {type(layer).__name__} is neither a torch.nn.Module nor a dotted name")
-    named = dict(_module(model).named_modules())
-    if layer in named and layer:
-        found: nn.Module = named[layer]
+    # A module that is registered twice has both names; torch.compile's wrapper puts its own before each.
+    named = {name: part for name, part in _module(model).named_modules(remove_duplicate=False) if name}
+    found: nn.Module | None = named.get(layer, named.get(layer.removeprefix("_orig_mod.")))
+    if found is not None:
         return found
     near = difflib.get_close_matches(layer, named, n=3, cutoff=0.3)
     hint = f"; did you mean {' or '.join(near)}" if near else ""
@@ -57,19 +58,24 @@ def resolve_layer(model: Callable[..., Any], layer: nn.Module | str) -> nn.Modul
 def layers(model: Callable[..., Any], inputs: Any, additional_forward_args: Any = ()) -> list[Layer]:
     """Layers that a class activation map can read, in the order in which they finish.
 
-    These are the modules whose output is one tensor [B, C, *spatial] with more than one position. The last is the
-    default layer of :class:`fastsal.GradCAM`. Costs one pass, on the first example.
+    These are the modules whose output is one tensor [B, C, *spatial] with more than one position and, for inputs of
+    that kind, with as many dimensions as the first input (a transformer's [B, tokens, features] is no [B, C, length]).
+    The last is the default layer of :class:`fastsal.GradCAM`. Costs one pass, on the first example.
     """
     module = _module(model)
     values = inputs if isinstance(inputs, tuple) else (inputs,)
     extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
     batch = next((value.shape[0] for value in values if isinstance(value, Tensor)), 1)
+    dimensions = next((value.dim() for value in values if isinstance(value, Tensor)), 0)
+    allowed = (dimensions,) if 3 <= dimensions <= 5 else (3, 4, 5)
     found: dict[str, tuple[int, ...]] = {}
 
     def reader(name: str) -> Callable[..., None]:
         def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and 3 <= output.dim() <= 5 and output.shape[2:].numel() > 1:
-                found.pop(name, None)
+            found.pop(name, None)
+            if not isinstance(output, Tensor) or not output.is_floating_point():
+                return
+            if output.dim() in allowed and output.shape[2:].numel() > 1:
                 found[name] = tuple(output.shape)
 
         return read
@@ -79,7 +85,7 @@ def layers(model: Callable[..., Any], inputs: Any, additional_forward_args: Any 
 
     hooks = [part.register_forward_hook(reader(name)) for name, part in module.named_modules() if name]
     try:
-        with evaluation(model), torch.no_grad():
+        with evaluation(model, eager=True), torch.no_grad():
             run(
                 model, tuple(scratch(first(value)) for value in values), tuple(scratch(first(value)) for value in extra)
             )
@@ -124,7 +130,7 @@ def tap(
 
     handle = layer.register_forward_hook(hook)
     try:
-        with evaluation(model), torch.no_grad():
+        with evaluation(model, eager=True), torch.no_grad():
             output = run(model, tuple(map(scratch, inputs)), tuple(map(scratch, additional)))
             if leaf is None:
                 raise ValueError("layer: the model did not run it; choose one that its forward calls")

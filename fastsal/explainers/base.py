@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ def as_inputs(inputs: Any, name: str = "inputs") -> tuple[tuple[Tensor, ...], bo
 
     Raises:
         TypeError: for anything but a tensor or a tuple of tensors.
-        ValueError: for tensors without a batch dimension, or of different batch sizes.
+        ValueError: for tensors without a batch dimension.
     """
     given_tuple = isinstance(inputs, tuple)
     tensors = inputs if given_tuple else (inputs,)
@@ -36,6 +37,20 @@ def as_inputs(inputs: Any, name: str = "inputs") -> tuple[tuple[Tensor, ...], bo
     if not tensors:
         raise ValueError(f"{name}: the tuple is empty")
     return tensors, given_tuple
+
+
+def examples_of(inputs: tuple[Tensor, ...]) -> int:
+    """Number of examples, which a sweep repeats in every input alike.
+
+    Raises:
+        ValueError: for inputs that differ in it, or have none.
+    """
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+    if len({tensor.shape[0] for tensor in inputs}) > 1:
+        raise ValueError(f"inputs: shapes {shapes} differ in dimension 0, the number of examples")
+    if inputs[0].shape[0] == 0:
+        raise ValueError(f"inputs: shape {shapes} has no examples")
+    return inputs[0].shape[0]
 
 
 def as_arguments(additional: Any) -> tuple[Any, ...]:
@@ -67,9 +82,13 @@ def as_baselines(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[floa
                 raise ValueError(
                     f"baselines: shape {tuple(baseline.shape)} has neither 1 nor {tensor.shape[0]} examples"
                 )
-        elif isinstance(baseline, bool) or not isinstance(baseline, (int, float)):
+        elif isinstance(baseline, bool) or not isinstance(baseline, (int, float, np.integer, np.floating)):
             raise TypeError(f"baselines: {type(baseline).__name__} is neither a number nor a tensor")
-    return given
+        if not tensor.is_floating_point():
+            value = torch.as_tensor(baseline)
+            if value.is_floating_point() and not torch.equal(value, value.round()):
+                raise ValueError(f"baselines: a fraction does not fit in an input of {tensor.dtype}; convert the input")
+    return tuple(b if isinstance(b, Tensor) else float(b) for b in given)
 
 
 def tile(value: Any, count: int, examples: int) -> Any:
@@ -81,6 +100,8 @@ def tile(value: Any, count: int, examples: int) -> Any:
 
 def tile_target(target: Target, count: int, examples: int) -> Target:
     """A target for ``count`` altered copies of a batch, copy-major."""
+    if isinstance(target, np.ndarray):
+        target = target.tolist()
     if isinstance(target, list) and len(target) == examples:
         return target * count
     if isinstance(target, Tensor) and target.numel() > 1:
@@ -98,11 +119,11 @@ def _index(name: str, value: Any) -> int:
         raise TypeError(f"{name}: {value!r} is not an int") from None
 
 
-def _in_range(indices: tuple[int, ...], shape: tuple[int, ...]) -> None:
+def _in_range(indices: tuple[int | slice, ...], shape: tuple[int, ...]) -> None:
     if len(indices) > len(shape):
         raise ValueError(f"target: {indices} has more entries than the output {shape} has dimensions beside the batch")
     for index, size in zip(indices, shape, strict=False):
-        if not -size <= index < size:
+        if not isinstance(index, slice) and not -size <= index < size:
             raise ValueError(f"target: {index} is out of range for an output of {size} (0 to {size - 1})")
 
 
@@ -111,9 +132,9 @@ def select_target(output: Tensor, target: Target) -> Tensor:
 
     Args:
         output: [B, ...].
-        target: None (the output itself), an int (also numpy's) or tuple of ints for all examples, a tensor or list of
-            ints with one entry per example (2-D output), a list of tuples, one per example, or a function of the
-            output that returns one of these.
+        target: None (the output itself), an int (also numpy's) or tuple of ints for all examples, a tensor, array or
+            list of ints with one entry per example (2-D output), a list of tuples, one per example, or a function of
+            the output that returns one of these.
 
     Raises:
         TypeError, ValueError: for another form, a wrong number of entries, or an index out of range.
@@ -122,13 +143,15 @@ def select_target(output: Tensor, target: Target) -> Tensor:
         return output
     if callable(target) and not isinstance(target, Tensor):
         target = target(output)
+    if isinstance(target, np.ndarray):
+        target = target.tolist()
     if isinstance(target, Tensor) and target.numel() == 1:
         if target.is_floating_point() or target.dtype == torch.bool:
             raise TypeError(f"target: a tensor of {target.dtype} is not an index")
         target = int(target)
     examples, rest = output.shape[0] if output.dim() else 0, tuple(output.shape[1:])
     if isinstance(target, tuple):
-        indices = tuple(_index("target", entry) for entry in target)
+        indices = tuple(entry if isinstance(entry, slice) else _index("target", entry) for entry in target)
         _in_range(indices, rest)
         where: tuple[Any, ...] = (slice(None), *indices)
         return output[where]
@@ -232,7 +255,7 @@ class Attribution:
         with evaluation(self.forward_func), torch.no_grad():
             change = self._scores(ends, additional, target) - self._scores(points, additional, target)
         given, _ = as_inputs(attributions, "attributions")
-        total = sum(part.flatten(1).sum(1).to(change.dtype) for part in given)
+        total = sum(part.to(torch.promote_types(part.dtype, torch.float32)).flatten(1).sum(1) for part in given)
         return total - change
 
     def _scores(self, inputs: tuple[Tensor, ...], additional: tuple[Any, ...], target: Target) -> Tensor:

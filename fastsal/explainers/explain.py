@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastsal.engine import evaluation, run, scratch
 from fastsal.explainers.activation.gradcam import GradCAM
-from fastsal.explainers.base import Inputs, Target, as_inputs
+from fastsal.explainers.base import Inputs, Target, as_arguments, as_inputs
 from fastsal.explainers.registry import find, keywords, options
 
 OCCLUSION_SHARE = 8
@@ -40,16 +40,20 @@ def explain(
     method: str | Sequence[str] = "gradcam",
     target: Target = None,
     layer: nn.Module | str | None = None,
+    *,
+    additional_forward_args: Any = None,
     **method_options: Any,
 ) -> Explanation:
     """Predict, and explain the prediction by one or several methods.
 
     Args:
-        model: module or callable; its output is [B, K] unless a target is given that fits another.
+        model: module or callable; its output is [B, K], or [B] with one score each, unless a target is given that fits
+            another.
         inputs: tensor [B, ...] or tuple of tensors.
         method: a name of :func:`fastsal.methods`, or several.
         target: which output to explain; None takes the argmax of each example.
         layer: for methods that read one; None takes the last with spatial extent.
+        additional_forward_args: further arguments of the model.
         method_options: go to every method that takes them. ``batch_size`` bounds the altered copies per model call;
             ``score`` of a perturbation method is ``softmax`` (default, for outputs [B, K]) or ``output``. Occlusion
             without a window takes an eighth of each spatial dimension.
@@ -58,6 +62,7 @@ def explain(
         TypeError, ValueError: for an unknown method or option, or what the methods themselves refuse.
     """
     names = [method] if isinstance(method, str) else list(method)
+    names = [name.replace("_", "-") if isinstance(name, str) else name for name in names]
     if not names:
         raise ValueError("method: none given")
     for name in names:
@@ -76,7 +81,8 @@ def explain(
         if name == "gradcam":
             began = _now(tensors)
             cam = GradCAM(model, layer)  # type: ignore[arg-type]
-            read = cam.read(inputs, _argmax if target is None and output is None else target)
+            chooses = target is None and output is None
+            read = cam.read(inputs, _argmax if chooses else target, additional_forward_args)
             renders = {key: value for key, value in chosen.items() if key != "batch_size"}
             renders["relu"] = renders.pop("relu_attributions", True)
             maps[name] = cam.render(read, inputs, **renders)
@@ -86,10 +92,11 @@ def explain(
             continue
         if output is None:
             with evaluation(model), torch.no_grad():
-                output = run(model, tuple(map(scratch, tensors)))
+                additional = tuple(map(scratch, as_arguments(additional_forward_args)))
+                output = run(model, tuple(map(scratch, tensors)), additional)
             target = _resolve(output, target)
         began = _now(tensors)
-        maps[name] = _attribute(name, model, inputs, tensors, output, target, chosen)
+        maps[name] = _attribute(name, model, inputs, tensors, output, target, additional_forward_args, chosen)
         seconds[name] = _now(tensors) - began
     assert output is not None
     return Explanation(output, target, maps, seconds)
@@ -105,6 +112,8 @@ def _resolve(output: Any, target: Target) -> Target:
         return target
     if not isinstance(output, Tensor):
         raise TypeError(f"model: its output is a {type(output).__name__}, not a tensor; wrap it to return one")
+    if output.dim() == 1:
+        return None
     if output.dim() != 2:
         raise ValueError(f"target: needed for an output of shape {tuple(output.shape)}; only [B, K] has an argmax")
     return output.detach().argmax(1)
@@ -117,6 +126,7 @@ def _attribute(
     tensors: tuple[Tensor, ...],
     output: Tensor,
     target: Target,
+    additional_forward_args: Any,
     chosen: dict[str, Any],
 ) -> Any:
     method = find(name)
@@ -134,7 +144,9 @@ def _attribute(
             strides = tuple(tuple(-(-width // 2) for width in window) for window in windows)
             strides = tuple((t.shape[1], *s[1:]) if t.dim() > 2 else s for t, s in zip(tensors, strides, strict=True))
             chosen["strides"] = strides if isinstance(inputs, tuple) else strides[0]
-    return method.explainer(explained).attribute(inputs, target=target, **keywords(method, chosen))  # type: ignore[attr-defined]
+    return method.explainer(explained).attribute(  # type: ignore[attr-defined]
+        inputs, target=target, additional_forward_args=additional_forward_args, **keywords(method, chosen)
+    )
 
 
 def _window(tensor: Tensor) -> tuple[int, ...]:
@@ -144,16 +156,16 @@ def _window(tensor: Tensor) -> tuple[int, ...]:
     return (tensor.shape[1], *[-(-extent // OCCLUSION_SHARE) for extent in tensor.shape[2:]])
 
 
-class _Probabilities(nn.Module):
+class _Probabilities:
     """A classifier with softmax, as the papers of perturbation methods score it."""
 
     def __init__(self, model: Callable[..., Any]) -> None:
-        super().__init__()
         self.model = model
 
-    def forward(self, *inputs: Any) -> Tensor:
+    def __call__(self, *inputs: Any) -> Tensor:
         scores: Tensor = self.model(*inputs)
-        return scores.softmax(1)
+        # In half precision the small probabilities of many classes would all be 0.
+        return scores.softmax(1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def _now(tensors: tuple[Tensor, ...]) -> float:

@@ -107,4 +107,4 @@ def test_gradcam_needs_the_memory_of_a_plain_pass() -> None:
     with PeakBytes() as whole:
         fastsal.Saliency(model).attribute(x, target=1)
     assert tapped.peak < 3 * plain.peak
-    assert whole.peak > 5 * plain.peak
+    assert whole.peak > 4 * plain.peak

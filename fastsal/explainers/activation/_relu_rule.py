@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastsal.engine import evaluation, owner
+from fastsal.engine import evaluation
 from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, as_result
 from fastsal.explainers.gradient._input_gradient import input_gradients
 
-OUT_OF_PLACE = (torch.relu, Tensor.relu)
-IN_PLACE = (torch.relu_, Tensor.relu_)
+# The aten forms are what exported programs call.
+OUT_OF_PLACE = (torch.relu, Tensor.relu, torch.ops.aten.relu, torch.ops.aten.relu.default)
+IN_PLACE = (torch.relu_, Tensor.relu_, torch.ops.aten.relu_, torch.ops.aten.relu_.default)
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 
@@ -57,7 +58,7 @@ class ReluRule(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in OUT_OF_PLACE or func is F.relu or func in IN_PLACE or func is F.relu_:
             self.met += 1
-            x = args[0] if args else kwargs["input"]
+            x = args[0] if args else kwargs.get("input", kwargs.get("self"))
             in_place = func in IN_PLACE or func is F.relu_
             if func is F.relu:
                 in_place = bool(args[1]) if len(args) > 1 else bool(kwargs.get("inplace", False))
@@ -79,19 +80,16 @@ class ModifiedRelu(Attribution):
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__(model)
-        module = owner(model)
-        if module is None:
+        if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model: {type(model).__name__} is not a torch.nn.Module")
-        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
             raise TypeError("model: it has TorchScript parts, whose ReLUs cannot be reached; pass the Python model")
         self.model = model
 
     def _attribute(self, inputs: Inputs, target: Target, additional_forward_args: Any, absolute: bool) -> Any:
         tensors, given_tuple = as_inputs(inputs)
-        # A compiled wrapper keeps the Python model beside its code.
-        model = getattr(self.model, "_orig_mod", self.model)
-        with evaluation(self.model), ReluRule(type(self).rule) as mode:
-            gradients = input_gradients(model, tensors, as_arguments(additional_forward_args), target)
+        with evaluation(self.model, eager=True), ReluRule(type(self).rule) as mode:
+            gradients = input_gradients(self.model, tensors, as_arguments(additional_forward_args), target)
         if not mode.met:
             warnings.warn("the model ran no ReLU, so this map is the plain gradient", UserWarning, stacklevel=3)
         return as_result([g.abs() if absolute else g for g in gradients], given_tuple)

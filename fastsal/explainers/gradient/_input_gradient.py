@@ -15,7 +15,7 @@ from fastsal.explainers.base import Target, one_score_each
 def input_gradients(
     forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], additional: tuple[Any, ...], target: Target
 ) -> tuple[Tensor, ...]:
-    """Gradients of the target's scores by fresh copies of the inputs; an input without influence gets zeros.
+    """Gradients of the target's scores by the inputs; an input without influence gets zeros.
 
     The model gets a copy of the leaf, since writing to a leaf in place is an error. Call inside ``evaluation``.
 
@@ -26,7 +26,8 @@ def input_gradients(
         if not (tensor.is_floating_point() or tensor.is_complex()):
             raise TypeError(f"inputs: {tensor.dtype} has no gradient; pass a floating point tensor")
     with torch.enable_grad():
-        leaves = [scratch(tensor).requires_grad_() for tensor in inputs]
+        # detach() makes a tensor of its own over the same memory, so the caller's flag stays; the model gets a copy.
+        leaves = [(scratch(t) if t.is_inference() else t.detach()).requires_grad_() for t in inputs]
         output = run(forward_func, tuple(leaf.clone() for leaf in leaves), tuple(map(scratch, additional)))
         scores = one_score_each(output, target, inputs[0].shape[0])
         if not scores.requires_grad:

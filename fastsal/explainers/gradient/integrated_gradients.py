@@ -19,6 +19,7 @@ from fastsal.explainers.base import (
     as_baselines,
     as_inputs,
     as_result,
+    examples_of,
     tile,
     tile_target,
 )
@@ -66,7 +67,7 @@ class IntegratedGradients(Attribution):
         """Attribution in the form, shapes and dtypes of the inputs.
 
         Args:
-            inputs: tensor [B, ...] or tuple of them, floating point.
+            inputs: tensor [B, ...] or tuple of them (integers are taken as floating point).
             baselines: where the path starts: None (0), a number, a tensor that broadcasts, or a tuple of these.
             target: which output to explain, one for all or one per example.
             additional_forward_args: further arguments of the model; per-example tensors are repeated along the path.
@@ -80,13 +81,15 @@ class IntegratedGradients(Attribution):
             TypeError, ValueError: for arguments outside of the above.
         """
         tensors, given_tuple = as_inputs(inputs)
+        # Captum explains integers (an image's bytes) too: the path between them is of numbers with fractions.
+        tensors = tuple(t if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in tensors)
         starts = as_baselines(baselines, tensors)
         additional = as_arguments(additional_forward_args)
         positions, weights = rule(method, n_steps)
         if internal_batch_size is not None and internal_batch_size < 1:
             raise ValueError(f"internal_batch_size: {internal_batch_size} is below 1")
-        examples, device = tensors[0].shape[0], tensors[0].device
-        batch_size = None if internal_batch_size is None else max(1, internal_batch_size // max(examples, 1))
+        examples, device = examples_of(tensors), tensors[0].device
+        batch_size = None if internal_batch_size is None else max(1, internal_batch_size // examples)
         row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
         # A gradient keeps the activations that a plain pass frees.
         plan = Plan(n_steps, examples, 2 * row_bytes, device, batch_size)
@@ -127,5 +130,5 @@ class IntegratedGradients(Attribution):
         result = as_result(results, given_tuple)
         if not return_convergence_delta:
             return result
-        delta = self.compute_convergence_delta(result, baselines, inputs, target, additional_forward_args)
+        delta = self.compute_convergence_delta(result, baselines, tensors, target, additional_forward_args)
         return result, delta

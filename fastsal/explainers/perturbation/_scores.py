@@ -28,7 +28,7 @@ def scores_of(
     return select_target(output, target)
 
 
-def rows(name: str, scores: Tensor, count: int, examples: int) -> Tensor:
+def rows(scores: Tensor, count: int, examples: int) -> Tensor:
     """Scores [count * examples, ...] as [count, examples, K] in floating point.
 
     Raises:
@@ -36,8 +36,8 @@ def rows(name: str, scores: Tensor, count: int, examples: int) -> Tensor:
     """
     if scores.dim() == 0 or scores.shape[0] != count * examples:
         raise ValueError(
-            f"{name}: {count * examples} rows went into forward_func and an output of shape {tuple(scores.shape)} came "
-            "out; with one score per call pass perturbations_per_eval=1 and a batch of 1"
+            f"forward_func: its output for {count * examples} rows has the shape {tuple(scores.shape)}; there must be "
+            "scores for each row"
         )
     if not scores.is_floating_point():
         scores = scores.to(torch.float32)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from fastsal.explainers.base import (
     as_baselines,
     as_inputs,
     as_result,
+    examples_of,
     tile,
     tile_target,
 )
@@ -78,6 +80,7 @@ class Occlusion(Attribution):
             TypeError, ValueError: for arguments outside of the above, or a stride above its window.
         """
         tensors, given_tuple = as_inputs(inputs)
+        examples_of(tensors)
         plain = tuple(scratch(tensor) if tensor.is_inference() else tensor.detach() for tensor in tensors)
         shapes = _per_input("sliding_window_shapes", sliding_window_shapes, len(plain), given_tuple)
         steps = _per_input("strides", strides, len(plain), given_tuple)
@@ -127,7 +130,7 @@ class Occlusion(Attribution):
         single = clean.dim() == 0 or clean.shape[0] != examples
         if single and perturbations_per_eval not in (None, 1):
             raise ValueError("perturbations_per_eval: the output has one score per call, so it must be 1")
-        base = clean.detach().reshape(1, 1, -1) if single else rows("inputs", clean, 1, examples)
+        base = clean.detach().reshape(1, 1, -1) if single else rows(clean, 1, examples)
         base = base if base.is_floating_point() else base.to(torch.float32)
         wide = torch.promote_types(base.dtype, torch.float32)
         found = torch.empty((total, base.shape[1] * base.shape[2]), dtype=wide, device=plain[index].device)
@@ -144,7 +147,7 @@ class Occlusion(Attribution):
             scores = scores_of(self.forward_func, batch, extra, tile_target(target, count, examples))
             if count > 1 and perturbations_per_eval is None and scores.shape[:1] == clean.shape[:1]:
                 raise ChunkTooLarge("forward_func returns one score per call, whatever the batch")
-            scores = scores.detach().reshape(1, 1, -1) if single else rows("inputs", scores, count, examples)
+            scores = scores.detach().reshape(1, 1, -1) if single else rows(scores, count, examples)
             change = (base.to(wide) - scores.to(wide)).reshape(count, -1)
 
             def commit() -> None:
@@ -164,6 +167,7 @@ def _geometry(tensor: Tensor, window: Any, stride: Any) -> tuple[Any, Any]:
     """
     if not isinstance(window, tuple):
         raise TypeError(f"sliding_window_shapes: {window!r} is not a tuple with one int per dimension beside the batch")
+    window, stride = _python_ints(window), _python_ints(stride)
     shape = tensor.shape[1:]
     step = 1 if stride is None else stride
     counts = windows.counts(shape, window, step)
@@ -172,3 +176,10 @@ def _geometry(tensor: Tensor, window: Any, stride: Any) -> tuple[Any, Any]:
         if move > width and count > 1:
             raise ValueError(f"strides: {move} is above the window's {width} in a dimension of {size}, and leaves gaps")
     return window, steps
+
+
+def _python_ints(value: Any) -> Any:
+    """NumPy's integers as Python's."""
+    if isinstance(value, np.integer):
+        return int(value)
+    return tuple(map(_python_ints, value)) if isinstance(value, tuple) else value

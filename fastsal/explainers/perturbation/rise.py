@@ -17,6 +17,7 @@ from fastsal.explainers.base import (
     as_arguments,
     as_baselines,
     as_inputs,
+    examples_of,
     tile,
     tile_target,
 )
@@ -68,7 +69,10 @@ class RISE(Attribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        (tensor,), _ = as_inputs((inputs,) if isinstance(inputs, Tensor) else inputs)
+        tensors, _ = as_inputs(inputs)
+        if len(tensors) > 1:
+            raise ValueError(f"inputs: {len(tensors)} given; RISE masks one, the others go in additional_forward_args")
+        (tensor,) = tensors
         (begin,) = as_baselines(baselines, (tensor,))
         if n_masks < 1:
             raise ValueError(f"n_masks: {n_masks} is below 1")
@@ -78,7 +82,7 @@ class RISE(Attribution):
             raise ValueError(f"perturbations_per_eval: {perturbations_per_eval} is below 1")
         additional = as_arguments(additional_forward_args)
         plain = scratch(tensor) if tensor.is_inference() else tensor.detach()
-        examples, size = plain.shape[0], list(plain.shape[2:])
+        examples, size = examples_of((plain,)), list(plain.shape[2:])
         design: dict[str, Any] = {"seed": seed, "grid_size": grid_size}
         plan = Plan(n_masks, examples, plain[:1].numel() * plain.element_size(), plain.device, perturbations_per_eval)
         state: Tensor | None = None
@@ -88,7 +92,7 @@ class RISE(Attribution):
             batch = masks.batch(plain, start, stop, **design, probability=probability, border=border, baseline=begin)
             extra = tuple(tile(scratch(value), count, examples) for value in additional)
             scores = scores_of(self.forward_func, (batch,), extra, tile_target(target, count, examples))
-            scores = rows("inputs", scores, count, examples).reshape(count, -1)
+            scores = rows(scores, count, examples).reshape(count, -1)
             added = masks.accumulate(scores, start, size, **design, probability=probability, partial=state)
 
             def commit() -> None:
