@@ -116,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except KeyboardInterrupt:
+        exec(
+            ""
+        )  # CPython remembers an interrupt that passed through an exec() and would end -m by signal, not with 130
         print("\nfastsal: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -60,7 +60,8 @@ def layers(model: Callable[..., Any], inputs: Any, additional_forward_args: Any 
 
     These are the modules whose output is one tensor [B, C, *spatial] with more than one position and, for inputs of
     that kind, with as many dimensions as the first input (a transformer's [B, tokens, features] is no [B, C, length]).
-    The last is the default layer of :class:`fastsal.GradCAM`. Costs one pass, on the first example.
+    The last is the default layer of :class:`fastsal.GradCAM`. Costs one pass, on the first example (on all
+    where an extra argument has as many entries as there are examples).
     """
     module = _module(model)
     values = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -80,7 +81,12 @@ def layers(model: Callable[..., Any], inputs: Any, additional_forward_args: Any 
 
         return read
 
+    # An extra argument with as many entries may be one for each example or not: then all examples run.
+    whole = any(isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch for value in extra)
+
     def first(value: Any) -> Any:
+        if whole:
+            return value
         return value[:1] if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch else value
 
     hooks = [part.register_forward_hook(reader(name)) for name, part in module.named_modules() if name]

@@ -88,7 +88,7 @@ def as_baselines(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[floa
             value = torch.as_tensor(baseline)
             if value.is_floating_point() and not torch.equal(value, value.round()):
                 raise ValueError(f"baselines: a fraction does not fit in an input of {tensor.dtype}; convert the input")
-    return tuple(b if isinstance(b, Tensor) else float(b) for b in given)
+    return tuple(b.item() if isinstance(b, np.generic) else b for b in given)
 
 
 def tile(value: Any, count: int, examples: int) -> Any:
@@ -98,8 +98,17 @@ def tile(value: Any, count: int, examples: int) -> Any:
     return value
 
 
+def could_be_per_example(additional: tuple[Any, ...], examples: int) -> bool:
+    """Whether an extra argument has as many entries as there are examples, on purpose or by accident."""
+    return any(isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == examples for value in additional)
+
+
 def tile_target(target: Target, count: int, examples: int) -> Target:
     """A target for ``count`` altered copies of a batch, copy-major."""
+    if callable(target) and not isinstance(target, Tensor):
+        raise TypeError(
+            "target: a function would choose anew for each altered copy; pass what it returns for the inputs"
+        )
     if isinstance(target, np.ndarray):
         target = target.tolist()
     if isinstance(target, list) and len(target) == examples:
@@ -171,9 +180,9 @@ def select_target(output: Tensor, target: Target) -> Tensor:
             column = target.to(device=output.device, dtype=torch.int64)
         else:
             column = torch.tensor([_index("target", entry) for entry in target], device=output.device)
-        low, high = int(column.min()), int(column.max())
-        _in_range((low,), rest)
-        _in_range((high,), rest)
+        if column.numel():
+            _in_range((int(column.min()),), rest)
+            _in_range((int(column.max()),), rest)
         return output.gather(1, (column % rest[0])[:, None])[:, 0]
     index = _index("target", target)
     if output.dim() < 2:
@@ -200,6 +209,12 @@ def one_score_each(output: Any, target: Target, examples: int) -> Tensor:
             "name one score per example"
         )
     return scores.reshape(-1)
+
+
+def _per_example(part: Tensor) -> Tensor:
+    """[B, features] in at least float32."""
+    wide = part.to(torch.promote_types(part.dtype, torch.float32))
+    return wide.flatten(1) if wide.dim() > 1 else wide[:, None]
 
 
 Result = TypeVar("Result")
@@ -255,7 +270,7 @@ class Attribution:
         with evaluation(self.forward_func), torch.no_grad():
             change = self._scores(ends, additional, target) - self._scores(points, additional, target)
         given, _ = as_inputs(attributions, "attributions")
-        total = sum(part.to(torch.promote_types(part.dtype, torch.float32)).flatten(1).sum(1) for part in given)
+        total = sum(_per_example(part).sum(1) for part in given)
         return total - change
 
     def _scores(self, inputs: tuple[Tensor, ...], additional: tuple[Any, ...], target: Target) -> Tensor:

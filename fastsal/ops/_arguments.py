@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -64,6 +65,8 @@ def split_baseline(input: Tensor, baseline: float | Tensor) -> tuple[Tensor | No
         except RuntimeError:
             shapes = f"{tuple(baseline.shape)} does not broadcast to the input's {tuple(input.shape)}"
             raise ValueError(f"baseline: shape {shapes}") from None
+    if isinstance(baseline, int) and not (input.is_floating_point() or input.is_complex()):
+        return torch.full((), baseline, dtype=input.dtype, device=input.device).expand_as(input), 0.0
     if isinstance(baseline, (int, float)):
         return None, float(baseline)
     raise TypeError(f"baseline: {type(baseline).__name__} is neither a number nor a tensor")

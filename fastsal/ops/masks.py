@@ -6,6 +6,7 @@ and reads and writes prod(ceil(size / s) * s) floats per output.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from math import prod
 from typing import Any, Literal
@@ -84,6 +85,10 @@ def _design(size: Sequence[int], grid_size: int | Sequence[int], probability: fl
         raise ValueError(f"grid_size: {grid_size} is above {LARGEST_GRID}")
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"probability: {probability} is not in [0, 1]")
+    try:
+        operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed: {seed!r} is not an int") from None
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed: {seed} does not fit in 64 bits")
     return grid

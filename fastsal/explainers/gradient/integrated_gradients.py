@@ -109,6 +109,7 @@ class IntegratedGradients(Attribution):
                 tuple(batches),
                 tuple(tile(value, count, examples) for value in additional),
                 tile_target(target, count, examples),
+                count,
             )
             added = [
                 path.fold(gradient, share, partial=partial)

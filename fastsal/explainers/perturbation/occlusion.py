@@ -21,6 +21,7 @@ from fastsal.explainers.base import (
     as_baselines,
     as_inputs,
     as_result,
+    could_be_per_example,
     examples_of,
     tile,
     tile_target,
@@ -73,7 +74,8 @@ class Occlusion(Attribution):
             baselines: what a window is replaced by: None (0), a number, a tensor that broadcasts, a tuple of these.
             target: which output to explain. With None, an output [B, K] gives attributions [B * K, *shape].
             additional_forward_args: further arguments of the model; per-example tensors are repeated.
-            perturbations_per_eval: windows per model call; chosen from memory when None.
+            perturbations_per_eval: windows per model call. When None, chosen from memory, but 1 where an additional
+                tensor has as many entries as there are examples: only the caller knows whether to repeat it.
             show_progress: show a bar.
 
         Raises:
@@ -135,7 +137,8 @@ class Occlusion(Attribution):
         wide = torch.promote_types(base.dtype, torch.float32)
         found = torch.empty((total, base.shape[1] * base.shape[2]), dtype=wide, device=plain[index].device)
         row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in plain)
-        plan = Plan(total, examples, row_bytes, plain[0].device, 1 if single else perturbations_per_eval)
+        alone = single or (perturbations_per_eval is None and could_be_per_example(additional, examples))
+        plan = Plan(total, examples, row_bytes, plain[0].device, 1 if alone else perturbations_per_eval)
 
         def step(start: int, stop: int) -> Callable[[], None]:
             count = stop - start

@@ -17,6 +17,7 @@ from fastsal.explainers.base import (
     as_arguments,
     as_baselines,
     as_inputs,
+    could_be_per_example,
     examples_of,
     tile,
     tile_target,
@@ -60,7 +61,8 @@ class RISE(Attribution):
             probability: that a cell keeps the input.
             border: ``reflect`` (the authors' code) or ``clamp``.
             seed: the same seed gives the same masks at every batch size.
-            perturbations_per_eval: masks per model call; chosen from memory when None.
+            perturbations_per_eval: masks per model call. When None, chosen from memory, but 1 where an additional
+                tensor has as many entries as there are examples: only the caller knows whether to repeat it.
             show_progress: show a bar.
 
         Returns:
@@ -84,6 +86,8 @@ class RISE(Attribution):
         plain = scratch(tensor) if tensor.is_inference() else tensor.detach()
         examples, size = examples_of((plain,)), list(plain.shape[2:])
         design: dict[str, Any] = {"seed": seed, "grid_size": grid_size}
+        if perturbations_per_eval is None and could_be_per_example(additional, examples):
+            perturbations_per_eval = 1
         plan = Plan(n_masks, examples, plain[:1].numel() * plain.element_size(), plain.device, perturbations_per_eval)
         state: Tensor | None = None
 

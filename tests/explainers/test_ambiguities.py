@@ -1,0 +1,83 @@
+"""Where a batch of altered copies could change what the model computes, the map is that of one copy at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import captum.attr as captum
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastsal
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    layers = nn.Conv2d(3, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5)
+    return nn.Sequential(*layers).double().eval()
+
+
+@pytest.mark.parametrize("size", [None, 3, 6, 24])
+@pytest.mark.parametrize("reduce", [torch.mean, torch.sum])
+def test_one_score_per_call_does_not_mix_the_steps(model: nn.Module, size: int | None, reduce: Any) -> None:
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    explainer = fastsal.IntegratedGradients(lambda z: reduce(model(z) ** 2))
+    got = explainer.attribute(x, n_steps=8, internal_batch_size=size)
+    each = [fastsal.IntegratedGradients(lambda z: model(z).pow(2).sum(1)).attribute(x, n_steps=8)]
+    torch.testing.assert_close(got, each[0] / (15 if reduce is torch.mean else 1))
+
+
+@pytest.mark.parametrize("examples", [1, 5])
+def test_an_argument_as_long_as_the_batch_is_not_repeated_unasked(model: nn.Module, examples: int) -> None:
+    x, weight = torch.randn(examples, 3, 8, 8, dtype=torch.float64), torch.ones(examples, dtype=torch.float64)
+
+    def forward(z: Tensor, w: Tensor) -> Tensor:
+        return model(z) * w.sum()
+
+    arguments = (x, (3, 4, 4), (3, 2, 2), None, 1, weight)
+    got = fastsal.Occlusion(forward).attribute(*arguments)
+    torch.testing.assert_close(got.float(), captum.Occlusion(forward).attribute(*arguments), rtol=1e-5, atol=1e-6)
+    maps = fastsal.RISE(forward).attribute(x, 1, additional_forward_args=weight, n_masks=6)
+    expected = fastsal.RISE(lambda z: model(z) * examples).attribute(x, 1, n_masks=6)
+    torch.testing.assert_close(maps, expected)
+
+
+def test_default_layer_with_an_argument_as_long_as_the_batch(model: nn.Module) -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = model
+
+        def forward(self, x: Tensor, projection: Tensor) -> Tensor:
+            return self.body(x) @ projection
+
+    x, projection = torch.randn(5, 3, 8, 8).double(), torch.randn(5, 2).double()
+    assert fastsal.GradCAM(Projected()).attribute(x, 1, projection).shape == (5, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["occlusion", "rise", "integrated-gradients"])
+def test_a_function_as_target_is_refused_where_copies_are_altered(model: nn.Module, name: str) -> None:
+    calls = {
+        "occlusion": lambda x, t: fastsal.Occlusion(model).attribute(x, (3, 4, 4), target=t),
+        "rise": lambda x, t: fastsal.RISE(model).attribute(x, t, n_masks=4),
+        "integrated-gradients": lambda x, t: fastsal.IntegratedGradients(model).attribute(x, target=t, n_steps=3),
+    }
+    with pytest.raises(TypeError, match="target: a function"):
+        calls[name](torch.randn(2, 3, 8, 8).double(), lambda output: output.argmax(1))
+
+
+def test_large_integer_baselines_are_exact() -> None:
+    tokens = torch.full((1, 2), 2**53 + 1)
+    odd = fastsal.Occlusion(lambda b: (b % 2).float()).attribute(tokens, (1,), target=0, baselines=2**53 + 1)
+    assert not odd.any()
+
+
+def test_small_shapes_and_seeds(model: nn.Module) -> None:
+    cube = fastsal.IntegratedGradients(lambda z: z**3)
+    _, delta = cube.attribute(torch.randn(4).double(), return_convergence_delta=True)
+    assert delta.abs().max() < 1e-10
+    none = torch.randn(0, 3, 8, 8).double()
+    assert fastsal.Saliency(model).attribute(none, []).shape == none.shape
+    with pytest.raises(TypeError, match=r"seed: 1\.5 is not an int"):
+        fastsal.RISE(model).attribute(torch.randn(1, 3, 8, 8).double(), 1, seed=1.5)  # type: ignore[arg-type]
