@@ -276,3 +276,15 @@ class Attribution:
     def _scores(self, inputs: tuple[Tensor, ...], additional: tuple[Any, ...], target: Target) -> Tensor:
         output = run(self.forward_func, tuple(map(scratch, inputs)), tuple(map(scratch, additional)))
         return one_score_each(output, target, inputs[0].shape[0])
+
+
+class GradientAttribution(Attribution):
+    """Base of the explainers made of the output's gradient."""
+
+
+class PerturbationAttribution(Attribution):
+    """Base of the explainers that change the input and watch the output."""
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True

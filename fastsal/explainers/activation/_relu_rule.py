@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastsal.engine import evaluation
-from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, as_result
+from fastsal.explainers.base import GradientAttribution, Inputs, Target, as_arguments, as_inputs, as_result
 from fastsal.explainers.gradient._input_gradient import input_gradients
 
 # The aten forms are what exported programs call.
@@ -66,7 +66,7 @@ class ReluRule(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class ModifiedRelu(Attribution):
+class ModifiedRelu(GradientAttribution):
     """Shared body of Guided Backprop and Deconvolution: Saliency under a rule.
 
     Args:

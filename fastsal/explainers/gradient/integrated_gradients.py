@@ -11,8 +11,8 @@ from torch import Tensor
 from fastsal.engine import Plan, evaluation, sweep
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
-    Attribution,
     Baselines,
+    GradientAttribution,
     Inputs,
     Target,
     as_arguments,
@@ -28,7 +28,7 @@ from fastsal.explainers.gradient._quadrature import rule
 from fastsal.ops import path
 
 
-class IntegratedGradients(Attribution):
+class IntegratedGradients(GradientAttribution):
     """(x - b) times the mean of d target / d input over b + a (x - b), a in [0, 1].
 
     Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks" (ICML 2017), equations 1 and 3. Costs n_steps

@@ -6,11 +6,11 @@ from typing import Any
 
 from fastsal.engine import evaluation
 from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, as_result
+from fastsal.explainers.base import GradientAttribution, Inputs, Target, as_arguments, as_inputs, as_result
 from fastsal.explainers.gradient._input_gradient import input_gradients
 
 
-class Saliency(Attribution):
+class Saliency(GradientAttribution):
     """|d target / d input| of Simonyan, Vedaldi, Zisserman, "Deep Inside Convolutional Networks" (2014), equation 3.
 
     Costs one forward and one backward pass.

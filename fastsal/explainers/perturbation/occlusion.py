@@ -13,9 +13,9 @@ from torch import Tensor
 from fastsal.engine import ChunkTooLarge, Plan, evaluation, scratch, sweep
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
-    Attribution,
     Baselines,
     Inputs,
+    PerturbationAttribution,
     Target,
     as_arguments,
     as_baselines,
@@ -42,16 +42,12 @@ def _per_input(name: str, value: Any, count: int, given_tuple: bool) -> tuple[An
     return value  # type: ignore[no-any-return]
 
 
-class Occlusion(Attribution):
+class Occlusion(PerturbationAttribution):
     """Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks" (ECCV 2014), section 4.2.
 
     An element's attribution is the mean of F(x) - F(x with a window replaced) over the windows that cover it. Costs
     one pass per window and one for x; memory does not grow with the number of windows.
     """
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return True
 
     @attribute_method
     def attribute(

@@ -11,8 +11,8 @@ from torch import Tensor
 from fastsal.engine import Plan, evaluation, scratch, sweep
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
-    Attribution,
     Baselines,
+    PerturbationAttribution,
     Target,
     as_arguments,
     as_baselines,
@@ -26,7 +26,7 @@ from fastsal.explainers.perturbation._scores import rows, scores_of
 from fastsal.ops import masks
 
 
-class RISE(Attribution):
+class RISE(PerturbationAttribution):
     """Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models" (BMVC 2018), eq. 6.
 
     Costs n_masks passes per example; memory does not grow with n_masks, and the masks are never held. The paper's

@@ -1,0 +1,83 @@
+"""Features of the inputs, and batches in which some of them are replaced by the baseline."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Baseline = float | Tensor
+
+
+class Features(NamedTuple):
+    """The feature of every element: ids from 0, in tensors that broadcast to the inputs; ``count`` is the largest + 1.
+
+    An id may be in several inputs, which makes them one feature, and ids may be missing.
+    """
+
+    ids: tuple[Tensor, ...]
+    count: int
+
+
+def features_of(feature_mask: Any, inputs: tuple[Tensor, ...]) -> Features:
+    """The features that a mask names; without a mask each element of an example is one, numbered through all inputs.
+
+    Args:
+        feature_mask: None, or ids per input: an int tensor, or a tuple of them, [1 or B, ...] that broadcast to it.
+        inputs: tensors [B, ...].
+
+    Raises:
+        TypeError: for a mask that is not of integers.
+        ValueError: for a wrong number of masks, a shape that does not broadcast, or a negative id.
+    """
+    if feature_mask is None:
+        ids, count = [], 0
+        for tensor in inputs:
+            size = tensor[:1].numel()
+            ids.append(torch.arange(count, count + size, device=tensor.device).reshape(1, *tensor.shape[1:]))
+            count += size
+        return Features(tuple(ids), count)
+    given = feature_mask if isinstance(feature_mask, tuple) else (feature_mask,)
+    if len(given) != len(inputs):
+        raise ValueError(f"feature_mask: {len(given)} given for {len(inputs)} inputs; one each is needed")
+    ids, count = [], 0
+    for mask, tensor in zip(given, inputs, strict=True):
+        if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
+            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"feature_mask: {kind} is not a tensor of integers")
+        try:
+            mask.expand(tensor.shape)
+        except RuntimeError:
+            shapes = f"{tuple(mask.shape)} does not broadcast to the input's {tuple(tensor.shape)}"
+            raise ValueError(f"feature_mask: shape {shapes}") from None
+        padded = mask.reshape(*[1] * (tensor.dim() - mask.dim()), *mask.shape)
+        ids.append(padded.to(device=tensor.device, dtype=torch.int64))
+        if mask.numel():
+            if int(mask.min()) < 0:
+                raise ValueError(f"feature_mask: {int(mask.min())} is below 0, the first feature")
+            count = max(count, int(mask.max()) + 1)
+    return Features(tuple(ids), count)
+
+
+def coalitions(
+    inputs: tuple[Tensor, ...], baselines: tuple[Baseline, ...], features: Features, present: Tensor
+) -> tuple[Tensor, ...]:
+    """Batches [P * B, ...], row p * B + b: the elements of features in coalition p, the baseline elsewhere.
+
+    Args:
+        inputs: tensors [B, ...].
+        baselines: a number, or a tensor that broadcasts, for each.
+        features: of the inputs.
+        present: [P, features.count], bool.
+    """
+    result = []
+    for tensor, baseline, ids in zip(inputs, baselines, features.ids, strict=True):
+        absent = (
+            baseline.to(tensor)
+            if isinstance(baseline, Tensor)
+            else torch.full((), baseline, dtype=tensor.dtype, device=tensor.device)
+        )
+        rows = torch.where(present.to(tensor.device)[:, ids], tensor, absent)
+        result.append(rows.reshape(present.shape[0] * tensor.shape[0], *tensor.shape[1:]))
+    return tuple(result)
