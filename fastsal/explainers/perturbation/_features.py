@@ -11,13 +11,13 @@ Baseline = float | Tensor
 
 
 class Features(NamedTuple):
-    """The feature of every element: ids from 0, in tensors that broadcast to the inputs; ``count`` is the largest + 1.
+    """The feature of every element: ids from 0, in tensors that broadcast to the inputs; ``total`` is the largest + 1.
 
     An id may be in several inputs, which makes them one feature, and ids may be missing.
     """
 
     ids: tuple[Tensor, ...]
-    count: int
+    total: int
 
 
 def features_of(feature_mask: Any, inputs: tuple[Tensor, ...]) -> Features:
@@ -69,7 +69,7 @@ def coalitions(
         inputs: tensors [B, ...].
         baselines: a number, or a tensor that broadcasts, for each.
         features: of the inputs.
-        present: [P, features.count], bool.
+        present: [P, features.total], bool.
     """
     result = []
     for tensor, baseline, ids in zip(inputs, baselines, features.ids, strict=True):
