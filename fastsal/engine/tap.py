@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.forward import evaluation, owner, run, scratch
+from fastsal.engine.reading import read
 
 
 class Tap(NamedTuple):
@@ -107,6 +108,7 @@ def tap(
     inputs: tuple[Any, ...],
     additional: tuple[Any, ...],
     select: Callable[[Tensor], Tensor],
+    create_graph: bool = False,
 ) -> Tap:
     """Run the model once and read a layer and the gradient of the selected scores by it.
 
@@ -118,34 +120,12 @@ def tap(
         layer: one of its modules.
         inputs, additional: arguments of the model; it gets copies.
         select: one score per example [B] from the model's output.
+        create_graph: keep the graph, so that activations and gradients can be differentiated.
 
     Raises:
         ValueError: when the layer does not run, its output is not one tensor, or the scores do not depend on it.
     """
-    leaf: Tensor | None = None
-
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
-        nonlocal leaf
-        if not isinstance(output, Tensor):
-            raise ValueError(
-                f"layer: its output is a {type(output).__name__}, not one tensor; choose a layer inside it"
-            )
-        torch.set_grad_enabled(True)
-        leaf = output.detach().requires_grad_()
-        return leaf.clone()
-
-    handle = layer.register_forward_hook(hook)
-    try:
-        with evaluation(model, eager=True), torch.no_grad():
-            output = run(model, tuple(map(scratch, inputs)), tuple(map(scratch, additional)))
-            if leaf is None:
-                raise ValueError("layer: the model did not run it; choose one that its forward calls")
-            scores = select(output)
-            if not scores.requires_grad:
-                raise ValueError("layer: the target does not depend on its output; choose one on the way to the target")
-            (gradients,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
-    finally:
-        handle.remove()
-    if gradients is None:
-        raise ValueError("layer: the target does not depend on its output; choose one on the way to the target")
-    return Tap(output.detach(), leaf.detach(), gradients)
+    reading = read(model, (layer,), inputs, additional, select, create_graph=create_graph)
+    if len(reading.values[0]) != 1:
+        raise ValueError("layer: its output is a tuple, not one tensor; choose a layer inside it")
+    return Tap(reading.output, reading.values[0][0], reading.gradients[0][0])

@@ -91,6 +91,14 @@ def as_baselines(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[floa
     return tuple(b.item() if isinstance(b, np.generic) else b for b in given)
 
 
+def baseline_inputs(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Baselines as inputs of the model: tensors in the shapes, dtypes and on the devices of the inputs."""
+    return tuple(
+        start.expand_as(tensor).to(tensor) if isinstance(start, Tensor) else torch.full_like(tensor, start)
+        for start, tensor in zip(as_baselines(baselines, inputs), inputs, strict=True)
+    )
+
+
 def tile(value: Any, count: int, examples: int) -> Any:
     """A per-example tensor or list repeated for ``count`` altered copies, copy-major; anything else as it is."""
     if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == examples:
@@ -261,11 +269,7 @@ class Attribution:
         Zero where the attribution is complete (Sundararajan et al. 2017, proposition 1).
         """
         ends, _ = as_inputs(end_point, "end_point")
-        starts = as_baselines(start_point, ends)
-        points = tuple(
-            start.expand_as(end).to(end) if isinstance(start, Tensor) else torch.full_like(end, start)
-            for start, end in zip(starts, ends, strict=True)
-        )
+        points = baseline_inputs(start_point, ends)
         additional = as_arguments(additional_forward_args)
         with evaluation(self.forward_func), torch.no_grad():
             change = self._scores(ends, additional, target) - self._scores(points, additional, target)

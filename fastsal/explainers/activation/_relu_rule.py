@@ -86,10 +86,13 @@ class ModifiedRelu(GradientAttribution):
             raise TypeError("model: it has TorchScript parts, whose ReLUs cannot be reached; pass the Python model")
         self.model = model
 
-    def _attribute(self, inputs: Inputs, target: Target, additional_forward_args: Any, absolute: bool) -> Any:
+    def _attribute(
+        self, inputs: Inputs, target: Target, additional_forward_args: Any, absolute: bool, create_graph: bool
+    ) -> Any:
         tensors, given_tuple = as_inputs(inputs)
+        additional = as_arguments(additional_forward_args)
         with evaluation(self.model, eager=True), ReluRule(type(self).rule) as mode:
-            gradients = input_gradients(self.model, tensors, as_arguments(additional_forward_args), target)
+            gradients = input_gradients(self.model, tensors, additional, target, create_graph)
         if not mode.met:
             warnings.warn("the model ran no ReLU, so this map is the plain gradient", UserWarning, stacklevel=3)
         return as_result([g.abs() if absolute else g for g in gradients], given_tuple)

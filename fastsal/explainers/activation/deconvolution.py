@@ -25,7 +25,13 @@ class Deconvolution(ModifiedRelu):
 
     @attribute_method
     def attribute(
-        self, inputs: Inputs, target: Target = None, additional_forward_args: Any = None, *, abs: bool = False
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        *,
+        abs: bool = False,
+        create_graph: bool = False,
     ) -> Any:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -34,8 +40,9 @@ class Deconvolution(ModifiedRelu):
             target: which output to explain, one for all or one per example.
             additional_forward_args: further arguments of the model.
             abs: the absolute value.
+            create_graph: keep the graph, so that the attribution can be trained through.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        return self._attribute(inputs, target, additional_forward_args, abs)
+        return self._attribute(inputs, target, additional_forward_args, abs, create_graph)

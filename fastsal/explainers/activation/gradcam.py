@@ -39,6 +39,7 @@ class GradCAM(Attribution):
         relu_attributions: bool = True,
         upsample: bool = True,
         normalize: bool = True,
+        create_graph: bool = False,
     ) -> Tensor:
         """Maps [B, 1, *spatial], in the size of the (first) input or of the layer.
 
@@ -49,15 +50,22 @@ class GradCAM(Attribution):
             relu_attributions: keep what speaks for the target only.
             upsample: resize to the input, linearly with half-pixel centres; the layer's size otherwise.
             normalize: to [0, 1] per map.
+            create_graph: keep the graph, so that the map can be trained through.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, a layer without spatial extent, or one that
                 the target does not depend on.
         """
-        read = self.read(inputs, target, additional_forward_args)
+        read = self.read(inputs, target, additional_forward_args, create_graph)
         return self.render(read, inputs, relu_attributions, upsample, normalize)
 
-    def read(self, inputs: Inputs, target: Target = None, additional_forward_args: Any = None) -> Tap:
+    def read(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        create_graph: bool = False,
+    ) -> Tap:
         """The model pass alone: output, activations and gradients."""
         tensors, _ = as_inputs(inputs)
         additional = as_arguments(additional_forward_args)
@@ -69,7 +77,12 @@ class GradCAM(Attribution):
             self.layer = resolve_layer(self.forward_func, self.layer_name)
         examples = tensors[0].shape[0]
         return tap(
-            self.forward_func, self.layer, tensors, additional, lambda out: one_score_each(out, target, examples)
+            self.forward_func,
+            self.layer,
+            tensors,
+            additional,
+            lambda out: one_score_each(out, target, examples),
+            create_graph,
         )
 
     def render(
@@ -84,5 +97,5 @@ class GradCAM(Attribution):
                     f"upsample: the layer's output {tuple(read.activations.shape)} and the input do not have the same "
                     "spatial dimensions; use upsample=False"
                 )
-        with torch.no_grad():
+        with torch.set_grad_enabled(read.gradients.requires_grad):
             return cam.map(read.activations, read.gradients, size, relu=relu, normalize=normalize).unsqueeze(1)

@@ -23,7 +23,7 @@ from fastsal.explainers.base import (
     tile,
     tile_target,
 )
-from fastsal.explainers.gradient._input_gradient import input_gradients
+from fastsal.explainers.gradient._input_gradient import altered_copies, input_gradients
 from fastsal.explainers.gradient._quadrature import rule
 from fastsal.ops import path
 
@@ -63,6 +63,8 @@ class IntegratedGradients(GradientAttribution):
         return_convergence_delta: bool = False,
         *,
         show_progress: bool = False,
+        create_graph: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -76,6 +78,8 @@ class IntegratedGradients(GradientAttribution):
             internal_batch_size: rows per model call; chosen from memory when None.
             return_convergence_delta: also return sum(attribution) - (F(x) - F(b)), [B].
             show_progress: show a bar.
+            create_graph: keep the graph, so that the attribution can be trained through; memory grows with n_steps.
+            grad_kwargs: further arguments of ``torch.autograd.grad``.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
@@ -93,7 +97,9 @@ class IntegratedGradients(GradientAttribution):
         row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
         # A gradient keeps the activations that a plain pass frees.
         plan = Plan(n_steps, examples, 2 * row_bytes, device, batch_size)
-        plain = tuple(t.detach().clone() if t.is_inference() else t.detach() for t in tensors)
+        plain = tensors
+        if not create_graph:
+            plain = tuple(t.detach().clone() if t.is_inference() else t.detach() for t in tensors)
         sums: list[Tensor | None] = [None] * len(tensors)
 
         def step(start: int, stop: int) -> Callable[[], None]:
@@ -104,13 +110,15 @@ class IntegratedGradients(GradientAttribution):
                 alphas = torch.tensor(positions[start:stop], dtype=dtype, device=device)
                 shares.append(torch.tensor(weights[start:stop], dtype=dtype, device=device))
                 batches.append(path.batch(tensor, alphas, baseline=begin))
-            gradients = input_gradients(
-                self.forward_func,
-                tuple(batches),
-                tuple(tile(value, count, examples) for value in additional),
-                tile_target(target, count, examples),
-                count,
-            )
+            with altered_copies(count):
+                gradients = input_gradients(
+                    self.forward_func,
+                    tuple(batches),
+                    tuple(tile(value, count, examples) for value in additional),
+                    tile_target(target, count, examples),
+                    create_graph,
+                    grad_kwargs,
+                )
             added = [
                 path.fold(gradient, share, partial=partial)
                 for gradient, share, partial in zip(gradients, shares, sums, strict=True)
@@ -121,7 +129,7 @@ class IntegratedGradients(GradientAttribution):
 
             return commit
 
-        with evaluation(self.forward_func), torch.no_grad():
+        with evaluation(self.forward_func), torch.set_grad_enabled(create_graph):
             sweep(n_steps, step, plan, show_progress=show_progress, description="Integrated Gradients")
             results = []
             for total, tensor, begin in zip(sums, plain, starts, strict=True):

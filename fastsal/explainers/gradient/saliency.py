@@ -18,7 +18,13 @@ class Saliency(GradientAttribution):
 
     @attribute_method
     def attribute(
-        self, inputs: Inputs, target: Target = None, abs: bool = True, additional_forward_args: Any = None
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        abs: bool = True,
+        additional_forward_args: Any = None,
+        *,
+        create_graph: bool = False,
     ) -> Any:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -27,11 +33,13 @@ class Saliency(GradientAttribution):
             target: which output to explain, one for all or one per example (see :func:`select_target`).
             abs: the absolute value; the signed gradient otherwise.
             additional_forward_args: further arguments of the model.
+            create_graph: keep the graph, so that the attribution can be trained through.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
         tensors, given_tuple = as_inputs(inputs)
+        additional = as_arguments(additional_forward_args)
         with evaluation(self.forward_func):
-            gradients = input_gradients(self.forward_func, tensors, as_arguments(additional_forward_args), target)
+            gradients = input_gradients(self.forward_func, tensors, additional, target, create_graph)
         return as_result([g.abs() if abs else g for g in gradients], given_tuple)
