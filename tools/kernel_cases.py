@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal_kernels import cam, masks, path, windows
+from fastsal_kernels import cam, masks, noise, path, windows
 from fastsal_kernels._launch import Launch, recording
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -108,6 +108,19 @@ def _path() -> Iterator[tuple[str, bool]]:
         yield f"fold {dtype_name} streamed", True
 
 
+def _noise() -> Iterator[tuple[str, bool]]:
+    for dtype_name, dtype in DTYPES.items():
+        for layout_name, layout in LAYOUTS.items():
+            x = _image(dtype, layout)
+            for std in (None, x):
+                noise.batch(_repeat(x, 16), x, std, 0.1, 1, 0, 16)
+                yield f"batch {dtype_name} {layout_name} std={'number' if std is None else 'tensor'}", True
+        for second in (False, True):
+            total = torch.empty(1 + second, 1, 3, 224, 224)
+            noise.fold(total, _repeat(x, 16), 16, 16, total, second)
+            yield f"fold {dtype_name} {'two moments' if second else 'mean'}", True
+
+
 def _cam() -> Iterator[tuple[str, bool]]:
     image = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
     colormap = torch.zeros(256, 3, dtype=torch.uint8)
@@ -141,7 +154,13 @@ def _cam() -> Iterator[tuple[str, bool]]:
 def cases() -> list[Case]:
     """Every case, without running a kernel."""
     found = []
-    for module, generator in (("masks", _masks), ("windows", _windows), ("path", _path), ("cam", _cam)):
+    for module, generator in (
+        ("masks", _masks),
+        ("windows", _windows),
+        ("path", _path),
+        ("noise", _noise),
+        ("cam", _cam),
+    ):
         with recording() as launches:
             for label, wide in generator():
                 for launch in launches:

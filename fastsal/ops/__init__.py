@@ -1,6 +1,6 @@
 """The ops: what makes and folds the batches of the explainers, on whichever backend the tensors allow."""
 
-from fastsal.ops import cam, masks, path, windows
+from fastsal.ops import cam, masks, noise, path, windows
 from fastsal.ops._backend import Backend, backend, backends_report, current_backend
 
-__all__ = ["Backend", "backend", "backends_report", "cam", "current_backend", "masks", "path", "windows"]
+__all__ = ["Backend", "backend", "backends_report", "cam", "current_backend", "masks", "noise", "path", "windows"]

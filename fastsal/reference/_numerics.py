@@ -21,20 +21,19 @@ def philox(seed: int, counter: Sequence[Tensor], rounds: int = 10) -> tuple[Tens
     Returns:
         Four int64 tensors holding unsigned 32-bit words.
     """
-    c0, c1, c2, c3 = counter
+    c0, c1, c2, c3 = (words.clone() for words in counter)
+    first, second = torch.empty_like(c0), torch.empty_like(c0)
     k0, k1 = seed & WORD, (seed >> 32) & WORD
     for _ in range(rounds):
-        high0, low0 = _multiply(0xD2511F53, c0)
-        high1, low1 = _multiply(0xCD9E8D57, c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        # int64 wraps around, which leaves the 64 bits of a 32 x 32 bit product as they are.
+        torch.mul(c0, 0xD2511F53, out=first)
+        torch.mul(c2, 0xCD9E8D57, out=second)
+        torch.bitwise_right_shift(second, 32, out=c0).bitwise_and_(WORD).bitwise_xor_(c1).bitwise_xor_(k0)
+        torch.bitwise_right_shift(first, 32, out=c2).bitwise_and_(WORD).bitwise_xor_(c3).bitwise_xor_(k1)
+        torch.bitwise_and(second, WORD, out=c1)
+        torch.bitwise_and(first, WORD, out=c3)
         k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
     return c0, c1, c2, c3
-
-
-def _multiply(factor: int, words: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 x 32 bit product: int64 wraps around, which leaves the 64 bits as they are."""
-    product = factor * words
-    return (product >> 32) & WORD, product & WORD
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
