@@ -8,6 +8,7 @@ from fastsal.explainers.activation.layer_activation import LayerActivation
 from fastsal.explainers.activation.layer_attribution import LayerAttribution
 from fastsal.explainers.activation.layer_grad_cam import LayerGradCam
 from fastsal.explainers.activation.layer_gradient_x_activation import LayerGradientXActivation
+from fastsal.explainers.activation.lrp import LRP
 from fastsal.explainers.base import Attribution, GradientAttribution, PerturbationAttribution
 from fastsal.explainers.explain import Explanation, explain
 from fastsal.explainers.gradient.gradient_shap import GradientShap

@@ -20,8 +20,8 @@ TOLERANCE: dict[torch.dtype, dict[str, float]] = {
     torch.float64: {"rtol": 1e-10, "atol": 1e-12},
     torch.float32: {"rtol": 2e-4, "atol": 2e-6},
 }
-NAMES = ["Saliency", "IntegratedGradients", "GuidedBackprop", "Deconvolution", "Occlusion"]
-GRADIENT = NAMES[:4]
+NAMES = ["Saliency", "InputXGradient", "IntegratedGradients", "GuidedBackprop", "Deconvolution", "Occlusion"]
+GRADIENT = NAMES[:5]
 METHODS = ["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"]
 TARGETS: list[Any] = [
     1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,23 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import fastsal
+from tests.explainers.calls import ANY_CALLABLE, CALLS, PERTURBATION
 from tests.explainers.networks import image, small, unchanged
 
-Explain = Callable[..., Tensor]
-
-CALLS: dict[str, Explain] = {
-    "saliency": lambda model, x, **o: fastsal.Saliency(model).attribute(x, target=1, **o),
-    "ig": lambda model, x, **o: fastsal.IntegratedGradients(model).attribute(x, target=1, n_steps=4, **o),
-    "guided": lambda model, x, **o: fastsal.GuidedBackprop(model).attribute(x, target=1, **o),
-    "deconvolution": lambda model, x, **o: fastsal.Deconvolution(model).attribute(x, target=1, **o),
-    "gradcam": lambda model, x, **o: fastsal.GradCAM(model, model.last).attribute(x, target=1, **o),
-    "gradcam-default": lambda model, x, **o: fastsal.GradCAM(model).attribute(x, target=1, **o),
-    "occlusion": lambda model, x, **o: fastsal.Occlusion(model).attribute(x, (3, 4, 4), (3, 3, 3), target=1, **o),
-    "rise": lambda model, x, **o: fastsal.RISE(model).attribute(x, target=1, n_masks=8, grid_size=3, **o),
-    "explain": lambda model, x, **o: fastsal.explain(model, x, ["gradcam", "saliency", "rise"], n_masks=8, **o).maps[
-        "rise"
-    ],
-}
+ACROSS_EXAMPLES = ("smoothgrad", "noise-tunnel", "gradient-shap", "feature-permutation")
+"""Each example has noise of its own, or is mixed with the others."""
 every = pytest.mark.parametrize("name", CALLS)
 
 
@@ -66,7 +53,7 @@ def test_nothing_is_left_behind_by_an_exception(name: str) -> None:
         CALLS[name](model, x)
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("occlusion", "rise")])
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in (*PERTURBATION, "layer-activation", "lrp")])
 def test_an_error_in_the_backward_pass(name: str) -> None:
     class Broken(torch.autograd.Function):
         @staticmethod
@@ -156,13 +143,13 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["saliency", "ig", "guided", "deconvolution", "occlusion", "gradcam"])
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("rise", "explain")])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_results_take_the_dtype_of_the_input(name: str, dtype: torch.dtype) -> None:
     assert CALLS[name](small(dtype=dtype), image(dtype=dtype)).dtype == dtype
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in ACROSS_EXAMPLES])
 def test_a_batch_is_its_examples_one_by_one(name: str) -> None:
     model, x = small(dtype=torch.float64), image(dtype=torch.float64)
     whole = CALLS[name](model, x)
@@ -179,7 +166,7 @@ def test_memory_format_and_strides_of_the_input(name: str) -> None:
     torch.testing.assert_close(CALLS[name](model, torch.stack([x, x], -1)[..., 0]), expected)
 
 
-@pytest.mark.parametrize("name", ["saliency", "ig", "occlusion", "rise"])
+@pytest.mark.parametrize("name", ANY_CALLABLE)
 def test_a_bound_method_runs_its_module_in_evaluation_mode(name: str) -> None:
     model, x = small(dropout=0.5), image()
     expected = CALLS[name](model, x)
@@ -213,7 +200,7 @@ def test_autocast_is_left_to_the_caller(name: str) -> None:
     torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["saliency", "ig", "occlusion", "rise"])
+@pytest.mark.parametrize("name", ANY_CALLABLE)
 def test_callables_without_a_module(name: str) -> None:
     model = small()
     expected = CALLS[name](model, image())
@@ -232,7 +219,7 @@ def test_a_function_without_arguments() -> None:
 def test_torchscript_gives_gradients_and_refuses_what_it_hides() -> None:
     model, x = small(), image()
     traced = torch.jit.trace(model, x)
-    for name in ("saliency", "ig", "occlusion", "rise"):
+    for name in ANY_CALLABLE:
         torch.testing.assert_close(CALLS[name](traced, x), CALLS[name](model, x), rtol=1e-4, atol=1e-5)
     for explainer in (fastsal.GuidedBackprop, fastsal.Deconvolution):
         with pytest.raises(TypeError, match="TorchScript"):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.activation.layer_attribution import LayerAttribution
@@ -22,6 +23,7 @@ class LayerGradientXActivation(LayerAttribution):
         layer: one of its modules or its dotted name, or a list of these.
         device_ids: accepted for Captum's sake.
         multiply_by_inputs: the factor of the value; without it the gradient is returned.
+        memory_efficient: attributions on the CPU, whatever the model's device.
     """
 
     several = True
@@ -32,9 +34,11 @@ class LayerGradientXActivation(LayerAttribution):
         layer: Any,
         device_ids: list[int] | None = None,
         multiply_by_inputs: bool = True,
+        memory_efficient: bool = False,
     ) -> None:
         super().__init__(forward_func, layer, device_ids)
         self._multiply_by_inputs = multiply_by_inputs
+        self._memory_efficient = memory_efficient
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -65,11 +69,14 @@ class LayerGradientXActivation(LayerAttribution):
             TypeError, ValueError: for arguments outside of the above, or a layer that the target does not depend on.
         """
         read = self._read(inputs, target, additional_forward_args, attribute_to_layer_input, grad_kwargs, create_graph)
-        if not self._multiply_by_inputs:
-            return self._result(read.gradients)
         with torch.set_grad_enabled(create_graph):
-            products = [
-                [value * gradient for value, gradient in zip(*pair, strict=True)]
+            results = [
+                [self._attribution(*tensors) for tensors in zip(*pair, strict=True)]
                 for pair in zip(read.values, read.gradients, strict=True)
             ]
-        return self._result(products)
+        return self._result(results)
+
+    def _attribution(self, value: Tensor, gradient: Tensor) -> Tensor:
+        if self._memory_efficient:
+            value, gradient = value.cpu(), gradient.cpu()
+        return value * gradient if self._multiply_by_inputs else gradient

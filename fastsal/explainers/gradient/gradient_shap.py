@@ -26,11 +26,7 @@ from fastsal.explainers.base import (
 from fastsal.explainers.gradient._distribution import Draws, distribution_of
 from fastsal.explainers.gradient._input_gradient import altered_copies, input_gradients
 from fastsal.explainers.gradient.noise_tunnel import at_least_one, deviations_of
-
-try:
-    from fastsal.ops import noise
-except ImportError:
-    noise = None
+from fastsal.ops import noise
 
 
 class GradientShap(GradientAttribution):

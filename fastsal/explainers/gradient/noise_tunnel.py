@@ -25,11 +25,7 @@ from fastsal.explainers.base import (
 )
 from fastsal.explainers.gradient._distribution import Draws, distribution_of
 from fastsal.explainers.gradient._input_gradient import altered_copies
-
-try:
-    from fastsal.ops import noise
-except ImportError:
-    noise = None
+from fastsal.ops import noise
 
 TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
