@@ -7,6 +7,7 @@
 from fastsal._version import __version__
 from fastsal.engine import layers
 from fastsal.explainers import (
+    LRP,
     RISE,
     Attribution,
     Deconvolution,
@@ -33,6 +34,7 @@ from fastsal.explainers import (
 )
 
 __all__ = [
+    "LRP",
     "RISE",
     "Attribution",
     "Deconvolution",

@@ -10,6 +10,7 @@ from fastsal.explainers.activation.layer_grad_cam import LayerGradCam
 from fastsal.explainers.activation.layer_gradient_x_activation import LayerGradientXActivation
 from fastsal.explainers.activation.lrp import LRP
 from fastsal.explainers.base import Attribution, GradientAttribution, PerturbationAttribution
+from fastsal.explainers.activation.lrp import LRP
 from fastsal.explainers.explain import Explanation, explain
 from fastsal.explainers.gradient.gradient_shap import GradientShap
 from fastsal.explainers.gradient.input_x_gradient import InputXGradient
@@ -23,6 +24,7 @@ from fastsal.explainers.perturbation.rise import RISE
 from fastsal.explainers.registry import methods, options
 
 __all__ = [
+    "LRP",
     "RISE",
     "Attribution",
     "Deconvolution",

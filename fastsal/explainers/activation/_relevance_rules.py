@@ -1,0 +1,87 @@
+"""Which rule a module was given, found again by the tensors that it hands to its function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fastsal.explainers.activation.lrp_composites import Composite
+from fastsal.explainers.activation.lrp_rules import PropagationRule, as_rule
+
+# Modules that are one function of their own weight.
+ONE_FUNCTION = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    _BatchNorm,
+)
+# A rule set on one of these has no effect, as in Captum: relevance passes them unchanged.
+PASSED = (nn.ReLU, nn.Dropout, nn.Tanh)
+# Linear without weights, or a choice among the inputs.
+POOLING = (
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.Upsample, nn.Identity, nn.Flatten, nn.Unflatten),
+)
+
+
+def own_rule(name: str, module: nn.Module) -> PropagationRule | None:
+    """The module's attribute ``rule``.
+
+    Raises:
+        TypeError: where it is no rule.
+    """
+    rule: Any = getattr(module, "rule", None)
+    return None if rule is None else as_rule(rule, f"rule of module {name!r}")
+
+
+class ModuleRules:
+    """Names and rules of a model's modules.
+
+    Attributes:
+        by_tensor: id of a weight (or running mean) -> (the module in words, its rule or None).
+        whole: other modules with a rule -> (name, rule); each is one layer, whatever functions it runs.
+
+    Raises:
+        TypeError: for a rule that takes apart weights on a module that is not known to be linear in them.
+        ValueError: for modules that share a weight but not the rule.
+    """
+
+    def __init__(self, model: nn.Module, composite: Composite) -> None:
+        self.names: set[str] = set()
+        self.by_tensor: dict[int, tuple[str, PropagationRule | None]] = {}
+        self.whole: dict[nn.Module, tuple[str, PropagationRule]] = {}
+        for name, module in model.named_modules():
+            self.names.add(name)
+            rule = None if type(module) in PASSED else own_rule(name, module)
+            rule = rule or composite.of_module(name, module)
+            if self._is_one_function(module):
+                self._register(name, module, rule)
+            elif rule is not None:
+                if rule.splits and not isinstance(module, POOLING):
+                    raise TypeError(
+                        f"rule: {rule} on {name!r} ({type(module).__name__}) takes weights apart, which needs a linear "
+                        "or convolutional layer; EpsilonRule and IdentityRule work for any"
+                    )
+                self.whole[module] = (name, rule)
+
+    @staticmethod
+    def _is_one_function(module: nn.Module) -> bool:
+        # A parametrised weight is made anew for each run, so it cannot be recognised.
+        known = {kind.forward for kind in ONE_FUNCTION}
+        return type(module).forward in known and "weight" in module._parameters and "forward" not in vars(module)
+
+    def _register(self, name: str, module: nn.Module, rule: PropagationRule | None) -> None:
+        for tensor in (module._parameters["weight"], module._buffers.get("running_mean")):
+            if tensor is None:
+                continue
+            before = self.by_tensor.get(id(tensor))
+            if before is not None and before[1] is not rule and repr(before[1]) != repr(rule):
+                raise ValueError(f"rule: {before[0]} and {name!r} share a weight, but not the rule; give both the same")
+            self.by_tensor[id(tensor)] = (f"{name} ({type(module).__name__})".strip(), rule)
