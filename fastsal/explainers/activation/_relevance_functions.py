@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,15 +87,23 @@ def plain_name(name: str) -> str:
     return name
 
 
-def works_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+@functools.cache
+def _inplace_position(func: Any) -> int | None:
+    """Where torch.nn.functional's functions take the argument ``inplace``."""
+    if not isinstance(func, types.FunctionType):
+        return None
+    names = list(inspect.signature(func, follow_wrapped=False).parameters)
+    return names.index("inplace") if "inplace" in names else None
+
+
+def works_in_place(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a call overwrites its first argument."""
     if name in IN_PLACE_OPERATORS or name in ("__setitem__", "copy_"):
         return True
     if name.endswith("_") and not name.endswith("__"):
         return True
-    # torch.nn.functional's activations take inplace last.
-    flagged = plain_name(name) in ELEMENTWISE
-    return flagged and (bool(kwargs.get("inplace", False)) or (len(args) > 1 and args[-1] is True))
+    position = _inplace_position(func)
+    return position is not None and bool(args[position] if len(args) > position else kwargs.get("inplace", False))
 
 
 def carriers(value: Any) -> list[Tensor]:
@@ -153,3 +164,15 @@ class Call:
             return tensors[leaf.index] if isinstance(leaf, Slot) else leaf
 
         return self._func(*replaced(self._args, filled), **replaced(self._kwargs, filled))
+
+
+def nodes_behind(tensors: list[Tensor]) -> Iterator[Any]:
+    """Autograd's nodes from the tensors back to the inputs, each once."""
+    pending: list[Any] = [tensor.grad_fn for tensor in tensors]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        yield node
+        following = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= following
+        pending += following

@@ -109,14 +109,15 @@ class BatchNorm:
 
         return Layer("batch_norm", run, _detached(self.weight), _detached(self._bias))
 
-    def affine(self) -> Layer:
-        """As a layer scale * x + shift, which rules can take apart."""
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         scale = (widen(self._variance) + self._eps).rsqrt()
         if self.weight is not None:
             scale = scale * self.weight.detach()
         shift = -self.statistic * scale
-        if self._bias is not None:
-            shift = shift + self._bias.detach()
+        return scale, shift if self._bias is None else shift + self._bias.detach()
+
+    def affine(self) -> Layer:
+        """As a layer scale * x + shift, which rules can take apart."""
         axis = self._axis
 
         def run(xs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -124,13 +125,11 @@ class BatchNorm:
             z = xs[0] * _along(weight, axis)
             return z if bias is None else z + _along(bias, axis)
 
-        return Layer("batch_norm", run, scale, shift)
+        return Layer("batch_norm", run, *self._scale_and_shift())
 
-    def merged(self, before: Layer) -> Layer | None:
+    def merged(self, before: Layer, name: str) -> Layer | None:
         """The layer before and this one as one layer; None where their channels differ."""
-        alone = self.affine()
-        scale, shift, weight = alone.weight, alone.bias, before.weight
-        assert scale is not None and shift is not None
+        (scale, shift), weight = self._scale_and_shift(), before.weight
         if weight is None or before.channels is None or before.axis != self._axis:
             return None
         if weight.shape[before.channels] != scale.numel():
@@ -139,4 +138,4 @@ class BatchNorm:
             shift = shift + before.bias * scale
         # From the end, since the weight's leading dimensions are broadcast over.
         new = weight * _along(scale, before.channels - weight.dim())
-        return dataclasses.replace(before, name=f"{before.name} + batch_norm", weight=new, bias=shift, graph=None)
+        return dataclasses.replace(before, name=f"{before.name} + {name}", weight=new, bias=shift, graph=None)

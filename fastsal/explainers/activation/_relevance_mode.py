@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,13 +25,13 @@ from fastsal.explainers.activation._relevance_functions import (
     carriers,
     function_name,
     has_tensors,
+    nodes_behind,
     plain_name,
-    replaced,
     works_in_place,
 )
 from fastsal.explainers.activation._relevance_layer import HALF, Layer, Rule, Saved, through
 from fastsal.explainers.activation._relevance_linear import BatchNorm, product, weighted
-from fastsal.explainers.activation._relevance_rules import ModuleRules
+from fastsal.explainers.activation._relevance_modules import ModuleRules, as_layer
 from fastsal.explainers.activation.lrp_composites import Composite
 from fastsal.explainers.activation.lrp_rules import EpsilonRule, PropagationRule
 
@@ -41,18 +42,8 @@ UNSEEN = re.compile(
 )
 
 
-class _Replace(TorchFunctionMode):
-    """Inside, some tensors are taken for others wherever a function is given them."""
-
-    def __init__(self, others: dict[int, Tensor]) -> None:
-        super().__init__()
-        self._others = others
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def other(leaf: Any) -> Any:
-            return self._others.get(id(leaf), leaf)
-
-        return func(*replaced(tuple(args), other), **replaced(kwargs or {}, other))
+class Refused(Exception):
+    """A function has no rule. It is no TypeError, which PyTorch's operators take for an operand of another type."""
 
 
 def _as_run(rule: Rule) -> bool:
@@ -66,42 +57,10 @@ def _unique(tensors: list[Tensor]) -> tuple[Tensor, ...]:
     return tuple({id(tensor): tensor for tensor in tensors}.values())
 
 
-def _as_layer(module: nn.Module, name: str, call: Call, dtype: torch.dtype) -> Layer:
-    """A module as one layer, whatever functions it runs."""
-    attributes = (getattr(module, key, None) for key in ("weight", "bias"))
-    weight, bias = (value if isinstance(value, Tensor) else None for value in attributes)
-
-    def run(xs: tuple[Tensor, ...], new_weight: Tensor | None, new_bias: Tensor | None) -> Tensor:
-        others: dict[int, Tensor] = {}
-        if xs[0].dtype != dtype:  # half precision is computed in float32
-            parts = (*module.parameters(), *module.buffers())
-            others = {id(part): part.detach().to(xs[0].dtype) for part in parts if part.is_floating_point()}
-        for old, new in ((weight, new_weight), (bias, new_bias)):
-            if old is not None:
-                others[id(old)] = torch.zeros_like(old, dtype=xs[0].dtype) if new is None else new
-        args, kwargs = call(*(x.clone() for x in xs))
-        with _Replace(others):
-            result: Tensor = module.forward(*args, **kwargs)
-        return result
-
-    detached = [None if value is None else value.detach() for value in (weight, bias)]
-    label = f"{name} ({type(module).__name__})"
-    return Layer(label, run, detached[0], detached[1], learned=weight is not None)
-
-
 def _has_layer_behind(x: Tensor) -> bool:
     """Whether a linear layer or convolution came before."""
-    pending: list[Any] = [x.grad_fn]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
-        layer = getattr(node, "layer", None)
-        if isinstance(layer, Layer) and layer.learned:
-            return True
-        following = {after for after, _ in node.next_functions if after is not None} - seen
-        seen |= following
-        pending += following
-    return False
+    layers = (getattr(node, "layer", None) for node in nodes_behind([x]))
+    return any(isinstance(layer, Layer) and layer.learned for layer in layers)
 
 
 class RelevanceMode(TorchFunctionMode):
@@ -121,7 +80,7 @@ class RelevanceMode(TorchFunctionMode):
         # By memory: what has to be copied before the model overwrites it.
         self._saved: dict[int, list[Saved]] = {}
         # By output: what batch normalisation can be merged into, with the layer's input.
-        self._mergeable: dict[int, tuple[Tensor, Layer, Tensor]] = {}
+        self._mergeable: dict[int, tuple[weakref.ref[Tensor], Layer, Tensor]] = {}
         # The modules that run and are one layer: (inputs, leaves, call), or None where no relevance is met.
         self._running: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...], Call] | None] = []
 
@@ -143,19 +102,13 @@ class RelevanceMode(TorchFunctionMode):
         """
         self._saved.clear()
         self._mergeable.clear()
-        pending: list[Any] = [tensor.grad_fn for tensor in carriers(output)]
-        seen = set(pending)
-        while pending:
-            node = pending.pop()
+        for node in nodes_behind(carriers(output)):
             own = isinstance(node, BackwardCFunction) and isinstance(getattr(node, "layer", None), Layer)
             if not own and (isinstance(node, BackwardCFunction) or UNSEEN.match(node.name())):
                 raise TypeError(
                     f"model: {node.name()} ran where no rule could reach it (a scripted function, or an "
                     "autograd.Function of the model's own); set a rule on the module that runs it"
                 )
-            following = {after for after, _ in node.next_functions if after is not None} - seen
-            seen |= following
-            pending += following
         rules = self._composite.rules
         known = self._rules.names | self._met
         for key in () if rules is None or callable(rules) else rules:
@@ -184,8 +137,9 @@ class RelevanceMode(TorchFunctionMode):
         if not isinstance(output, Tensor):
             raise TypeError(f"rule: module {name!r} returns a {type(output).__name__}; a rule needs one tensor")
         with torch._C.DisableTorchFunction():
-            layer = _as_layer(module, name, call, inputs[0].dtype)
-            return self._through(layer, rule, inputs, leaves, output)
+            layer = as_layer(module, name, call, inputs[0].dtype)
+            # A copy, since autograd may have saved the output, which the model may overwrite.
+            return self._through(layer, rule, inputs, leaves, output).clone()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -197,26 +151,28 @@ class RelevanceMode(TorchFunctionMode):
             with torch.no_grad() if has_tensors((args, kwargs)) else contextlib.nullcontext():
                 return func(*args, **kwargs)
         name = function_name(func)
-        in_place = works_in_place(name, args, kwargs)
+        in_place = works_in_place(func, name, args, kwargs)
         name = plain_name(name)
         self._met.add(name)
         rule = self._composite.of_function(name)
         copies = rule is None and name in COPIES
-        if not in_place and (copies or not torch.is_grad_enabled()):
-            return func(*args, **kwargs)
-        if not in_place:
+        if not in_place and not copies and torch.is_grad_enabled():
             return self._propagated(name, rule, func, args, kwargs, found)
-        first = next((key for key in kwargs), None)
-        target: Tensor = args[0] if args else kwargs[first]
-        if copies or not torch.is_grad_enabled():
+        if in_place:
+            key = next(iter(kwargs), None)
+            target: Tensor = args[0] if args else kwargs[key]
+            if not copies and torch.is_grad_enabled():
+                others = {name: value for name, value in kwargs.items() if args or name != key}
+
+                def on_a_copy(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+                    return func(first.clone(), *args, **kwargs)
+
+                # The result, with the rule behind it, is written over the original.
+                result = self._propagated(name, rule, on_a_copy, (target, *args[1:]), others, found)
+                self._keep(target)
+                return target.copy_(result)
             self._keep(target)
-            return func(*args, **kwargs)
-        # The function writes to a copy; its result, with the rule behind it, is then written over the original.
-        copy = target.clone()
-        args, kwargs = ((copy, *args[1:]), kwargs) if args else (args, kwargs | {first: copy})
-        result = self._propagated(name, rule, func, args, kwargs, carriers((args, kwargs)))
-        self._keep(target)
-        return target.copy_(result)
+        return func(*args, **kwargs)
 
     def _propagated(
         self, name: str, rule: PropagationRule | None, func: Any, args: Any, kwargs: Any, found: list[Tensor]
@@ -229,8 +185,10 @@ class RelevanceMode(TorchFunctionMode):
             if value.data_ptr() == x.data_ptr() and name.endswith("dropout"):
                 return x
             return through(Layer(name), value, inputs)
-        if name == "batch_norm" and len(found) == 1:
-            return self._batch_norm(BatchNorm(func, args, kwargs), rule)
+        if name == "batch_norm":
+            norm = BatchNorm(func, args, kwargs)
+            if len(found) == 1 and found[0] is norm.input:
+                return self._batch_norm(norm, rule)
         if name in WEIGHTED or name in PRODUCTS:
             build = weighted if name in WEIGHTED else product
             made = build(name, func, args, kwargs, found)
@@ -242,12 +200,15 @@ class RelevanceMode(TorchFunctionMode):
         if rule is None and not known:
             result = func(*args, **kwargs)
             if carriers(result):
-                raise TypeError(
-                    f"{name}: LRP has no rule for it with {len(found)} input(s) that depend on the model's inputs; set "
-                    f"a rule on the module that runs it (module.rule = IdentityRule()) or give one for the function "
-                    f"(composite={{{name!r}: IdentityRule()}})"
+                one = "IdentityRule(source=0)" if len(inputs) > 1 else "IdentityRule()"
+                raise Refused(
+                    f"{name}: LRP has no rule for it with {len(inputs)} input(s) that depend on the model's inputs; "
+                    f"give it one that fits, as in composite={{{name!r}: {one}}}, or set one on the module that runs "
+                    f"it, as in module.rule = {one}"
                 )
             return result
+        if rule is not None and rule.splits and not known:
+            raise Refused(f"{name}: {rule} takes weights apart, and it has none; EpsilonRule and IdentityRule work")
         call = Call(func, args, kwargs, inputs)
         layer = Layer(name, lambda xs, weight, bias: call(*xs))
         return self._run(layer, rule or self._composite.other, inputs)
@@ -264,7 +225,7 @@ class RelevanceMode(TorchFunctionMode):
         layer.name = name or layer.name
         output = self._run(layer, rule, (x,))
         if self._composite.merge_batch_norm:
-            self._mergeable[id(output)] = (output, layer, x)
+            self._mergeable[id(output)] = (weakref.ref(output), layer, x)
         return output
 
     def _batch_norm(self, norm: BatchNorm, rule: PropagationRule | None) -> Tensor:
@@ -273,11 +234,11 @@ class RelevanceMode(TorchFunctionMode):
             name, own = self._rules.by_tensor.get(id(tensor), (name, own))
         rule = own or rule
         x = norm.input
-        output, before, source = self._mergeable.get(id(x), (None, None, None))
-        if rule is None and before is not None and source is not None and output is x and x._version == 0:
-            merged = norm.merged(before)
+        made = self._mergeable.get(id(x))
+        if rule is None and made is not None and made[0]() is x and x._version == 0:
+            _, before, source = made
+            merged = norm.merged(before, name or "batch_norm")
             if merged is not None and not any(saved.copied for saved in before.saved):
-                merged.name = f"{before.name} + {name or 'batch_norm'}"
                 alone = norm.normalising()
                 assert alone.run is not None
                 with torch.no_grad():
@@ -292,7 +253,9 @@ class RelevanceMode(TorchFunctionMode):
         leaves = tuple(x.detach().requires_grad_() for x in inputs)
         assert layer.run is not None
         with torch.set_grad_enabled(_as_run(rule)):
-            output = layer.run(leaves, layer.weight, layer.bias)
+            output: Any = layer.run(leaves, layer.weight, layer.bias)
+        if not isinstance(output, Tensor):
+            raise Refused(f"{layer.name}: it returns a {type(output).__name__}; a rule needs one tensor")
         return self._through(layer, rule, inputs, leaves, output)
 
     def _through(

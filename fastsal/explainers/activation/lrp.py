@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fastsal.engine import evaluation
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.activation._relevance_layer import widen
-from fastsal.explainers.activation._relevance_mode import RelevanceMode
-from fastsal.explainers.activation._relevance_rules import own_rule
+from fastsal.explainers.activation._relevance_mode import Refused, RelevanceMode
+from fastsal.explainers.activation._relevance_modules import own_rule
 from fastsal.explainers.activation.lrp_composites import Composite, Rules, as_composite
 from fastsal.explainers.base import (
     GradientAttribution,
@@ -110,8 +110,11 @@ class LRP(GradientAttribution):
         outputs: list[Tensor] = []
 
         def forward(*arguments: Any) -> Any:
-            with mode.hooked(), mode:
-                output = model(*arguments)
+            try:
+                with mode.hooked(), mode:
+                    output = model(*arguments)
+            except Refused as refused:
+                raise TypeError(str(refused)) from refused
             mode.finish(output)
             if start != 1 and isinstance(output, Tensor) and output.requires_grad:
                 output.register_hook(lambda gradient: gradient * start)

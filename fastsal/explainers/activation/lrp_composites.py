@@ -34,7 +34,8 @@ class Composite:
         merge_batch_norm: batch normalisation right after a convolution or linear layer is one layer with it, of
             weights w * gamma / sigma; a layer of its own otherwise, as in Captum.
         rules: a mapping from a module's dotted name, a module type or a function's name ("softmax") to a rule, or a
-            function of (name, module), where the module is None for a function, that returns a rule or None.
+            function of (name, module) that returns a rule or None; it is asked for modules without children, and for
+            functions, for which the module is None.
     """
 
     convolution: PropagationRule = field(default_factory=EpsilonRule)
@@ -50,7 +51,8 @@ class Composite:
             return None
         found: Any
         if callable(self.rules):
-            found = self.rules(name, module)
+            # Not of containers, whose layers get their own.
+            found = None if next(module.children(), None) else self.rules(name, module)
         else:
             types = (rule for key, rule in self.rules.items() if isinstance(key, type) and isinstance(module, key))
             found = self.rules[name] if name in self.rules else next(types, None)

@@ -70,7 +70,8 @@ class PropagationRule(ABC):
         return tuple(part.to(dtype) for part, dtype in zip(shared, dtypes, strict=True))
 
     def _shared(self, layer: Layer, relevance: Tensor) -> list[Tensor]:
-        if layer.graph is not None and layer.output is not None:
+        # What autograd saved for that run is gone where the model has overwritten an input since.
+        if layer.graph is not None and layer.output is not None and not any(saved.copied for saved in layer.saved):
             leaves, output = layer.graph
             quotient = self._quotient(relevance, layer.output.tensor)
             gradients = torch.autograd.grad(output, leaves, quotient)
@@ -212,13 +213,16 @@ class ZPlusRule(AlphaBetaRule):
 class FlatRule(PropagationRule):
     """R_j = sum_k R_k / n_k, with n_k the number of inputs of k: Lapuschkin et al., "Unmasking Clever Hans Predictors"
     (2019). For the first layer, whose relevance then does not depend on the pixels' values.
+
+    Layers without weights share by the epsilon rule.
     """
 
     splits = True
 
     def parts(self, layer: Layer) -> list[tuple[float, list[Term]]]:
-        weight = None if layer.weight is None else torch.ones_like(layer.weight)
-        return [(1.0, [Term(tuple(map(torch.ones_like, layer.inputs)), weight, None)])]
+        if layer.weight is None:
+            return [(1.0, [_same(layer)])]
+        return [(1.0, [Term(tuple(map(torch.ones_like, layer.inputs)), torch.ones_like(layer.weight), None)])]
 
 
 class BoxRule(PropagationRule):

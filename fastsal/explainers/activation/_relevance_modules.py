@@ -1,12 +1,16 @@
-"""Which rule a module was given, found again by the tensors that it hands to its function."""
+"""Which rule a module was given, found again by the tensors that it hands to its function; a module as one layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
+from fastsal.explainers.activation._relevance_functions import Call, replaced
+from fastsal.explainers.activation._relevance_layer import Layer
 from fastsal.explainers.activation.lrp_composites import Composite
 from fastsal.explainers.activation.lrp_rules import PropagationRule, as_rule
 
@@ -85,3 +89,40 @@ class ModuleRules:
             if before is not None and before[1] is not rule and repr(before[1]) != repr(rule):
                 raise ValueError(f"rule: {before[0]} and {name!r} share a weight, but not the rule; give both the same")
             self.by_tensor[id(tensor)] = (f"{name} ({type(module).__name__})".strip(), rule)
+
+
+class _Replace(TorchFunctionMode):
+    """Inside, some tensors are taken for others wherever a function is given them."""
+
+    def __init__(self, others: dict[int, Tensor]) -> None:
+        super().__init__()
+        self._others = others
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def other(leaf: Any) -> Any:
+            return self._others.get(id(leaf), leaf)
+
+        return func(*replaced(tuple(args), other), **replaced(kwargs or {}, other))
+
+
+def as_layer(module: nn.Module, name: str, call: Call, dtype: torch.dtype) -> Layer:
+    """A module as one layer, whatever functions it runs."""
+    attributes = (getattr(module, key, None) for key in ("weight", "bias"))
+    weight, bias = (value if isinstance(value, Tensor) else None for value in attributes)
+
+    def run(xs: tuple[Tensor, ...], new_weight: Tensor | None, new_bias: Tensor | None) -> Tensor:
+        others: dict[int, Tensor] = {}
+        if xs[0].dtype != dtype:  # half precision is computed in float32
+            parts = (*module.parameters(), *module.buffers())
+            others = {id(part): part.detach().to(xs[0].dtype) for part in parts if part.is_floating_point()}
+        for old, new in ((weight, new_weight), (bias, new_bias)):
+            if old is not None:
+                others[id(old)] = torch.zeros_like(old, dtype=xs[0].dtype) if new is None else new
+        args, kwargs = call(*(x.clone() for x in xs))
+        with _Replace(others):
+            result: Tensor = module.forward(*args, **kwargs)
+        return result
+
+    detached = [None if value is None else value.detach() for value in (weight, bias)]
+    label = f"{name} ({type(module).__name__})"
+    return Layer(label, run, detached[0], detached[1], learned=weight is not None)
