@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from fastsal.explainers.activation._relevance_functions import Call, replaced
@@ -105,24 +106,28 @@ class _Replace(TorchFunctionMode):
         return func(*replaced(tuple(args), other), **replaced(kwargs or {}, other))
 
 
-def as_layer(module: nn.Module, name: str, call: Call, dtype: torch.dtype) -> Layer:
-    """A module as one layer, whatever functions it runs."""
-    attributes = (getattr(module, key, None) for key in ("weight", "bias"))
-    weight, bias = (value if isinstance(value, Tensor) else None for value in attributes)
+def _weight_and_bias(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    return weight if isinstance(weight, Tensor) else None, bias if isinstance(bias, Tensor) else None
 
-    def run(xs: tuple[Tensor, ...], new_weight: Tensor | None, new_bias: Tensor | None) -> Tensor:
+
+def as_layer(module: nn.Module, name: str, call: Call, dtype: torch.dtype) -> Layer:
+    """A module as one layer, whatever functions it runs; ``call`` returns its arguments."""
+
+    def run(xs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None) -> Tensor:
         others: dict[int, Tensor] = {}
         if xs[0].dtype != dtype:  # half precision is computed in float32
             parts = (*module.parameters(), *module.buffers())
             others = {id(part): part.detach().to(xs[0].dtype) for part in parts if part.is_floating_point()}
-        for old, new in ((weight, new_weight), (bias, new_bias)):
-            if old is not None:
-                others[id(old)] = torch.zeros_like(old, dtype=xs[0].dtype) if new is None else new
         args, kwargs = call(*(x.clone() for x in xs))
-        with _Replace(others):
-            result: Tensor = module.forward(*args, **kwargs)
+        # A parametrised weight is made anew each time it is read; cached, it is the same tensor to the module.
+        with parametrize.cached():
+            for old, new in zip(_weight_and_bias(module), (weight, bias), strict=True):
+                if old is not None:
+                    others[id(old)] = torch.zeros_like(old, dtype=xs[0].dtype) if new is None else new
+            with _Replace(others):
+                result: Tensor = module.forward(*args, **kwargs)
         return result
 
-    detached = [None if value is None else value.detach() for value in (weight, bias)]
-    label = f"{name} ({type(module).__name__})"
-    return Layer(label, run, detached[0], detached[1], learned=weight is not None)
+    weight, bias = (None if value is None else value.detach() for value in _weight_and_bias(module))
+    return Layer(f"{name} ({type(module).__name__})", run, weight, bias, learned=weight is not None)
