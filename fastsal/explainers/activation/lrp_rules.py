@@ -94,7 +94,9 @@ class PropagationRule(ABC):
         return totals
 
     def _quotient(self, relevance: Tensor, z: Tensor) -> Tensor:
-        return relevance / torch.where(z < 0, z - self.STABILITY_FACTOR, z + self.STABILITY_FACTOR)
+        z = z + 0.0  # so that -0.0, whose sign is 0 too, is 0.0
+        epsilon = torch.full((), self.STABILITY_FACTOR, dtype=z.dtype, device=z.device)
+        return relevance / z.add_(torch.copysign(epsilon, z))
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name != "STABILITY_FACTOR")
