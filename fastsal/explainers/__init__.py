@@ -19,6 +19,9 @@ from fastsal.explainers.gradient.layer_integrated_gradients import LayerIntegrat
 from fastsal.explainers.gradient.noise_tunnel import NoiseTunnel
 from fastsal.explainers.gradient.saliency import Saliency
 from fastsal.explainers.gradient.smooth_grad import SmoothGrad
+from fastsal.explainers.perturbation.kernel_shap import KernelShap
+from fastsal.explainers.perturbation.lime import Lime
+from fastsal.explainers.perturbation.lime_base import LimeBase
 from fastsal.explainers.perturbation.occlusion import Occlusion
 from fastsal.explainers.perturbation.rise import RISE
 from fastsal.explainers.registry import methods, options
@@ -42,6 +45,9 @@ __all__ = [
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
     "NoiseTunnel",
+    "KernelShap",
+    "Lime",
+    "LimeBase",
     "Occlusion",
     "PerturbationAttribution",
     "Saliency",

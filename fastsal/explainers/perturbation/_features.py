@@ -69,7 +69,7 @@ def coalitions(
         inputs: tensors [B, ...].
         baselines: a number, or a tensor that broadcasts, for each.
         features: of the inputs.
-        present: [P, features.total], bool.
+        present: [P, features.total], bool, or [P, B, features.total] for coalitions of each example's own.
     """
     result = []
     for tensor, baseline, ids in zip(inputs, baselines, features.ids, strict=True):
@@ -78,6 +78,12 @@ def coalitions(
             if isinstance(baseline, Tensor)
             else torch.full((), baseline, dtype=tensor.dtype, device=tensor.device)
         )
-        rows = torch.where(present.to(tensor.device)[:, ids], tensor, absent)
+        chosen = present.to(tensor.device)
+        if present.dim() == 3:
+            examples = torch.arange(tensor.shape[0], device=tensor.device).reshape(-1, *[1] * (tensor.dim() - 1))
+            chosen = chosen[:, examples, ids]
+        else:
+            chosen = chosen[:, ids]
+        rows = torch.where(chosen, tensor, absent)
         result.append(rows.reshape(present.shape[0] * tensor.shape[0], *tensor.shape[1:]))
     return tuple(result)

@@ -1,0 +1,83 @@
+"""Kernel SHAP: Shapley values by a regression on random coalitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.engine import evaluation
+from fastsal.explainers._random import generator
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.base import Baselines, Inputs, PerturbationAttribution, Target
+from fastsal.explainers.perturbation._surrogate import shapley_regression
+from fastsal.explainers.perturbation.lime import Lime, problem_of, result_of
+from fastsal.explainers.perturbation.lime_base import check_counts
+
+
+def draw_coalitions(n_samples: int, total: int, random: torch.Generator) -> Tensor:
+    """Coalitions [n, total] (bool): that of all features, the empty one, then random ones between them.
+
+    Their size k has the probability of the Shapley kernel summed over the coalitions of that size, which is
+    proportional to (M - 1) / (k (M - k)); those of a size are equally likely. One feature has none between.
+    """
+    ends = torch.tensor([[True], [False]]).expand(2, total)
+    if total == 1 or n_samples == 2:
+        return ends
+    sizes = torch.arange(1, total, dtype=torch.float64)
+    chances = 1 / (sizes * (total - sizes))
+    drawn = 1 + torch.multinomial(chances, n_samples - 2, replacement=True, generator=random)
+    order = torch.rand(n_samples - 2, total, generator=random).argsort(1)
+    return torch.cat([ends, order.argsort(1) < drawn[:, None]])
+
+
+class KernelShap(Lime):
+    """Shapley values, as coefficients of a linear model of the score on which features are present.
+
+    Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS 2017), theorem 2. They add up to
+    F(x) - F(baselines) whatever the samples. Costs at most n_samples passes per example, those two included (a
+    coalition that is drawn again is not run again); a batch is run as one, and its examples share the coalitions.
+
+    Args:
+        forward_func: module or callable.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        PerturbationAttribution.__init__(self, forward_func)
+
+    @attribute_method
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Inputs,
+        baselines: Baselines = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int = 25,
+        perturbations_per_eval: int | None = None,
+        return_input_shape: bool = True,
+        show_progress: bool = False,
+        *,
+        seed: int | None = None,
+    ) -> Any:
+        """Shapley values in the form and shapes of the inputs; arguments and dtypes as of :meth:`Lime.attribute`.
+
+        Args:
+            n_samples: coalitions, with that of all features and the empty one; at least 2. Below the number of
+                features the values are those of least squares that fit.
+            return_input_shape: False returns the values [B, M] ([1, M] for one score per batch).
+
+        Raises:
+            TypeError, ValueError: as of :meth:`Lime.attribute`.
+        """
+        check_counts(n_samples, 2, perturbations_per_eval)
+        problem = problem_of(inputs, baselines, feature_mask)
+        evaluate = self._evaluator(problem, target, additional_forward_args, perturbations_per_eval, show_progress)
+        present = draw_coalitions(n_samples, problem.features.total, generator(seed))
+        with evaluation(self.forward_func), torch.no_grad():
+            outputs = evaluate(present)
+            wide = outputs.to(torch.float64)
+            found = shapley_regression(present[2:], wide[:, 2:], empty=wide[:, 1], full=wide[:, 0])
+            return result_of(problem, found, outputs, return_input_shape)
