@@ -10,7 +10,6 @@ from fastsal.explainers.activation.layer_grad_cam import LayerGradCam
 from fastsal.explainers.activation.layer_gradient_x_activation import LayerGradientXActivation
 from fastsal.explainers.activation.lrp import LRP
 from fastsal.explainers.base import Attribution, GradientAttribution, PerturbationAttribution
-from fastsal.explainers.activation.lrp import LRP
 from fastsal.explainers.explain import Explanation, explain
 from fastsal.explainers.gradient.gradient_shap import GradientShap
 from fastsal.explainers.gradient.input_x_gradient import InputXGradient
@@ -39,15 +38,15 @@ __all__ = [
     "GuidedGradCam",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelShap",
     "LayerActivation",
     "LayerAttribution",
     "LayerGradCam",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
-    "NoiseTunnel",
-    "KernelShap",
     "Lime",
     "LimeBase",
+    "NoiseTunnel",
     "Occlusion",
     "PerturbationAttribution",
     "Saliency",
