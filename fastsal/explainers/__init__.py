@@ -18,11 +18,15 @@ from fastsal.explainers.gradient.layer_integrated_gradients import LayerIntegrat
 from fastsal.explainers.gradient.noise_tunnel import NoiseTunnel
 from fastsal.explainers.gradient.saliency import Saliency
 from fastsal.explainers.gradient.smooth_grad import SmoothGrad
+from fastsal.explainers.perturbation.feature_ablation import FeatureAblation
+from fastsal.explainers.perturbation.feature_permutation import FeaturePermutation
 from fastsal.explainers.perturbation.kernel_shap import KernelShap
 from fastsal.explainers.perturbation.lime import Lime
 from fastsal.explainers.perturbation.lime_base import LimeBase
 from fastsal.explainers.perturbation.occlusion import Occlusion
 from fastsal.explainers.perturbation.rise import RISE
+from fastsal.explainers.perturbation.shapley_value_sampling import ShapleyValueSampling
+from fastsal.explainers.perturbation.shapley_values import ShapleyValues
 from fastsal.explainers.registry import methods, options
 
 __all__ = [
@@ -31,6 +35,8 @@ __all__ = [
     "Attribution",
     "Deconvolution",
     "Explanation",
+    "FeatureAblation",
+    "FeaturePermutation",
     "GradCAM",
     "GradientAttribution",
     "GradientShap",
@@ -50,6 +56,8 @@ __all__ = [
     "Occlusion",
     "PerturbationAttribution",
     "Saliency",
+    "ShapleyValueSampling",
+    "ShapleyValues",
     "SmoothGrad",
     "explain",
     "methods",

@@ -99,6 +99,21 @@ def baseline_inputs(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[T
     )
 
 
+def at_least_one(name: str, value: Any) -> int:
+    """A count as given.
+
+    Raises:
+        TypeError, ValueError: for what is not an int, or below 1.
+    """
+    try:
+        count: int = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: {value!r} is not an int") from None
+    if count < 1:
+        raise ValueError(f"{name}: {count} is below 1")
+    return count
+
+
 def tile(value: Any, count: int, examples: int) -> Any:
     """A per-example tensor or list repeated for ``count`` altered copies, copy-major; anything else as it is."""
     if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == examples:

@@ -18,6 +18,7 @@ from fastsal.explainers.base import (
     as_arguments,
     as_inputs,
     as_result,
+    at_least_one,
     could_be_per_example,
     examples_of,
     tile,
@@ -25,7 +26,7 @@ from fastsal.explainers.base import (
 )
 from fastsal.explainers.gradient._distribution import Draws, distribution_of
 from fastsal.explainers.gradient._input_gradient import altered_copies, input_gradients
-from fastsal.explainers.gradient.noise_tunnel import at_least_one, deviations_of
+from fastsal.explainers.gradient.noise_tunnel import deviations_of
 from fastsal.ops import noise
 
 

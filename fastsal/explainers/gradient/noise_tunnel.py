@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from fastsal.explainers.base import (
     as_arguments,
     as_inputs,
     as_result,
+    at_least_one,
     could_be_per_example,
     examples_of,
     tile,
@@ -174,16 +174,6 @@ def deviations_of(stdevs: Any, inputs: int) -> tuple[float | Tensor, ...]:
     if len(given) != inputs:
         raise ValueError(f"stdevs: {len(given)} given for {inputs} inputs; one each is needed")
     return given
-
-
-def at_least_one(name: str, value: Any) -> int:
-    try:
-        count: int = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: {value!r} is not an int") from None
-    if count < 1:
-        raise ValueError(f"{name}: {count} is below 1")
-    return count
 
 
 def _moment(moments: Tensor, nt_type: str, samples: int) -> Tensor:

@@ -60,6 +60,37 @@ def features_of(feature_mask: Any, inputs: tuple[Tensor, ...]) -> Features:
     return Features(tuple(ids), count)
 
 
+def absent_value(baseline: Baseline, tensor: Tensor) -> Tensor:
+    """What stands where a feature is absent: exact for integers too."""
+    if isinstance(baseline, Tensor):
+        return baseline.to(tensor)
+    return torch.full((), baseline, dtype=tensor.dtype, device=tensor.device)
+
+
+def spread(found: Tensor, ids: Tensor, tensor: Tensor, shared: bool) -> Tensor:
+    """Values [features, outputs] at each element of the input [B, ...]: [outputs, ...].
+
+    Args:
+        found: outputs are those of B examples, example by example, or ``shared`` by all of them.
+        ids: features of the elements, [1 or B, ...], broadcast to the input.
+        tensor: the input.
+        shared: whether the outputs belong to no example.
+
+    Raises:
+        ValueError: for features of each example's own where the outputs are shared.
+    """
+    if tensor[:1].numel() == 0:
+        return found.new_zeros((found.shape[1], *tensor.shape[1:]))
+    where = ids.to(found.device).expand(ids.shape[0], *tensor.shape[1:])
+    if where.shape[0] == 1:
+        return found[where[0]].movedim(-1, 0)
+    if shared:
+        raise ValueError("feature_mask: the output is one for the whole batch, so all examples must share one mask")
+    examples = torch.arange(where.shape[0], device=found.device).reshape(-1, *[1] * (where.dim() - 1))
+    by_example = found.reshape(found.shape[0], where.shape[0], -1)
+    return by_example[where, examples].movedim(-1, 1).flatten(0, 1)
+
+
 def coalitions(
     inputs: tuple[Tensor, ...], baselines: tuple[Baseline, ...], features: Features, present: Tensor
 ) -> tuple[Tensor, ...]:
@@ -73,17 +104,12 @@ def coalitions(
     """
     result = []
     for tensor, baseline, ids in zip(inputs, baselines, features.ids, strict=True):
-        absent = (
-            baseline.to(tensor)
-            if isinstance(baseline, Tensor)
-            else torch.full((), baseline, dtype=tensor.dtype, device=tensor.device)
-        )
         chosen = present.to(tensor.device)
         if present.dim() == 3:
             examples = torch.arange(tensor.shape[0], device=tensor.device).reshape(-1, *[1] * (tensor.dim() - 1))
             chosen = chosen[:, examples, ids]
         else:
             chosen = chosen[:, ids]
-        rows = torch.where(chosen, tensor, absent)
+        rows = torch.where(chosen, tensor, absent_value(baseline, tensor))
         result.append(rows.reshape(present.shape[0] * tensor.shape[0], *tensor.shape[1:]))
     return tuple(result)

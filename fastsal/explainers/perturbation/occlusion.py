@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.engine import ChunkTooLarge, Plan, evaluation, scratch, sweep
+from fastsal.engine import evaluation, scratch, sweep
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
     Baselines,
@@ -21,12 +21,9 @@ from fastsal.explainers.base import (
     as_baselines,
     as_inputs,
     as_result,
-    could_be_per_example,
     examples_of,
-    tile,
-    tile_target,
 )
-from fastsal.explainers.perturbation._scores import rows, scores_of
+from fastsal.explainers.perturbation._altered import AlteredScores
 from fastsal.ops import windows
 
 
@@ -83,79 +80,40 @@ class Occlusion(PerturbationAttribution):
         shapes = _per_input("sliding_window_shapes", sliding_window_shapes, len(plain), given_tuple)
         steps = _per_input("strides", strides, len(plain), given_tuple)
         starts = as_baselines(baselines, plain)
-        additional = as_arguments(additional_forward_args)
-        if perturbations_per_eval is not None and perturbations_per_eval < 1:
-            raise ValueError(f"perturbations_per_eval: {perturbations_per_eval} is below 1")
         geometry = [
             _geometry(tensor, shape, stride) for tensor, shape, stride in zip(plain, shapes, steps, strict=True)
         ]
         with evaluation(self.forward_func), torch.no_grad():
-            clean = scores_of(self.forward_func, tuple(map(scratch, plain)), tuple(map(scratch, additional)), target)
+            scores = AlteredScores(
+                self.forward_func, plain, as_arguments(additional_forward_args), target, perturbations_per_eval
+            )
             results = []
-            for index in range(len(plain)):
-                window, stride = geometry[index]
+            for index, (tensor, (window, stride)) in enumerate(zip(plain, geometry, strict=True)):
+                total = prod(windows.counts(tensor.shape[1:], window, stride))
+                found = scores.clean.new_empty((total, scores.clean.numel()), device=tensor.device)
 
-                def altered(
-                    start: int, stop: int, index: int = index, window: Any = window, stride: Any = stride
-                ) -> Tensor:
-                    return windows.batch(
+                def step(
+                    start: int,
+                    stop: int,
+                    index: int = index,
+                    window: Any = window,
+                    stride: Any = stride,
+                    found: Tensor = found,
+                ) -> Callable[[], None]:
+                    batch = windows.batch(
                         plain[index], start, stop, window=window, stride=stride, baseline=starts[index]
                     )
+                    change = scores.clean - scores(stop - start, {index: batch})
 
-                total = prod(windows.counts(plain[index].shape[1:], window, stride))
-                differences = self._differences(
-                    altered, total, clean, plain, index, additional, target, perturbations_per_eval, show_progress
-                )
-                folded = windows.fold(differences, plain[index].shape[1:], window=window, stride=stride)
-                results.append(folded.to(plain[index].dtype if plain[index].is_floating_point() else torch.float32))
+                    def commit() -> None:
+                        found[start:stop] = change
+
+                    return commit
+
+                sweep(total, step, scores.plan(total), show_progress=show_progress, description="Occlusion")
+                folded = windows.fold(found, tensor.shape[1:], window=window, stride=stride)
+                results.append(folded.to(tensor.dtype if tensor.is_floating_point() else torch.float32))
         return as_result(results, given_tuple)
-
-    def _differences(
-        self,
-        altered: Callable[[int, int], Tensor],
-        total: int,
-        clean: Tensor,
-        plain: tuple[Tensor, ...],
-        index: int,
-        additional: tuple[Any, ...],
-        target: Target,
-        perturbations_per_eval: int | None,
-        show_progress: bool,
-    ) -> Tensor:
-        """[windows, outputs]: the clean score minus that of each window."""
-        examples = plain[0].shape[0]
-        # One score for the whole batch (or a number) can only be asked for one window at a time.
-        single = clean.dim() == 0 or clean.shape[0] != examples
-        if single and perturbations_per_eval not in (None, 1):
-            raise ValueError("perturbations_per_eval: the output has one score per call, so it must be 1")
-        base = clean.detach().reshape(1, 1, -1) if single else rows(clean, 1, examples)
-        base = base if base.is_floating_point() else base.to(torch.float32)
-        wide = torch.promote_types(base.dtype, torch.float32)
-        found = torch.empty((total, base.shape[1] * base.shape[2]), dtype=wide, device=plain[index].device)
-        row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in plain)
-        alone = single or (perturbations_per_eval is None and could_be_per_example(additional, examples))
-        plan = Plan(total, examples, row_bytes, plain[0].device, 1 if alone else perturbations_per_eval)
-
-        def step(start: int, stop: int) -> Callable[[], None]:
-            count = stop - start
-            batch = tuple(
-                altered(start, stop) if i == index else tile(scratch(tensor), count, examples)
-                for i, tensor in enumerate(plain)
-            )
-            extra = tuple(tile(scratch(value), count, examples) for value in additional)
-            scores = scores_of(self.forward_func, batch, extra, tile_target(target, count, examples))
-            if count > 1 and perturbations_per_eval is None and scores.shape[:1] == clean.shape[:1]:
-                raise ChunkTooLarge("forward_func returns one score per call, whatever the batch")
-            scores = scores.detach().reshape(1, 1, -1) if single else rows(scores, count, examples)
-            change = (base.to(wide) - scores.to(wide)).reshape(count, -1)
-
-            def commit() -> None:
-                found[start:stop] = change
-
-            return commit
-
-        sweep(total, step, plan, show_progress=show_progress, description="Occlusion")
-        return found
 
 
 def _geometry(tensor: Tensor, window: Any, stride: Any) -> tuple[Any, Any]:

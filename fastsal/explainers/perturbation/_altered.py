@@ -1,0 +1,86 @@
+"""Scores of altered copies of the inputs, beside those of the inputs as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.engine import ChunkTooLarge, Plan, scratch
+from fastsal.explainers.base import Target, could_be_per_example, tile, tile_target
+from fastsal.explainers.perturbation._scores import rows, scores_of
+
+
+class AlteredScores:
+    """Scores [copies, outputs] of copies of a batch, in at least float32 (float64 for outputs that are integers).
+
+    Call inside ``evaluation`` and ``torch.no_grad``.
+
+    Args:
+        forward_func: module or callable, with one score or more per example, or the same number for a whole batch.
+        inputs: tensors [B, ...], detached.
+        additional: further arguments; per-example tensors are repeated for the copies.
+        target: which output to score.
+        perturbations_per_eval: copies per model call; chosen from memory when None.
+        first: what stands for the clean scores: the inputs unless other tensors like them are given.
+
+    Attributes:
+        shape: of the selected output, [B, ...]; [1] or more for one that has no examples.
+        dtype: of the selected output.
+        clean: the scores of ``first``, flat.
+        shared: whether the output is one for the whole batch, so that copies are scored one at a time.
+
+    Raises:
+        ValueError: for perturbations_per_eval below 1, or above it where the output is one for the whole batch.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        inputs: tuple[Tensor, ...],
+        additional: tuple[Any, ...],
+        target: Target,
+        perturbations_per_eval: int | None,
+        first: tuple[Tensor, ...] | None = None,
+    ) -> None:
+        if perturbations_per_eval is not None and perturbations_per_eval < 1:
+            raise ValueError(f"perturbations_per_eval: {perturbations_per_eval} is below 1")
+        self._forward_func, self._inputs, self._additional, self._target = forward_func, inputs, additional, target
+        self._given = perturbations_per_eval
+        self._examples = inputs[0].shape[0]
+        copies = tuple(map(scratch, inputs if first is None else first))
+        clean = scores_of(forward_func, copies, tuple(map(scratch, additional)), target).detach()
+        self.shared = clean.dim() == 0 or clean.shape[0] != self._examples
+        if self.shared and perturbations_per_eval not in (None, 1):
+            raise ValueError("perturbations_per_eval: the output has one score per call, so it must be 1")
+        self.shape, self.dtype = tuple(clean.shape) or (1,), clean.dtype
+        least = torch.float32 if clean.is_floating_point() else torch.float64
+        self._wide = torch.promote_types(clean.dtype, least)
+        self.clean = clean.reshape(-1).to(self._wide)
+
+    def plan(self, total: int) -> Plan:
+        """Chunk sizes for ``total`` copies."""
+        given = self._given
+        if self.shared or (given is None and could_be_per_example(self._additional, self._examples)):
+            given = 1
+        row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in self._inputs)
+        return Plan(total, self._examples, row_bytes, self._inputs[0].device, given)
+
+    def __call__(self, count: int, altered: dict[int, Tensor]) -> Tensor:
+        """Scores [count, outputs] of ``count`` copies, copy-major; inputs that are not altered are repeated."""
+        batch = tuple(
+            altered[i] if i in altered else tile(scratch(tensor), count, self._examples)
+            for i, tensor in enumerate(self._inputs)
+        )
+        extra = tuple(tile(scratch(value), count, self._examples) for value in self._additional)
+        target = tile_target(self._target, count, self._examples)
+        scores = scores_of(self._forward_func, batch, extra, target).detach()
+        if self.shared:
+            if tuple(scores.shape or (1,)) != self.shape:
+                raise ValueError(f"forward_func: its output changed from {self.shape} to {tuple(scores.shape)}")
+            return scores.reshape(1, -1).to(self._wide)
+        if count > 1 and self._given is None and scores.shape[:1] == self.shape[:1]:
+            raise ChunkTooLarge("forward_func returns one score per call, whatever the batch")
+        return rows(scores, count, self._examples).reshape(count, -1).to(self._wide)

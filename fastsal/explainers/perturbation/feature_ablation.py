@@ -1,0 +1,137 @@
+"""Feature Ablation: the drop of the score when a feature is replaced by its baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.engine import evaluation, scratch, sweep
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.base import (
+    Baselines,
+    Inputs,
+    PerturbationAttribution,
+    Target,
+    as_arguments,
+    as_baselines,
+    as_inputs,
+    as_result,
+    examples_of,
+)
+from fastsal.explainers.perturbation._altered import AlteredScores
+from fastsal.explainers.perturbation._features import absent_value, features_of, spread
+
+Alter = Callable[[Tensor, int, int, Tensor], Tensor]
+"""(input, its place, feature, where [1 or B, ...] the feature is) into the input [B, ...] without the feature."""
+
+
+class FeatureAblation(PerturbationAttribution):
+    """F(x) - F(x without the feature), for every feature.
+
+    Costs a forward pass per feature and one for the score itself; memory does not grow with the features.
+    """
+
+    @attribute_method
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: Baselines = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        """Attribution in the form of the inputs and the dtype of the output, [outputs, ...].
+
+        Args:
+            inputs: tensor [B, ...] or tuple of them, any dtype.
+            baselines: what a feature is replaced by: None (0), a number, a tensor that broadcasts, a tuple of these.
+            target: which output to explain. With None, an output [B, K] gives attributions [B * K, ...], and an output
+                of n scores for the whole batch gives [n, ...].
+            additional_forward_args: further arguments of the model; per-example tensors are repeated.
+            feature_mask: the feature of each element, from 0: an int tensor [1 or B, ...] that broadcasts to the input,
+                or a tuple of these; an id in several inputs is one feature. None takes each element as one.
+            perturbations_per_eval: features per model call. When None, chosen from memory, but 1 where an additional
+                tensor has as many entries as there are examples: only the caller knows whether to repeat it.
+            show_progress: show a bar.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above.
+        """
+        tensors, given_tuple = as_inputs(inputs)
+        starts = as_baselines(baselines, tensors)
+
+        def replace(tensor: Tensor, place: int, feature: int, where: Tensor) -> Tensor:
+            return torch.where(where, absent_value(starts[place], tensor), tensor)
+
+        return self._ablate(
+            tensors,
+            given_tuple,
+            replace,
+            target,
+            additional_forward_args,
+            feature_mask,
+            perturbations_per_eval,
+            show_progress,
+            rowwise=False,
+        )
+
+    def _ablate(
+        self,
+        tensors: tuple[Tensor, ...],
+        given_tuple: bool,
+        alter: Alter,
+        target: Target,
+        additional_forward_args: Any,
+        feature_mask: Any,
+        perturbations_per_eval: int | None,
+        show_progress: bool,
+        rowwise: bool,
+    ) -> Any:
+        """The sweep over the features; ``rowwise`` alters one feature at a time, otherwise a chunk broadcasts."""
+        examples_of(tensors)
+        plain = tuple(scratch(t) if t.is_inference() else t.detach() for t in tensors)
+        features = features_of(feature_mask, plain)
+        present = torch.cat([ids.reshape(-1) for ids in features.ids]).unique()  # ids may be missing
+        with evaluation(self.forward_func), torch.no_grad():
+            scores = AlteredScores(
+                self.forward_func, plain, as_arguments(additional_forward_args), target, perturbations_per_eval
+            )
+            found = scores.clean.new_zeros((features.total, scores.clean.numel()))
+
+            def step(start: int, stop: int) -> Callable[[], None]:
+                chosen = present[start:stop]
+                altered = {}
+                for place, (tensor, ids) in enumerate(zip(plain, features.ids, strict=True)):
+                    where = ids == chosen.to(ids.device).view(-1, *[1] * ids.dim())
+                    if len(plain) > 1 and not where.any():
+                        continue
+                    if rowwise:
+                        copies = torch.stack(
+                            [
+                                alter(tensor, place, int(feature), part) if part.any() else tensor
+                                for feature, part in zip(chosen, where, strict=True)
+                            ]
+                        )
+                    else:
+                        copies = alter(tensor, place, -1, where)
+                    altered[place] = copies.expand(len(chosen), *tensor.shape).reshape(-1, *tensor.shape[1:])
+                change = scores.clean - scores(len(chosen), altered)
+
+                def commit() -> None:
+                    found[chosen.to(found.device)] = change
+
+                return commit
+
+            sweep(
+                len(present), step, scores.plan(len(present)), show_progress=show_progress, description=self.get_name()
+            )
+            results = [
+                spread(found, ids, tensor, scores.shared).to(scores.dtype).to(tensor.device)
+                for ids, tensor in zip(features.ids, plain, strict=True)
+            ]
+        return as_result(results, given_tuple)
