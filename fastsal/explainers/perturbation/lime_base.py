@@ -210,15 +210,22 @@ class LimeBase(PerturbationAttribution):
         for value in drawn(self.perturb_func, original, options):
             if self.perturb_interpretable_space:
                 assert self.from_interp_rep_transform is not None
-                features, altered = value, self.from_interp_rep_transform(value, original, **options)
+                features = _features("perturb_func", value)
+                altered = self.from_interp_rep_transform(value, original, **options)
             else:
                 assert self.to_interp_rep_transform is not None
-                features, altered = self.to_interp_rep_transform(value, original, **options), value
-            if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[0] != 1:
-                what = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-                raise ValueError(f"perturb_func, to_interp_rep_transform: features {what} are not a tensor [1, M]")
+                transformed = self.to_interp_rep_transform(value, original, **options)
+                features, altered = _features("to_interp_rep_transform", transformed), value
             weight = float(self.similarity_func(original, altered, features, **options))
-            yield _Sample(features, as_inputs(altered, "from_interp_rep_transform, perturb_func")[0], weight)
+            name = "from_interp_rep_transform" if self.perturb_interpretable_space else "perturb_func"
+            yield _Sample(features, as_inputs(altered, name)[0], weight)
+
+
+def _features(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.dim() != 2 or value.shape[0] != 1:
+        what = f"of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ValueError(f"{name}: it returned features {what}; they are a tensor [1, M]")
+    return value
 
 
 def _alike(chunk: list[_Sample]) -> list[list[int]]:
