@@ -11,6 +11,8 @@ from fastsal.explainers.activation.layer_gradient_x_activation import LayerGradi
 from fastsal.explainers.activation.lrp import LRP
 from fastsal.explainers.base import Attribution, GradientAttribution, PerturbationAttribution
 from fastsal.explainers.explain import Explanation, explain
+from fastsal.explainers.gradient.deep_lift import DeepLift
+from fastsal.explainers.gradient.deep_lift_shap import DeepLiftShap
 from fastsal.explainers.gradient.gradient_shap import GradientShap
 from fastsal.explainers.gradient.input_x_gradient import InputXGradient
 from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
@@ -34,6 +36,8 @@ __all__ = [
     "RISE",
     "Attribution",
     "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",
