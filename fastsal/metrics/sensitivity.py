@@ -38,7 +38,7 @@ def _noisy(tensors: tuple[Tensor, ...], radius: float, seed: int, start: int, st
         random = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
         for part, tensor in zip(parts, tensors, strict=True):
             exact = tensor.dtype if tensor.dtype == torch.float64 else torch.float32
-            noise = radius * (2 * torch.rand(tensor.shape, generator=random, dtype=exact) - 1)
+            noise = radius * (2 * torch.rand(tensor.shape, generator=random, dtype=exact, device="cpu") - 1)
             kept = tensor.dtype if tensor.is_floating_point() else exact
             part.append(tensor.to(kept) + noise.to(tensor.device, kept))
     return tuple(torch.stack(part, 1).flatten(0, 1) for part in parts)

@@ -30,6 +30,10 @@ def interacting(x: Tensor) -> Tensor:
     return x[:, 0] * x[:, 1] * x[:, 2] + 2 * x[:, 3] * x[:, 4] - x[:, 0] + (x[:, 1] - x[:, 4]).tanh()
 
 
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+
+
 def exact(forward: Any, x: Tensor, baseline: Tensor) -> Tensor:
     """Shapley values [M] of one example [1, M], by their definition."""
     total = x.shape[1]
@@ -81,7 +85,7 @@ def test_arguments_of_captum_come_first_and_in_its_order() -> None:
 def test_the_same_coalitions_give_captums_values(
     n_samples: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
+    model = network().to(dtype)
     x, baselines = torch.randn(3, 6, dtype=dtype), torch.randn(1, 6, dtype=dtype)
     present = draw_coalitions(n_samples, 6, generator())
     monkeypatch.setattr(kernel_shap, "draw_coalitions", lambda *_: present)
@@ -292,6 +296,13 @@ def test_features_that_are_numbered_otherwise(monkeypatch: pytest.MonkeyPatch) -
     )
     expected = torch.tensor([float(x[0, :2].sum()), 0.0, *x[0, 2:3].tolist(), 0.0, *x[0, 3:].tolist()])
     torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_another_default_device_is_not_drawn_on() -> None:
+    model, x = network(), torch.randn(2, 6)
+    expected = fastsal.KernelShap(model).attribute(x, target=1, seed=3)
+    with torch.device("meta"):
+        assert torch.equal(fastsal.KernelShap(model).attribute(x, target=1, seed=3), expected)
 
 
 def test_one_score_that_is_not_a_number_is_in_its_example_alone() -> None:

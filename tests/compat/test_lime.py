@@ -302,6 +302,16 @@ def test_a_seed_gives_one_map_whatever_the_batch_size_and_the_batch() -> None:
     assert not torch.equal(results[0], explainer.attribute(x, target=[2, 0, 3], seed=8, **options))
 
 
+def test_another_default_device_is_not_drawn_on() -> None:
+    model, x = network(), torch.randn(2, 6, dtype=torch.float64)
+    for forward, similarity in ((model, None), (lambda rows: model(rows).mean(), lambda *_, **__: 1.0)):
+        explainer = fastsal.Lime(forward, similarity_func=similarity)
+        options: dict[str, Any] = {"target": 1} if forward is model else {}
+        expected = explainer.attribute(x, 0.5, seed=3, **options)
+        with torch.device("meta"):
+            assert torch.equal(explainer.attribute(x, 0.5, seed=3, **options), expected)
+
+
 def test_default_samples_are_distributed_as_captums() -> None:
     model, x = network(torch.float32), torch.randn(1, 6)
     ours = torch.cat([fastsal.Lime(model).attribute(x, target=1, seed=s) for s in range(200)])

@@ -251,6 +251,8 @@ def test_a_seed_gives_the_same_sensitivity_for_every_batch_size() -> None:
         for limit in (3, 6, 11, 21, None)
     ]
     assert torch.equal(torch.get_rng_state(), state)
+    with torch.device("meta"):  # whatever the default device is
+        results.append(sensitivity_max(explain, x, target=1, n_perturb_samples=7, seed=5))
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], **EXACT)
     # In distribution Captum's: the mean over seeds, within 5 standard errors.

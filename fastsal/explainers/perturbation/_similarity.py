@@ -65,7 +65,7 @@ class ExponentialKernel:
         terms: list[Tensor] = []
         for tensor, baseline, ids in zip(inputs, baselines, features.ids, strict=True):
             x = tensor.to("cpu", torch.float64)
-            b = torch.as_tensor(baseline).to(x).expand_as(x)
+            b = torch.as_tensor(baseline, device="cpu").to(x).expand_as(x)
             pairs = [(x - b) ** 2] if self.distance_mode == "euclidean" else [x * x, x * b, b * b]
             places = ids.cpu().expand_as(x).flatten(1)
             sums = x.new_zeros(len(pairs), len(x), features.total)

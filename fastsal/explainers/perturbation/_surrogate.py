@@ -197,6 +197,7 @@ def fit_surrogate(model: Any, features: Tensor, outputs: Tensor, weights: Tensor
         model.solve(features, outputs[None], weights[None])
         return model.representation()
     data = TensorDataset(*(value.to(device, torch.float32) for value in (features, outputs, weights)))
-    # Without a generator of its own a DataLoader draws a number from the caller's.
-    model.fit(DataLoader(data, batch_size=len(features), generator=torch.Generator()))
+    # Without a generator of its own a DataLoader draws a number from the caller's, on the default device.
+    own = torch.Generator(torch.get_default_device())
+    model.fit(DataLoader(data, batch_size=len(features), generator=own))
     return model.representation()

@@ -18,18 +18,18 @@ from fastsal.explainers.perturbation.lime_base import check_counts
 
 
 def draw_coalitions(n_samples: int, total: int, random: torch.Generator) -> Tensor:
-    """Coalitions [n, total] (bool): that of all features, the empty one, then random ones between them.
+    """Coalitions [n, total] (bool, on the CPU): that of all features, the empty one, then random ones between them.
 
     Their size k has the probability of the Shapley kernel summed over the coalitions of that size, which is
     proportional to (M - 1) / (k (M - k)); those of a size are equally likely. One feature has none between.
     """
-    ends = torch.tensor([[True], [False]]).expand(2, total)
+    ends = torch.tensor([[True], [False]], device="cpu").expand(2, total)
     if total == 1 or n_samples == 2:
         return ends
-    sizes = torch.arange(1, total, dtype=torch.float64)
+    sizes = torch.arange(1, total, dtype=torch.float64, device="cpu")
     chances = 1 / (sizes * (total - sizes))
     drawn = 1 + torch.multinomial(chances, n_samples - 2, replacement=True, generator=random)
-    order = torch.rand(n_samples - 2, total, generator=random).argsort(1)
+    order = torch.rand(n_samples - 2, total, generator=random, device="cpu").argsort(1)
     return torch.cat([ends, order.argsort(1) < drawn[:, None]])
 
 

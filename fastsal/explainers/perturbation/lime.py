@@ -150,9 +150,9 @@ class Lime(LimeBase):
             together = False
             if examples > 1 and self.perturb_func is not None:
                 # Its functions are called for an example or for a batch: that is known from a pass only.
-                together = evaluate(torch.ones(1, problem.features.total, dtype=torch.bool)).shape[0] == 1
+                together = evaluate(torch.ones(1, problem.features.total, dtype=torch.bool, device="cpu")).shape[0] == 1
             if self.perturb_func is None:
-                random = torch.rand(n_samples, problem.features.total, generator=generator(seed))
+                random = torch.rand(n_samples, problem.features.total, generator=generator(seed), device="cpu")
                 samples, counts = (random < 0.5)[None], [n_samples]
             else:
                 samples, counts = _draw(self.perturb_func, problem.parts(together), n_samples)
@@ -225,17 +225,22 @@ class Lime(LimeBase):
                 place = place.long() if place.dtype == torch.bool else place
                 row.append(float(kernel(original, as_result(altered, part.given_tuple), place, **options)))
             weights.append(row + [0.0] * (samples.shape[1] - len(row)))
-        return torch.tensor(weights, dtype=torch.float64)
+        return torch.tensor(weights, dtype=torch.float64, device="cpu")
 
 
 def problem_of(inputs: Inputs, baselines: Baselines, feature_mask: Any) -> Problem:
+    """The arguments of ``attribute`` read; a mask whose ids start elsewhere is taken to start at 0, with a warning.
+
+    Raises:
+        TypeError, ValueError: for forms outside of Captum's.
+    """
     tensors, given_tuple = as_inputs(inputs)
     examples_of(tensors)
     plain = tuple(scratch(tensor) if tensor.is_inference() else tensor.detach() for tensor in tensors)
     masks = feature_mask if isinstance(feature_mask, tuple) else (feature_mask,)
     lowest = min((int(mask.min()) for mask in masks if isinstance(mask, Tensor) and mask.numel()), default=0)
     if lowest != 0:
-        warnings.warn(f"feature_mask: the first feature is {lowest}; it is taken as 0", stacklevel=3)
+        warnings.warn(f"feature_mask: the first feature is {lowest}; it is taken as 0", stacklevel=4)
         masks = tuple(mask - lowest for mask in masks)
     features = features_of(None if feature_mask is None else masks, plain)
     if features.total == 0:
@@ -256,7 +261,7 @@ def _draw(perturb_func: Callable[..., Any], parts: list[Problem], n_samples: int
         if not row:
             raise ValueError("perturb_func: its iterator has no sample")
         if len(row) < n_samples:
-            warnings.warn(f"perturb_func: its iterator ended after {len(row)} of {n_samples} samples", stacklevel=3)
+            warnings.warn(f"perturb_func: its iterator ended after {len(row)} of {n_samples} samples", stacklevel=4)
         rows.append(torch.cat(row).cpu())
     most = max(map(len, rows))
     padded = [torch.cat([row, row[-1:].expand(most - len(row), -1)]) for row in rows]

@@ -195,13 +195,13 @@ class LimeBase(PerturbationAttribution):
                 raise ValueError("perturb_func: its iterator has no sample")
             if len(outputs) < n_samples:
                 warnings.warn(
-                    f"perturb_func: its iterator ended after {len(outputs)} of {n_samples} samples", stacklevel=2
+                    f"perturb_func: its iterator ended after {len(outputs)} of {n_samples} samples", stacklevel=3
                 )
             return fit_surrogate(
                 self.interpretable_model,
                 torch.cat(features),
                 torch.stack(outputs),
-                torch.tensor(weights, dtype=torch.float64),
+                torch.tensor(weights, dtype=torch.float64, device="cpu"),
                 plain[0].device,
             )
 
