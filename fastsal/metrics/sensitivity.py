@@ -59,8 +59,8 @@ def sensitivity_max(
     """Greatest |Phi(y) - Phi(x)| / |Phi(x)| over random y near x, [B], for an explanation Phi.
 
     Yeh, Hsieh, Suggala, Inouye, Ravikumar, "On the (In)fidelity and Sensitivity of Explanations" (NeurIPS 2019),
-    definition 4.1, divided by the explanation's norm where that is not 0. Costs n_perturb_samples + 1 explanations
-    per example; memory does not grow with the samples.
+    SENS_MAX (its section on explanation sensitivity), divided by the explanation's norm where that is not 0. Costs
+    n_perturb_samples + 1 explanations per example; memory does not grow with the samples.
 
     Args:
         explanation_func: usually ``explainer.attribute``. It gets the inputs as a tuple, the altered ones as
