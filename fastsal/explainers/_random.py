@@ -31,4 +31,4 @@ def as_seed(seed: int | None) -> int:
 
 def generator(seed: int | None) -> torch.Generator:
     """A CPU generator: what it draws is the same for every device."""
-    return torch.Generator().manual_seed(as_seed(seed))
+    return torch.Generator("cpu").manual_seed(as_seed(seed))

@@ -14,7 +14,7 @@ Explain = Callable[..., Tensor]
 
 def segments(x: Tensor) -> Tensor:
     """Four features of an image: its quarters."""
-    rows, columns = (torch.arange(size) * 2 // size for size in x.shape[2:])
+    rows, columns = (torch.arange(size, device=x.device) * 2 // size for size in x.shape[2:])
     return (2 * rows[:, None] + columns)[None, None]
 
 

@@ -91,6 +91,15 @@ def test_inside_every_gradient_mode(name: str, context: Any) -> None:
 
 
 @every
+def test_the_default_device_is_not_where_things_are_made(name: str) -> None:
+    model, x = small(), image()
+    expected = CALLS[name](model, x)
+    with torch.device("meta"):
+        found = CALLS[name](model, x)
+    torch.testing.assert_close(found, expected)
+
+
+@every
 def test_inputs_that_require_gradients(name: str) -> None:
     model, x = small(), image()
     expected = CALLS[name](model, x)

@@ -41,7 +41,9 @@ class Draws:
 
     def __init__(self, distribution: tuple[Tensor, ...], samples: int, examples: int, random: torch.Generator) -> None:
         self.distribution = distribution
-        self.rows = [torch.randint(0, len(rows), (samples, examples), generator=random) for rows in distribution]
+        self.rows = [
+            torch.randint(0, len(rows), (samples, examples), generator=random, device="cpu") for rows in distribution
+        ]
 
     def __call__(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """Baselines [(stop - start) * examples, ...] of the samples start to stop, sample-major."""

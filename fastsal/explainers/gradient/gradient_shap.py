@@ -100,8 +100,8 @@ class GradientShap(GradientAttribution):
         if perturbations_per_eval is None and could_be_per_example(additional, examples):
             perturbations_per_eval = 1
         random = generator(seed)
-        seeds = torch.randint(0, 2**62, (len(tensors),), generator=random).tolist()
-        shares = torch.rand(n_samples, examples, generator=random, dtype=torch.float64)
+        seeds = torch.randint(0, 2**62, (len(tensors),), generator=random, device="cpu").tolist()
+        shares = torch.rand(n_samples, examples, generator=random, dtype=torch.float64, device="cpu")
         draws = Draws(distribution_of(baselines, inputs), n_samples, examples, random)
         plain = tensors if create_graph else tuple(t.detach() for t in tensors)
         row_bytes = sum(t[:1].numel() * t.element_size() for t in plain)

@@ -105,7 +105,7 @@ class NoiseTunnel(Attribution):
         create_graph = bool(kwargs.get("create_graph"))
         plain = tensors if create_graph else tuple(t.detach() for t in tensors)
         random = generator(seed)
-        seeds = torch.randint(0, 2**62, (len(tensors),), generator=random).tolist()
+        seeds = torch.randint(0, 2**62, (len(tensors),), generator=random, device="cpu").tolist()
         expand = _Expansion(examples, kwargs, draw_baseline_from_distrib, tensors, nt_samples, random)
         if nt_samples_batch_size is None and could_be_per_example(expand.additional, examples):
             nt_samples_batch_size = 1

@@ -17,9 +17,9 @@ from fastsal.explainers.perturbation.feature_ablation import FeatureAblation
 def permute_feature(x: Tensor, feature_mask: Tensor, random: torch.Generator | None = None) -> Tensor:
     """x [B, ...] with the elements of feature_mask [1 or B, ...] taken from other examples, in a random order."""
     examples = x.shape[0]
-    order = identity = torch.arange(examples)
+    order = identity = torch.arange(examples, device="cpu")
     while torch.equal(order, identity):
-        order = torch.randperm(examples, generator=random)
+        order = torch.randperm(examples, generator=random, device="cpu")
     return torch.where(feature_mask, x[order.to(x.device)], x)
 
 
@@ -75,7 +75,7 @@ class FeaturePermutation(FeatureAblation):
             if self.perm_func is not permute_feature:
                 return self.perm_func(tensor, where)
             mixed = hash((key, place, feature)) & (2**63 - 1)
-            return permute_feature(tensor, where, torch.Generator().manual_seed(mixed))
+            return permute_feature(tensor, where, torch.Generator("cpu").manual_seed(mixed))
 
         return self._ablate(
             tensors,

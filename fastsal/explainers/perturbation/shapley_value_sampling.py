@@ -80,7 +80,7 @@ class ShapleyValueSampling(PerturbationAttribution):
 
             def order(sample: int) -> Tensor:
                 if sample not in orders:
-                    orders[sample] = torch.randperm(players, generator=random)
+                    orders[sample] = torch.randperm(players, generator=random, device="cpu")
                 return orders[sample]
 
             def step(start: int, stop: int) -> Callable[[], None]:
@@ -96,7 +96,7 @@ class ShapleyValueSampling(PerturbationAttribution):
                 def commit() -> None:
                     nonlocal before
                     # Sample by sample, where no feature comes twice: the same bits in any chunks, without atomics.
-                    for part in torch.tensor_split(torch.arange(len(change)), firsts):
+                    for part in torch.tensor_split(torch.arange(len(change), device="cpu"), firsts):
                         total[joined[part].to(total.device)] += change[part.to(total.device)]
                     before = after[-1]
                     for sample in [sample for sample in orders if sample < (stop - 1) // players]:
@@ -155,6 +155,6 @@ class ShapleyValueSampling(PerturbationAttribution):
 
 def _first(order: Tensor, count: int) -> Tensor:
     """[features]: which are among the first of an order."""
-    present = torch.zeros(len(order), dtype=torch.bool)
+    present = torch.zeros(len(order), dtype=torch.bool, device="cpu")
     present[order[:count]] = True
     return present

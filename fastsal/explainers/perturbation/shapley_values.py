@@ -61,9 +61,10 @@ class ShapleyValues(ShapleyValueSampling):
             share = torch.tensor(
                 [math.factorial(s) * math.factorial(players - s - 1) / math.factorial(players) for s in range(players)],
                 dtype=torch.float64,
+                device="cpu",
             )
             total = torch.zeros((players, scores.clean.numel()), dtype=torch.float64, device=_wide_device(scores))
-            bits = torch.arange(players)
+            bits = torch.arange(players, device="cpu")
 
             def add(present: Tensor, values: Tensor) -> Tensor:
                 # A coalition counts with it for its members, and against those who could join.
@@ -74,7 +75,7 @@ class ShapleyValues(ShapleyValueSampling):
                 return weight.T @ values.to(total)
 
             def step(start: int, stop: int) -> Callable[[], None]:
-                coalition = torch.arange(start + 1, stop + 1)[:, None]
+                coalition = torch.arange(start + 1, stop + 1, device="cpu")[:, None]
                 present = (coalition >> bits) & 1 == 1
                 change = add(present, score(present))
 
@@ -84,7 +85,7 @@ class ShapleyValues(ShapleyValueSampling):
                 return commit
 
             if players:
-                total += add(torch.zeros((1, players), dtype=torch.bool), scores.clean[None])
+                total += add(torch.zeros((1, players), dtype=torch.bool, device="cpu"), scores.clean[None])
             items = 2**players - 1
             sweep(items, step, scores.plan(items), show_progress=show_progress, description=self.get_name())
             return total

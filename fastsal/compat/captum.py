@@ -1,0 +1,206 @@
+"""Captum's names: to import from here, or to put in place of Captum's own in a running program.
+
+>>> from fastsal.compat import captum
+>>> captum.install()  # libraries that import Captum inside get faster
+['captum.attr.Deconvolution', ...]
+>>> captum.uninstall()
+
+The classes are fastsal's. Those that Captum gives in float32 whatever the model (and Integrated Gradients of half
+precision models) do so here too, since code written for Captum may count on it; fastsal's own keep the dtype.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+import fastsal
+from fastsal import (
+    LRP,
+    Deconvolution,
+    DeepLift,
+    DeepLiftShap,
+    FeatureAblation,
+    FeaturePermutation,
+    GradientShap,
+    GuidedBackprop,
+    GuidedGradCam,
+    InputXGradient,
+    LayerActivation,
+    LayerGradCam,
+    LayerGradientXActivation,
+    LimeBase,
+    NoiseTunnel,
+    Saliency,
+)
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.metrics import infidelity, sensitivity_max
+
+Explainer = TypeVar("Explainer", bound=type)
+
+
+def _float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
+
+
+def _half_as_float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def _subclass(explainer: Explainer, convert: Callable[[Any], Any] | None = None, module: str = __name__) -> Explainer:
+    """A subclass of the same name, its results converted."""
+    members: dict[str, Any] = {"__doc__": explainer.__doc__, "__module__": module}
+    if convert is not None:
+        original: Any = explainer.attribute  # type: ignore[attr-defined]
+
+        @attribute_method
+        @functools.wraps(original)
+        def attribute(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return tree_map(convert, original(self, *args, **kwargs))
+
+        members["attribute"] = attribute
+    return type(explainer.__name__, (explainer,), members)  # type: ignore[return-value]
+
+
+IntegratedGradients = _subclass(fastsal.IntegratedGradients, _half_as_float32)
+KernelShap = _subclass(fastsal.KernelShap, _float32)
+LayerIntegratedGradients = _subclass(fastsal.LayerIntegratedGradients, _half_as_float32)
+Lime = _subclass(fastsal.Lime, _float32)
+Occlusion = _subclass(fastsal.Occlusion, _float32)
+ShapleyValueSampling = _subclass(fastsal.ShapleyValueSampling, _float32)
+ShapleyValues = _subclass(fastsal.ShapleyValues, _float32)
+
+CLASSES: tuple[Any, ...] = (
+    Deconvolution,
+    DeepLift,
+    DeepLiftShap,
+    FeatureAblation,
+    FeaturePermutation,
+    GradientShap,
+    GuidedBackprop,
+    GuidedGradCam,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    LRP,
+    LayerActivation,
+    LayerGradCam,
+    LayerGradientXActivation,
+    LayerIntegratedGradients,
+    Lime,
+    LimeBase,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+    ShapleyValueSampling,
+    ShapleyValues,
+)
+"""What stands for Captum's explainers."""
+FUNCTIONS = (infidelity, sensitivity_max)
+"""What stands for Captum's metrics."""
+BASES = ("Attribution", "GradientAttribution", "LayerAttribution", "PerturbationAttribution")
+
+
+class _Either(type):
+    """Of a stand-in for one of Captum's base classes: an explainer of either package is an instance of it."""
+
+    ours: type
+    theirs: type
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return cls.__subclasscheck__(type(instance))
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        if "ours" in vars(cls):
+            return issubclass(subclass, (cls.ours, cls.theirs))
+        return type.__subclasscheck__(cls, subclass)  # of a class of the user's, derived from a stand-in
+
+
+_standing_in: dict[int, tuple[Any, Any]] = {}
+"""By id of what stands in: it and the original. The pair keeps both alive, so the ids stay theirs."""
+
+
+class Replaced(list[str]):
+    """Names that were replaced; as a context, undone at its end."""
+
+    def __enter__(self) -> Replaced:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        uninstall()
+
+
+def install() -> Replaced:
+    """Put fastsal's classes and metrics in place of Captum's, wherever a loaded module has them as a global.
+
+    That is ``captum.attr`` and ``captum.metrics``, from where modules that are loaded later take them, and modules that
+    imported a class before. Captum's own internal modules keep theirs, on whose private parts they rely; objects made
+    before, and classes held in containers or as attributes of other classes, stay as they are. ``isinstance`` against
+    Captum's base classes holds for explainers of both packages. A second call adds what was loaded in between. Not
+    safe while other threads import.
+
+    Returns:
+        What it replaced, as "module.name".
+
+    Raises:
+        ImportError: without Captum.
+    """
+    attr, metrics = _captum("captum.attr"), _captum("captum.metrics")
+    stand_ins = {id(original): new for new, original in _standing_in.values()}
+    if not stand_ins:
+        pairs = [(getattr(attr, each.__name__), _subclass(each, module="captum.attr")) for each in CLASSES]
+        pairs += [
+            (getattr(metrics, each.__name__), functools.wraps(each)(functools.partial(each))) for each in FUNCTIONS
+        ]
+        for name in BASES:
+            ours, theirs = getattr(fastsal, name), getattr(attr, name)
+            members = {"ours": ours, "theirs": theirs, "__module__": "captum.attr", "__doc__": theirs.__doc__}
+            pairs.append((theirs, _Either(name, (theirs,), members)))
+        stand_ins = {id(original): new for original, new in pairs}
+        _standing_in.update({id(new): (new, original) for original, new in pairs})
+    return Replaced(_swap(stand_ins))
+
+
+def uninstall() -> list[str]:
+    """Undo :func:`install`, also in modules that were loaded since; a name that was bound anew meanwhile is left alone.
+
+    Returns:
+        What it put back, as "module.name".
+    """
+    restored = _swap({key: original for key, (_, original) in _standing_in.items()})
+    _standing_in.clear()
+    return restored
+
+
+def _captum(name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError("captum is not installed, so there is nothing to replace: pip install captum") from error
+
+
+def _swap(replacements: dict[int, Any]) -> list[str]:
+    """Bind the globals whose value has one of the ids anew; their names."""
+    swapped = []
+    for name, module in _modules():
+        for key, value in list(vars(module).items()):
+            if id(value) in replacements:
+                setattr(module, key, replacements[id(value)])
+                swapped.append(f"{name}.{key}")
+    return sorted(swapped)
+
+
+def _modules() -> Iterator[tuple[str, types.ModuleType]]:
+    """Loaded modules whose globals may be bound anew: all but Captum's internal ones and this one."""
+    for name, module in list(sys.modules.items()):
+        internal = name.startswith("captum.") and name not in ("captum.attr", "captum.metrics")
+        if isinstance(module, types.ModuleType) and not internal and name != __name__:
+            yield name, module
