@@ -15,7 +15,12 @@ from fastsal import ops
 from fastsal._version import __version__
 
 _CORE = ("torch", "triton", "numpy", "Pillow", "safetensors", "tqdm")
-_OPTIONAL = {"timm": "timm", "torchvision": "torchvision", "transformers": "hf"}  # package: the extra that brings it
+_OPTIONAL = {
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "transformers": "hf",
+    "matplotlib": "plot",
+}  # package: the extra that brings it
 
 
 def run(arguments: argparse.Namespace) -> int:

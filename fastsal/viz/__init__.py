@@ -1,6 +1,7 @@
 """From a map to a picture: normalisation, colour maps, overlays and contact sheets, with torch, numpy and Pillow."""
 
 from fastsal.viz.colors import colormap, diverging_colormap
+from fastsal.viz.figures import visualize_image_attr, visualize_image_attr_multiple
 from fastsal.viz.normalize import plane, to_unit
 from fastsal.viz.overlays import colorize, overlay
 from fastsal.viz.sheet import Panel, contact_sheet, seconds_text
@@ -15,4 +16,6 @@ __all__ = [
     "plane",
     "seconds_text",
     "to_unit",
+    "visualize_image_attr",
+    "visualize_image_attr_multiple",
 ]
