@@ -79,20 +79,54 @@ def explainer_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def collect(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(ops, explainers) of pytest-benchmark's report."""
-    ops, explainers = [], []
+def peer_table(rows: list[dict[str, Any]]) -> str:
+    """Explainers beside Captum's: how many times faster, and over the bare passes."""
+    columns = (
+        "explainer, model",
+        "s",
+        "Captum, s",
+        "Captum at its best, s (per eval)",
+        "times faster",
+        "than its best",
+        "over bare passes: median, fastest",
+        "peak MB",
+        "Captum's, at its best",
+    )
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for row in rows:
+        best = row["peer_best_size"] is not None
+        cells = (
+            f"{row['group']}, {row['model']}",
+            f"{row['seconds']:.3f}",
+            f"{row['peer_seconds']:.3f}",
+            f"{row['peer_best_seconds']:.3f} ({row['peer_best_size']})" if best else "",
+            f"{row['speedup']:.2f}",
+            f"{row['speedup_over_best']:.2f}" if best else "",
+            f"{row['over_floor']:.3f}, {row['over_floor_of_fastest']:.3f}",
+            f"{row['peak_bytes'] / 1e6:.1f}",
+            f"{row['peer_peak_bytes'] / 1e6:.1f}" + (f", {row['peer_best_peak_bytes'] / 1e6:.1f}" if best else ""),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def collect(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """(ops, explainers, peers) of pytest-benchmark's report."""
+    ops, explainers, peers = [], [], []
     for entry in report["benchmarks"]:
         row = {"group": entry["group"], **entry["extra_info"]}
         if "ratio" in row:
             explainers.append(row)
+            continue
+        if "speedup" in row:
+            peers.append({**row, **entry["params"]})
             continue
         parameters = dict(entry["params"] or {})
         row["way"] = parameters.pop("way", "")
         row["case"] = " ".join(f"{name}={value}" for name, value in parameters.items())
         row["seconds"] = entry["stats"]["median"]
         ops.append(row)
-    return ops, explainers
+    return ops, explainers, peers
 
 
 def main() -> int:
@@ -113,14 +147,18 @@ def main() -> int:
         )  # fmt: skip
         if not raw.exists() or not raw.read_text():
             return int(status) or 1
-        ops, explainers = collect(json.loads(raw.read_text()))
+        ops, explainers, peers = collect(json.loads(raw.read_text()))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": about, "ops": ops, "explainers": explainers}, indent=1) + "\n")
+    out.write_text(
+        json.dumps({"machine": about, "ops": ops, "explainers": explainers, "peers": peers}, indent=1) + "\n"
+    )
     print("\n" + ", ".join(f"{key} {value}" for key, value in about.items()))
     if ops:
         print("\n" + op_table(ops))
     if explainers:
         print("\n" + explainer_table(explainers))
+    if peers:
+        print("\n" + peer_table(peers))
     print(f"\nwritten to {out}")
     return int(status)
 

@@ -9,6 +9,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -74,5 +78,82 @@ def against_floor(
         ratio_most=ratios[-1],
         # Of the fastest runs of each: what is left when the machine's other work is not counted.
         ratio_of_best=min(full for full, _ in pairs) / min(bare for _, bare in pairs),
+    )
+    benchmark.pedantic(lambda: None, rounds=1, iterations=1)
+
+
+class PeakBytes(TorchDispatchMode):
+    """The most bytes that tensors made inside held at once, counted when they are made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: int = 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self._live = {key: value for key, value in self._live.items() if not value[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
+        return result
+
+
+def peak_bytes(work: Callable[[], Any]) -> int:
+    """The most bytes of tensors that a call held at once, beside what was there before."""
+    if DEVICE == "cuda":
+        settle()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        settle()
+        return int(torch.cuda.max_memory_allocated()) - before
+    with PeakBytes() as peak:
+        work()
+    return peak.peak
+
+
+def against_peer(
+    benchmark: Any,
+    work: Callable[[], Any],
+    peer: Callable[[], Any],
+    peer_at_best: Callable[[int], Callable[[], Any]] | None,
+    floor: Callable[[], Any],
+    repeats: int,
+    sizes: tuple[int, ...] = (),
+) -> None:
+    """Time an explainer, a peer's (at its defaults, and at the fastest of its batch sizes) and the bare passes in turn.
+
+    Each round runs all of them, beginning with another one; ratios are of the same round.
+    """
+    ways: dict[str, Callable[[], Any]] = {"seconds": work, "peer_seconds": peer, "floor_seconds": floor}
+    best = None
+    if peer_at_best is not None:
+        best = min(sizes, key=lambda size: timed(peer_at_best(size)))
+        ways["peer_best_seconds"] = peer_at_best(best)
+    for way in ways.values():
+        way()
+    names = list(ways)
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for index in range(repeats):
+        for name in names[index % len(names) :] + names[: index % len(names)]:
+            found[name].append(timed(ways[name]))
+
+    def ratio(name: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(found[name], found[other], strict=True))
+
+    benchmark.extra_info.update({name: statistics.median(seconds) for name, seconds in found.items()})
+    benchmark.extra_info.update(
+        repeats=repeats,
+        peer_best_size=best,
+        speedup=ratio("peer_seconds", "seconds"),
+        speedup_over_best=ratio("peer_best_seconds", "seconds") if best is not None else None,
+        over_floor=ratio("seconds", "floor_seconds"),
+        over_floor_of_fastest=min(found["seconds"]) / min(found["floor_seconds"]),
+        peak_bytes=peak_bytes(work),
+        peer_peak_bytes=peak_bytes(peer),
+        peer_best_peak_bytes=peak_bytes(ways["peer_best_seconds"]) if best is not None else None,
     )
     benchmark.pedantic(lambda: None, rounds=1, iterations=1)

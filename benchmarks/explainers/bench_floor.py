@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 import fastsal
 from benchmarks.measure import DEVICE, against_floor
 from benchmarks.models import resnet50
+from benchmarks.passes import input_gradients, predictions
 
 ITEMS = 256 if DEVICE == "cuda" else 16
 ROWS = 64 if DEVICE == "cuda" else 8
@@ -27,52 +27,46 @@ def image() -> Tensor:
     return torch.randn(1, 3, 224, 224, device=DEVICE)
 
 
-def predictions(x: Tensor, count: int) -> Callable[[], None]:
-    """``count`` forward passes in batches of ROWS, without autograd."""
-    batches = [x.repeat(min(ROWS, count - start), 1, 1, 1) for start in range(0, count, ROWS)]
-
-    def run() -> None:
-        with torch.no_grad():
-            for batch in batches:
-                model()(batch)
-
-    return run
-
-
-def input_gradients(x: Tensor, count: int) -> Callable[[], None]:
-    """``count`` forward and backward passes to the input in batches of ROWS."""
-    batches = [x.repeat(min(ROWS, count - start), 1, 1, 1) for start in range(0, count, ROWS)]
-
-    def run() -> None:
-        for batch in batches:
-            leaf = batch.detach().requires_grad_()
-            torch.autograd.grad(model()(leaf)[:, 7].sum(), leaf)
-
-    return run
-
-
 @pytest.mark.benchmark(group="gradcam")
 def bench_gradcam(benchmark: Any) -> None:
     x, explainer = image(), fastsal.GradCAM(model(), "stages")
-    against_floor(benchmark, lambda: explainer.attribute(x, 7), predictions(x, 1), "1 forward", 25)
+    against_floor(benchmark, lambda: explainer.attribute(x, 7), predictions(model(), x, 1, ROWS), "1 forward", 25)
 
 
 @pytest.mark.benchmark(group="saliency")
 def bench_saliency(benchmark: Any) -> None:
     x, explainer = image(), fastsal.Saliency(model())
-    against_floor(benchmark, lambda: explainer.attribute(x, 7), input_gradients(x, 1), "1 forward + backward", 15)
+    against_floor(
+        benchmark,
+        lambda: explainer.attribute(x, 7),
+        input_gradients(model(), x, 1, ROWS, 7),
+        "1 forward + backward",
+        15,
+    )
 
 
 @pytest.mark.benchmark(group="guided-backprop")
 def bench_guided_backprop(benchmark: Any) -> None:
     x, explainer = image(), fastsal.GuidedBackprop(model())
-    against_floor(benchmark, lambda: explainer.attribute(x, 7), input_gradients(x, 1), "1 forward + backward", 15)
+    against_floor(
+        benchmark,
+        lambda: explainer.attribute(x, 7),
+        input_gradients(model(), x, 1, ROWS, 7),
+        "1 forward + backward",
+        15,
+    )
 
 
 @pytest.mark.benchmark(group="deconvolution")
 def bench_deconvolution(benchmark: Any) -> None:
     x, explainer = image(), fastsal.Deconvolution(model())
-    against_floor(benchmark, lambda: explainer.attribute(x, 7), input_gradients(x, 1), "1 forward + backward", 15)
+    against_floor(
+        benchmark,
+        lambda: explainer.attribute(x, 7),
+        input_gradients(model(), x, 1, ROWS, 7),
+        "1 forward + backward",
+        15,
+    )
 
 
 @pytest.mark.benchmark(group="integrated-gradients")
@@ -81,7 +75,7 @@ def bench_integrated_gradients(benchmark: Any) -> None:
     against_floor(
         benchmark,
         lambda: explainer.attribute(x, target=7, n_steps=ITEMS, internal_batch_size=ROWS),
-        input_gradients(x, ITEMS),
+        input_gradients(model(), x, ITEMS, ROWS, 7),
         f"{ITEMS} forward + backward",
     )
 
@@ -90,7 +84,7 @@ def bench_integrated_gradients(benchmark: Any) -> None:
 def bench_occlusion(benchmark: Any) -> None:
     side = 224 // int(ITEMS**0.5)
     x, explainer = image(), fastsal.Occlusion(model())
-    bare, clean = predictions(x, ITEMS), predictions(x, 1)
+    bare, clean = predictions(model(), x, ITEMS, ROWS), predictions(model(), x, 1, ROWS)
 
     def floor() -> None:
         clean()
@@ -110,6 +104,6 @@ def bench_rise(benchmark: Any) -> None:
     against_floor(
         benchmark,
         lambda: explainer.attribute(x, 7, n_masks=ITEMS, perturbations_per_eval=ROWS),
-        predictions(x, ITEMS),
+        predictions(model(), x, ITEMS, ROWS),
         f"{ITEMS} forward",
     )

@@ -15,12 +15,8 @@ from fastsal import ops
 from fastsal._version import __version__
 
 _CORE = ("torch", "triton", "numpy", "Pillow", "safetensors", "tqdm")
-_OPTIONAL = {
-    "timm": "timm",
-    "torchvision": "torchvision",
-    "transformers": "hf",
-    "matplotlib": "plot",
-}  # package: the extra that brings it
+# package: the extra that brings it
+_OPTIONAL = {"matplotlib": "plot", "timm": "timm", "torchvision": "torchvision", "transformers": "hf"}
 
 
 def run(arguments: argparse.Namespace) -> int:

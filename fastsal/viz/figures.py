@@ -170,7 +170,8 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def _bytes(image: np.ndarray) -> np.ndarray:
-    return np.clip(image.astype(int), 0, 255)
+    clipped: np.ndarray = np.clip(image.astype(int), 0, 255)
+    return clipped
 
 
 def _scaled(plane: np.ndarray, sign: str, outlier_perc: float) -> np.ndarray:

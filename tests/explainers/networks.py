@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.measure import PeakBytes
+
+__all__ = ["Functional", "PeakBytes", "Small", "TwoInputs", "image", "small", "state", "unchanged"]
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
@@ -116,22 +116,3 @@ def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
         assert [(tensor.requires_grad, tensor.grad is None) for tensor in tensors] == flags
         assert torch.is_grad_enabled() == grad
         assert torch.is_inference_mode_enabled() == inference
-
-
-class PeakBytes(TorchDispatchMode):
-    """The most bytes that tensors made inside held at once, counted when they are made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._live = {key: value for key, value in self._live.items() if not value[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
-        return result
