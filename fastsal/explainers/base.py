@@ -82,6 +82,11 @@ def as_baselines(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[floa
                 raise ValueError(
                     f"baselines: shape {tuple(baseline.shape)} has neither 1 nor {tensor.shape[0]} examples"
                 )
+            try:
+                baseline.expand(tensor.shape)
+            except RuntimeError:
+                shapes = f"{tuple(baseline.shape)} does not broadcast to the input's {tuple(tensor.shape)}"
+                raise ValueError(f"baselines: shape {shapes}") from None
         elif isinstance(baseline, bool) or not isinstance(baseline, (int, float, np.integer, np.floating)):
             raise TypeError(f"baselines: {type(baseline).__name__} is neither a number nor a tensor")
         if not tensor.is_floating_point():

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import ChunkTooLarge, Plan, scratch
-from fastsal.explainers.base import Target, could_be_per_example, tile, tile_target
-from fastsal.explainers.perturbation._scores import rows, scores_of
+from fastsal.explainers.base import Target, at_least_one, could_be_per_example, tile, tile_target
+from fastsal.explainers.perturbation._scores import scores_of
 
 
 class AlteredScores:
@@ -28,12 +28,13 @@ class AlteredScores:
 
     Attributes:
         shape: of the selected output, [B, ...]; [1] or more for one that has no examples.
-        dtype: of the selected output.
+        dtype: of the selected output; float32 for one that has no negative numbers, as a difference may be one.
         clean: the scores of ``first``, flat.
-        shared: whether the output is one for the whole batch, so that copies are scored one at a time.
+        shared: whether the output's rows are not the examples; copies are scored one at a time unless told otherwise.
 
     Raises:
-        ValueError: for perturbations_per_eval below 1, or above it where the output is one for the whole batch.
+        TypeError, ValueError: for perturbations_per_eval that is not an int, below 1, or above it where the output does
+            not grow with the batch.
     """
 
     def __init__(
@@ -45,25 +46,26 @@ class AlteredScores:
         perturbations_per_eval: int | None,
         first: tuple[Tensor, ...] | None = None,
     ) -> None:
-        if perturbations_per_eval is not None and perturbations_per_eval < 1:
-            raise ValueError(f"perturbations_per_eval: {perturbations_per_eval} is below 1")
         self._forward_func, self._inputs, self._additional, self._target = forward_func, inputs, additional, target
-        self._given = perturbations_per_eval
+        self._given = (
+            None if perturbations_per_eval is None else at_least_one("perturbations_per_eval", perturbations_per_eval)
+        )
         self._examples = inputs[0].shape[0]
         copies = tuple(map(scratch, inputs if first is None else first))
         clean = scores_of(forward_func, copies, tuple(map(scratch, additional)), target).detach()
         self.shared = clean.dim() == 0 or clean.shape[0] != self._examples
-        if self.shared and perturbations_per_eval not in (None, 1):
+        if clean.dim() == 0 and self._given not in (None, 1):
             raise ValueError("perturbations_per_eval: the output has one score per call, so it must be 1")
-        self.shape, self.dtype = tuple(clean.shape) or (1,), clean.dtype
-        least = torch.float32 if clean.is_floating_point() else torch.float64
+        self.shape = tuple(clean.shape) or (1,)
+        self.dtype = clean.dtype if clean.dtype.is_signed else torch.float32
+        least = torch.float32 if clean.is_floating_point() or clean.is_complex() else torch.float64
         self._wide = torch.promote_types(clean.dtype, least)
         self.clean = clean.reshape(-1).to(self._wide)
 
     def plan(self, total: int) -> Plan:
         """Chunk sizes for ``total`` copies."""
         given = self._given
-        if self.shared or (given is None and could_be_per_example(self._additional, self._examples)):
+        if given is None and (self.shared or could_be_per_example(self._additional, self._examples)):
             given = 1
         row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in self._inputs)
         return Plan(total, self._examples, row_bytes, self._inputs[0].device, given)
@@ -77,10 +79,13 @@ class AlteredScores:
         extra = tuple(tile(scratch(value), count, self._examples) for value in self._additional)
         target = tile_target(self._target, count, self._examples)
         scores = scores_of(self._forward_func, batch, extra, target).detach()
-        if self.shared:
-            if tuple(scores.shape or (1,)) != self.shape:
+        if tuple(scores.shape or (1,)) != (count * self.shape[0], *self.shape[1:]):
+            if count == 1:
                 raise ValueError(f"forward_func: its output changed from {self.shape} to {tuple(scores.shape)}")
-            return scores.reshape(1, -1).to(self._wide)
-        if count > 1 and self._given is None and scores.shape[:1] == self.shape[:1]:
-            raise ChunkTooLarge("forward_func returns one score per call, whatever the batch")
-        return rows(scores, count, self._examples).reshape(count, -1).to(self._wide)
+            if self._given is None:
+                raise ChunkTooLarge("forward_func returns one score per call, whatever the batch")
+            raise ValueError(
+                f"perturbations_per_eval: for {count} copies the output has the shape {tuple(scores.shape)}, which is "
+                f"not {count} times {self.shape}; where the output does not grow with the batch it must be 1"
+            )
+        return scores.reshape(count, -1).to(self._wide)

@@ -67,6 +67,18 @@ def absent_value(baseline: Baseline, tensor: Tensor) -> Tensor:
     return torch.full((), baseline, dtype=tensor.dtype, device=tensor.device)
 
 
+def numbered(features: Features) -> Features:
+    """The same features, numbered in their order without gaps, so that an id that no element has costs nothing."""
+    device = features.ids[0].device
+    every = torch.cat([ids.reshape(-1).to(device) for ids in features.ids])
+    found, places = every.unique(return_inverse=True)
+    parts = places.split([ids.numel() for ids in features.ids])
+    return Features(
+        tuple(part.reshape(ids.shape).to(ids.device) for part, ids in zip(parts, features.ids, strict=True)),
+        len(found),
+    )
+
+
 def spread(found: Tensor, ids: Tensor, tensor: Tensor, shared: bool) -> Tensor:
     """Values [features, outputs] at each element of the input [B, ...]: [outputs, ...].
 
@@ -83,7 +95,7 @@ def spread(found: Tensor, ids: Tensor, tensor: Tensor, shared: bool) -> Tensor:
         return found.new_zeros((found.shape[1], *tensor.shape[1:]))
     where = ids.to(found.device).expand(ids.shape[0], *tensor.shape[1:])
     if where.shape[0] == 1:
-        return found[where[0]].movedim(-1, 0)
+        return found.T.contiguous()[:, where[0]]
     if shared:
         raise ValueError("feature_mask: the output is one for the whole batch, so all examples must share one mask")
     examples = torch.arange(where.shape[0], device=found.device).reshape(-1, *[1] * (where.dim() - 1))

@@ -22,10 +22,10 @@ from fastsal.explainers.base import (
     examples_of,
 )
 from fastsal.explainers.perturbation._altered import AlteredScores
-from fastsal.explainers.perturbation._features import absent_value, features_of, spread
+from fastsal.explainers.perturbation._features import absent_value, features_of, numbered, spread
 
-Alter = Callable[[Tensor, int, int, Tensor], Tensor]
-"""(input, its place, feature, where [1 or B, ...] the feature is) into the input [B, ...] without the feature."""
+Alter = Callable[[Tensor, int, range, Tensor], Tensor]
+"""(input [B, ...], its place, P features, where [P, 1 or B, ...] each is) into copies [P, B, ...] without them."""
 
 
 class FeatureAblation(PerturbationAttribution):
@@ -65,7 +65,7 @@ class FeatureAblation(PerturbationAttribution):
         tensors, given_tuple = as_inputs(inputs)
         starts = as_baselines(baselines, tensors)
 
-        def replace(tensor: Tensor, place: int, feature: int, where: Tensor) -> Tensor:
+        def replace(tensor: Tensor, place: int, _features: range, where: Tensor) -> Tensor:
             return torch.where(where, absent_value(starts[place], tensor), tensor)
 
         return self._ablate(
@@ -77,7 +77,6 @@ class FeatureAblation(PerturbationAttribution):
             feature_mask,
             perturbations_per_eval,
             show_progress,
-            rowwise=False,
         )
 
     def _ablate(
@@ -90,13 +89,15 @@ class FeatureAblation(PerturbationAttribution):
         feature_mask: Any,
         perturbations_per_eval: int | None,
         show_progress: bool,
-        rowwise: bool,
     ) -> Any:
-        """The sweep over the features; ``rowwise`` alters one feature at a time, otherwise a chunk broadcasts."""
+        """The sweep over the features."""
         examples_of(tensors)
         plain = tuple(scratch(t) if t.is_inference() else t.detach() for t in tensors)
-        features = features_of(feature_mask, plain)
-        present = torch.cat([ids.reshape(-1) for ids in features.ids]).unique()  # ids may be missing
+        features = numbered(features_of(feature_mask, plain))
+        # Known beforehand, so that no chunk waits for the device to learn which inputs it alters.
+        has = torch.zeros((len(plain), features.total), dtype=torch.bool, device="cpu")
+        for place, ids in enumerate(features.ids):
+            has[place, ids.reshape(-1).cpu()] = True
         with evaluation(self.forward_func), torch.no_grad():
             scores = AlteredScores(
                 self.forward_func, plain, as_arguments(additional_forward_args), target, perturbations_per_eval
@@ -104,34 +105,22 @@ class FeatureAblation(PerturbationAttribution):
             found = scores.clean.new_zeros((features.total, scores.clean.numel()))
 
             def step(start: int, stop: int) -> Callable[[], None]:
-                chosen = present[start:stop]
                 altered = {}
                 for place, (tensor, ids) in enumerate(zip(plain, features.ids, strict=True)):
-                    where = ids == chosen.to(ids.device).view(-1, *[1] * ids.dim())
-                    if len(plain) > 1 and not where.any():
-                        continue
-                    if rowwise:
-                        copies = torch.stack(
-                            [
-                                alter(tensor, place, int(feature), part) if part.any() else tensor
-                                for feature, part in zip(chosen, where, strict=True)
-                            ]
-                        )
-                    else:
-                        copies = alter(tensor, place, -1, where)
-                    altered[place] = copies.expand(len(chosen), *tensor.shape).reshape(-1, *tensor.shape[1:])
-                change = scores.clean - scores(len(chosen), altered)
+                    if has[place, start:stop].any():
+                        chosen = torch.arange(start, stop, device=ids.device).view(-1, *[1] * ids.dim())
+                        altered[place] = alter(tensor, place, range(start, stop), ids == chosen).flatten(0, 1)
+                change = scores.clean - scores(stop - start, altered)
 
                 def commit() -> None:
-                    found[chosen.to(found.device)] = change
+                    found[start:stop] = change
 
                 return commit
 
-            sweep(
-                len(present), step, scores.plan(len(present)), show_progress=show_progress, description=self.get_name()
-            )
+            total = features.total
+            sweep(total, step, scores.plan(total), show_progress=show_progress, description=self.get_name())
             results = [
-                spread(found, ids, tensor, scores.shared).to(scores.dtype).to(tensor.device)
+                spread(found, ids, tensor, scores.shared).to(device=tensor.device, dtype=scores.dtype)
                 for ids, tensor in zip(features.ids, plain, strict=True)
             ]
         return as_result(results, given_tuple)

@@ -25,7 +25,7 @@ from fastsal.explainers.base import (
     examples_of,
 )
 from fastsal.explainers.perturbation._altered import AlteredScores
-from fastsal.explainers.perturbation._features import Features, coalitions, features_of, spread
+from fastsal.explainers.perturbation._features import Features, coalitions, features_of, numbered, spread
 
 
 class ShapleyValueSampling(PerturbationAttribution):
@@ -74,7 +74,7 @@ class ShapleyValueSampling(PerturbationAttribution):
         def contributions(scores: AlteredScores, features: Features, score: Callable[..., Tensor]) -> Tensor:
             players = features.total
             total = scores.clean.new_zeros((players, scores.clean.numel()))
-            # The order of one sample at a time is held, for the samples that a chunk meets.
+            # Only the orders of the samples that a chunk meets are held.
             orders: dict[int, Tensor] = {}
             before = scores.clean
 
@@ -84,23 +84,26 @@ class ShapleyValueSampling(PerturbationAttribution):
                 return orders[sample]
 
             def step(start: int, stop: int) -> Callable[[], None]:
-                positions = [divmod(item, players) for item in range(start, stop)]
-                present = torch.stack([_first(order(sample), position + 1) for sample, position in positions])
-                joined = torch.stack([order(sample)[position] for sample, position in positions])
-                after = score(present)
+                samples = range(start // players, (stop - 1) // players + 1)
+                items = torch.arange(start, stop, device="cpu")
+                sample, position = items // players - samples.start, items % players
+                drawn = torch.stack([order(index) for index in samples])
+                ranks = torch.empty_like(drawn, dtype=torch.int32)
+                ranks.scatter_(1, drawn, torch.arange(players, dtype=torch.int32, device="cpu").expand_as(drawn))
+                after = score(ranks[sample] <= position[:, None])
                 previous = torch.cat([before[None], after[:-1]])
-                firsts = [i for i, (_, position) in enumerate(positions) if position == 0]
+                firsts = (position == 0).nonzero()[:, 0].tolist()
                 previous[firsts] = scores.clean
-                change = after - previous
+                joined, change = drawn[sample, position].to(total.device), after - previous
 
                 def commit() -> None:
                     nonlocal before
                     # Sample by sample, where no feature comes twice: the same bits in any chunks, without atomics.
-                    for part in torch.tensor_split(torch.arange(len(change), device="cpu"), firsts):
-                        total[joined[part].to(total.device)] += change[part.to(total.device)]
+                    for features, changes in zip(joined.tensor_split(firsts), change.tensor_split(firsts), strict=True):
+                        total[features] += changes
                     before = after[-1]
-                    for sample in [sample for sample in orders if sample < (stop - 1) // players]:
-                        del orders[sample]
+                    for index in samples[:-1]:
+                        orders.pop(index)
 
                 return commit
 
@@ -127,7 +130,7 @@ class ShapleyValueSampling(PerturbationAttribution):
         examples_of(tensors)
         plain = tuple(scratch(t) if t.is_inference() else t.detach() for t in tensors)
         starts = as_baselines(baselines, plain)
-        features = features_of(feature_mask, plain)
+        features = numbered(features_of(feature_mask, plain))
         with evaluation(self.forward_func), torch.no_grad():
             scores = AlteredScores(
                 self.forward_func,
@@ -143,7 +146,8 @@ class ShapleyValueSampling(PerturbationAttribution):
                 return scores(len(present), dict(enumerate(altered)))
 
             found = contributions(scores, features, score)
-            dtype = scores.dtype if scores.dtype.is_floating_point else torch.float32
+            whole = not (scores.dtype.is_floating_point or scores.dtype.is_complex)
+            dtype = torch.float32 if whole else scores.dtype
             results = [
                 spread(found, ids, tensor, scores.shared)
                 .reshape(*scores.shape, *tensor.shape[1:])
@@ -151,10 +155,3 @@ class ShapleyValueSampling(PerturbationAttribution):
                 for ids, tensor in zip(features.ids, plain, strict=True)
             ]
         return as_result(results, given_tuple)
-
-
-def _first(order: Tensor, count: int) -> Tensor:
-    """[features]: which are among the first of an order."""
-    present = torch.zeros(len(order), dtype=torch.bool, device="cpu")
-    present[order[:count]] = True
-    return present

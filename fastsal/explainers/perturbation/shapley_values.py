@@ -57,22 +57,21 @@ class ShapleyValues(ShapleyValueSampling):
                     "or use ShapleyValueSampling or KernelShap"
                 )
             if players > MANY:
-                warnings.warn(f"{players} features take {2**players} forward passes", UserWarning, stacklevel=4)
+                warnings.warn(f"{players} features take {2**players} forward passes", UserWarning, stacklevel=5)
             share = torch.tensor(
                 [math.factorial(s) * math.factorial(players - s - 1) / math.factorial(players) for s in range(players)],
                 dtype=torch.float64,
                 device="cpu",
             )
-            total = torch.zeros((players, scores.clean.numel()), dtype=torch.float64, device=_wide_device(scores))
+            wide = torch.promote_types(scores.clean.dtype, torch.float64)
+            total = torch.zeros((players, scores.clean.numel()), dtype=wide, device=_wide_device(scores))
             bits = torch.arange(players, device="cpu")
 
             def add(present: Tensor, values: Tensor) -> Tensor:
                 # A coalition counts with it for its members, and against those who could join.
                 size = present.sum(1, keepdim=True)
-                weight = torch.where(present, share[(size - 1).clamp_min(0)], -share[size.clamp_max(players - 1)]).to(
-                    total.device
-                )
-                return weight.T @ values.to(total)
+                weight = torch.where(present, share[(size - 1).clamp_min(0)], -share[size.clamp_max(players - 1)])
+                return weight.T.to(total) @ values.to(total)
 
             def step(start: int, stop: int) -> Callable[[], None]:
                 coalition = torch.arange(start + 1, stop + 1, device="cpu")[:, None]
