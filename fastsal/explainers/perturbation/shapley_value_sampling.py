@@ -85,8 +85,8 @@ class ShapleyValueSampling(PerturbationAttribution):
 
             def step(start: int, stop: int) -> Callable[[], None]:
                 samples = range(start // players, (stop - 1) // players + 1)
-                items = torch.arange(start, stop, device="cpu")
-                sample, position = items // players - samples.start, items % players
+                item = torch.arange(start, stop, device="cpu")
+                sample, position = item // players - samples.start, item % players
                 drawn = torch.stack([order(index) for index in samples])
                 ranks = torch.empty_like(drawn, dtype=torch.int32)
                 ranks.scatter_(1, drawn, torch.arange(players, dtype=torch.int32, device="cpu").expand_as(drawn))
