@@ -110,7 +110,8 @@ def peak_bytes(work: Callable[[], Any]) -> int:
         work()
         settle()
         return int(torch.cuda.max_memory_allocated()) - before
-    with PeakBytes() as peak:
+    peak = PeakBytes()
+    with peak:
         work()
     return peak.peak
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 CPU_ROWS = 32
-CPU_BYTES = 2**24
-"""A CPU gains nothing from more rows than the first, unless they are so small that they stay below the second."""
+CPU_BYTES = 2**22
+"""A CPU gains nothing from more rows than the first, unless they are so small that they stay below the second: above,
+a small network's activations leave the cache, and each batch pays for fresh pages."""
 MOST_ROWS = 256
 """Above this the model's kernels are full on today's GPUs."""
 BUDGET = 0.5

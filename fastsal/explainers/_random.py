@@ -1,25 +1,23 @@
-"""Where random methods draw from: a generator of their own, so that the caller's stays where it was."""
+"""Where random methods draw from: a generator of their own, seeded by the caller or from torch's global one."""
 
 from __future__ import annotations
 
-import hashlib
 import operator
 
 import torch
 
 
 def as_seed(seed: int | None) -> int:
-    """A seed as given; for None, one read off the state of torch's global CPU generator, which is not advanced.
+    """A seed as given; for None, one drawn from torch's global CPU generator.
 
-    So ``torch.manual_seed`` chooses the map, as in Captum, and the same state gives the same map.
+    So ``torch.manual_seed`` chooses the map and the next call draws anew, as everything random in PyTorch does.
 
     Raises:
         TypeError: for what is neither an int nor None.
         ValueError: for a seed that does not fit in 64 bits.
     """
     if seed is None:
-        state = torch.get_rng_state().numpy().tobytes()
-        return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little") >> 1
+        return int(torch.randint(2**63 - 1, (), device="cpu"))
     try:
         value: int = operator.index(seed)
     except TypeError:

@@ -10,8 +10,11 @@ from fastsal.explainers.activation.deconvolution import Deconvolution
 from fastsal.explainers.activation.gradcam import GradCAM
 from fastsal.explainers.activation.guided_backprop import GuidedBackprop
 from fastsal.explainers.base import Attribution
+from fastsal.explainers.gradient.deep_lift import DeepLift
+from fastsal.explainers.gradient.input_x_gradient import InputXGradient
 from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
 from fastsal.explainers.gradient.saliency import Saliency
+from fastsal.explainers.gradient.smooth_grad import SmoothGrad
 from fastsal.explainers.perturbation.occlusion import Occlusion
 from fastsal.explainers.perturbation.rise import RISE
 
@@ -32,16 +35,28 @@ class Method(NamedTuple):
 METHODS: Mapping[str, Method] = {
     "gradcam": Method(GradCAM, "activations of a layer, weighted by the target's mean gradient"),
     "saliency": Method(Saliency, "absolute gradient of the target by the input"),
+    "input-x-gradient": Method(InputXGradient, "input times gradient"),
+    "smoothgrad": Method(SmoothGrad, "gradient averaged over noisy inputs", rows="perturbations_per_eval"),
     "integrated-gradients": Method(
         IntegratedGradients, "gradient averaged on the path from a baseline", rows="internal_batch_size"
     ),
+    "deep-lift": Method(DeepLift, "differences from a baseline, sent back by the Rescale rule"),
     "guided-backprop": Method(GuidedBackprop, "gradient, negative ones stopped at every ReLU"),
     "deconvolution": Method(Deconvolution, "activations sent back through rectifiers"),
     "occlusion": Method(Occlusion, "drop of the score under a sliding window", True, "perturbations_per_eval"),
     "rise": Method(RISE, "random masks weighted by the score that they leave", True, "perturbations_per_eval"),
 }
 
-SHARED = ("self", "inputs", "target", "additional_forward_args", "return_convergence_delta")
+SHARED = (
+    "self",
+    "inputs",
+    "target",
+    "additional_forward_args",
+    "return_convergence_delta",
+    "create_graph",
+    "grad_kwargs",
+    "custom_attribution_func",
+)
 
 
 def methods() -> dict[str, str]:

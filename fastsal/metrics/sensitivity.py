@@ -24,7 +24,7 @@ def default_perturb_func(
     Args:
         inputs: tensor [B, ...] or tuple of them.
         perturb_radius: radius of the ball in the maximum norm.
-        seed: the same for every device; None reads one off torch's generator, which is not advanced.
+        seed: the same for every device; None draws one from torch's global generator.
     """
     tensors, _ = as_inputs(inputs)
     return _noisy(tensors, perturb_radius, as_seed(seed), 0, 1)
@@ -72,8 +72,8 @@ def sensitivity_max(
         n_perturb_samples: altered copies of each example.
         norm_ord: 'fro' (the 2-norm of an example's explanation as a vector) or the order of a vector norm.
         max_examples_per_batch: rows per call of explanation_func, at least B; chosen from memory when None.
-        seed: of default_perturb_func only: the same seed gives the same noise whatever the batch size; None reads one
-            off torch's generator, which is not advanced. For an explainer's own, bind it: ``functools.partial``.
+        seed: of default_perturb_func only: the same seed gives the same noise whatever the batch size; None draws
+            one from torch's global generator. For an explainer's own, bind it: ``functools.partial``.
         **kwargs: of explanation_func. In altered calls target, additional_forward_args, baselines and feature_mask
             have their per-example entries repeated.
 

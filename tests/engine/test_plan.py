@@ -17,7 +17,7 @@ def test_rows_on_a_cpu(rows_per_item: int, items: int) -> None:
 
 def test_small_rows_come_in_larger_numbers() -> None:
     assert Plan(1000, 1, 4, CPU).size == 256
-    assert Plan(1000, 1, 2**17, CPU).size == 128
+    assert Plan(1000, 1, 2**15, CPU).size == 128
 
 
 def test_memory_bounds_the_rows() -> None:

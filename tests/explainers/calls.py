@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,16 +24,20 @@ def reference(x: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(x[0]), torch.full_like(x[0], 0.5)])
 
 
+def seeded(options: dict[str, Any]) -> dict[str, Any]:
+    return {"seed": 0, **options}
+
+
 GRADIENT: dict[str, Explain] = {
     "saliency": lambda model, x, **o: fastsal.Saliency(model).attribute(x, target=1, **o),
     "input-x-gradient": lambda model, x, **o: fastsal.InputXGradient(model).attribute(x, target=1, **o),
     "ig": lambda model, x, **o: fastsal.IntegratedGradients(model).attribute(x, target=1, n_steps=4, **o),
-    "smoothgrad": lambda model, x, **o: fastsal.SmoothGrad(model).attribute(x, target=1, n_samples=3, seed=0, **o),
+    "smoothgrad": lambda model, x, **o: fastsal.SmoothGrad(model).attribute(x, target=1, n_samples=3, **seeded(o)),
     "noise-tunnel": lambda model, x, **o: fastsal.NoiseTunnel(fastsal.InputXGradient(model)).attribute(
-        x, "vargrad", target=1, stdevs=0.5, seed=0, **o
+        x, "vargrad", target=1, stdevs=0.5, **seeded(o)
     ),
     "gradient-shap": lambda model, x, **o: fastsal.GradientShap(model).attribute(
-        x, reference(x), target=1, seed=0, **o
+        x, reference(x), target=1, **seeded(o)
     ),
 }
 MODULE: dict[str, Explain] = {
@@ -60,17 +65,17 @@ PERTURBATION: dict[str, Explain] = {
         x, target=1, feature_mask=segments(x), **o
     ),
     "feature-permutation": lambda model, x, **o: fastsal.FeaturePermutation(model).attribute(
-        x, target=1, feature_mask=segments(x), seed=0, **o
+        x, target=1, feature_mask=segments(x), **seeded(o)
     ),
     "shapley-sampling": lambda model, x, **o: fastsal.ShapleyValueSampling(model).attribute(
-        x, target=1, feature_mask=segments(x), n_samples=3, seed=0, **o
+        x, target=1, feature_mask=segments(x), n_samples=3, **seeded(o)
     ),
     "shapley": lambda model, x, **o: fastsal.ShapleyValues(model).attribute(x, target=1, feature_mask=segments(x), **o),
     "lime": lambda model, x, **o: fastsal.Lime(model).attribute(
-        x, target=1, feature_mask=segments(x), n_samples=12, seed=0, **o
+        x, target=1, feature_mask=segments(x), n_samples=12, **seeded(o)
     ),
     "kernel-shap": lambda model, x, **o: fastsal.KernelShap(model).attribute(
-        x, target=1, feature_mask=segments(x), n_samples=12, seed=0, **o
+        x, target=1, feature_mask=segments(x), n_samples=12, **seeded(o)
     ),
 }
 EXPLAIN: dict[str, Explain] = {
@@ -79,5 +84,14 @@ EXPLAIN: dict[str, Explain] = {
     ],
 }
 CALLS = {**GRADIENT, **MODULE, **PERTURBATION, **EXPLAIN}
+RANDOM = (
+    "smoothgrad",
+    "noise-tunnel",
+    "gradient-shap",
+    "feature-permutation",
+    "shapley-sampling",
+    "lime",
+    "kernel-shap",
+)
 ANY_CALLABLE = [*GRADIENT, *PERTURBATION]
 """Methods that take any callable, where the others need a module."""

@@ -82,7 +82,7 @@ class GradientShap(GradientAttribution):
             additional_forward_args: further arguments of the model; per-example tensors are repeated.
             return_convergence_delta: also return sum(attribution) - (F(x') - F(b)) of each draw, [B * n_samples],
                 example by example.
-            seed: chooses the draws; None reads it off torch's global generator, which stays as it is.
+            seed: chooses the draws; None draws it from torch's global generator.
             perturbations_per_eval: draws per model call; chosen from memory when None.
             show_progress: show a bar.
             create_graph: keep the graph, so that the attribution can be trained through; memory grows with n_samples.

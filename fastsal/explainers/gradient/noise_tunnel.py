@@ -82,7 +82,7 @@ class NoiseTunnel(Attribution):
             stdevs: standard deviation of the noise: a number, a tensor that broadcasts to the input, or a tuple of
                 these, one per input.
             draw_baseline_from_distrib: give every noisy example a row of its own, drawn from the baselines.
-            seed: chooses the noise; None reads it off torch's global generator, which stays as it is.
+            seed: chooses the noise; None draws it from torch's global generator.
             show_progress: show a bar.
             **kwargs: arguments of the explainer; per-example ones (target, baselines, additional_forward_args,
                 feature_mask) are repeated. With return_convergence_delta the result is (attribution, delta

@@ -35,7 +35,7 @@ class SmoothGrad(GradientAttribution):
         n_samples: int = 50,
         noise_level: float = 0.15,
         stdevs: Any = None,
-        seed: int | None = None,
+        seed: int | None = 0,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         create_graph: bool = False,
@@ -51,7 +51,7 @@ class SmoothGrad(GradientAttribution):
             noise_level: standard deviation of the noise, as a share of each example's range (max - min).
             stdevs: standard deviation in the input's units, in place of noise_level: a number, a tensor that
                 broadcasts to the input, or a tuple of these, one per input.
-            seed: chooses the noise; None reads it off torch's global generator, which stays as it is.
+            seed: chooses the noise; None draws it from torch's global generator.
             perturbations_per_eval: draws per model call; chosen from memory when None.
             show_progress: show a bar.
             create_graph: keep the graph, so that the attribution can be trained through; memory grows with n_samples.

@@ -72,8 +72,8 @@ class FeaturePermutation(FeatureAblation):
         Args:
             inputs, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress: as of
                 :meth:`FeatureAblation.attribute`; at least two examples.
-            seed: chooses the orders of the default perm_func; None reads it off torch's global generator, which stays
-                as it is. An order depends on the seed, the feature and the input alone.
+            seed: chooses the orders of the default perm_func; None draws it from torch's global
+                generator. An order depends on the seed, the feature and the input alone.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.

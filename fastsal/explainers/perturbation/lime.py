@@ -137,7 +137,7 @@ class Lime(LimeBase):
             return_input_shape: False returns the coefficients [B, M] ([1, M] for one score per batch; what
                 ``representation()`` returned if there is one surrogate).
             show_progress: show a bar.
-            seed: of the default perturb_func; None reads one off torch's generator, which is not advanced.
+            seed: of the default perturb_func; None draws one from torch's global generator.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.

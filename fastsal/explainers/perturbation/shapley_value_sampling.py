@@ -63,7 +63,7 @@ class ShapleyValueSampling(PerturbationAttribution):
             perturbations_per_eval: coalitions per model call. When None, chosen from memory, but 1 where an additional
                 tensor has as many entries as there are examples: only the caller knows whether to repeat it.
             show_progress: show a bar.
-            seed: chooses the orders; None reads it off torch's global generator, which stays as it is.
+            seed: chooses the orders; None draws it from torch's global generator.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
