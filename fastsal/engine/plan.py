@@ -13,6 +13,8 @@ CPU_BYTES = 2**22
 a small network's activations leave the cache, and each batch pays for fresh pages."""
 MOST_ROWS = 256
 """Above this the model's kernels are full on today's GPUs."""
+MULTIPLE = 8
+"""Noise is drawn for so many samples at once."""
 BUDGET = 0.5
 """Share of the free memory that a sweep may take."""
 ROW_FACTOR = 64
@@ -39,7 +41,10 @@ class Plan:
         most = MOST_ROWS if device.type == "cuda" else min(MOST_ROWS, max(CPU_ROWS, CPU_BYTES // row_bytes))
         rows = min(most, int(BUDGET * free_bytes(device) / (ROW_FACTOR * row_bytes)))
         self._most = max(1, most // self._rows_per_item)
-        self.size = max(1, min(rows // self._rows_per_item, self._most, max(total, 1)))
+        size = min(rows // self._rows_per_item, self._most)
+        if size > MULTIPLE:
+            size -= size % MULTIPLE
+        self.size = max(1, min(size, total))
 
     def succeeded(self, count: int) -> None:
         """A chunk of ``count`` items ran: on a GPU, grow into what it left free."""

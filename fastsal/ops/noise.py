@@ -1,7 +1,7 @@
 """Gaussian noise on an input and the running moments of attributions. Meaning: :mod:`fastsal.reference.noise`.
 
-Bytes: ``batch`` writes (stop - start) * numel(input) elements and reads input (and a tensor std) once per four samples;
-``fold`` reads the values and the partial moments once and writes the moments.
+Bytes: ``batch`` writes (stop - start) * numel(input) elements and reads input (and a tensor std) once per eight of the
+samples; ``fold`` reads the values and the partial moments once and writes the moments.
 """
 
 from __future__ import annotations

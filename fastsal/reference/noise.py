@@ -1,9 +1,11 @@
 """Gaussian noise on an input, and the running moments of what comes of it.
 
-Sample n of element e (of the whole input, in its logical order) is lane n % 4 of Philox4x32-10 at the counter
-(e low, e high, n // 4, 0), made normal by Box and Muller, "A Note on the Generation of Random Normal Deviates" (1958):
-lanes 0 and 1 are a radius and an angle, whose cosine is sample 4k and whose sine is 4k + 1; lanes 2 and 3 likewise.
-A uniform is (the word's upper 23 bits + 1/2) / 2^23, so never 0 or 1; the largest deviate is sqrt(48 ln 2) = 5.77.
+Sample n of element e (of the whole input, in its logical order) comes from word (n % 8) // 2 of Philox4x64-10 (Salmon,
+Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) at the counter (e, n // 8, 0, 0): the
+64-bit kind, since NumPy has it compiled. Box and Muller, "A Note on the Generation of Random Normal Deviates" (1958),
+make normals of a word: the upper 23 bits of its low half give a radius, those of its high half, signed, an angle, whose
+cosine is the even sample and whose sine is the odd one. A uniform is (bits + 1/2) / 2^23, so never 0 or 1; the largest
+deviate is sqrt(48 ln 2) = 5.77.
 
 Moments are Welford's, "Note on a Method for Calculating Corrected Sums of Squares and Products" (1962), sample by
 sample: no difference of large numbers, and chunks give the bits of one call.
@@ -15,37 +17,38 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.reference._numerics import WORD, accumulation_dtype, memory_format, philox
+from fastsal.reference._numerics import accumulation_dtype, memory_format
 
-BLOCK = 2**16
-"""Counters drawn at once: what a round reads and writes stays in a CPU's cache."""
+BLOCK = 2**14
+"""Counters drawn at once: what a step reads and writes stays in a CPU's cache."""
+SAMPLES = 8
+"""Of one counter."""
 
 
 @torch.library.custom_op("fastsal::noise_draw", mutates_args=())
 def draw(seed: int, start: int, stop: int, elements: int, device: torch.device) -> Tensor:
-    """Standard normals [stop - start, elements] in float32.
-
-    An op of its own, without derivative: a compiler that saw the rounds of Philox would fuse them into expressions
-    that grow exponentially.
-    """
-    first = start // 4
-    groups = -(-stop // 4) - first
-    result = torch.empty((groups, 4, elements), dtype=torch.float32, device=device)
-    for group in range(groups):
+    """Standard normals [stop - start, elements] in float32. An op of its own, without derivative: NumPy draws."""
+    result = torch.empty((stop - start, elements), dtype=torch.float32, device="cpu")
+    for group in range(start // SAMPLES, -(-stop // SAMPLES)):
+        # NumPy counts up before it draws.
+        philox = np.random.Philox(key=seed % 2**64, counter=((group << 64) - 1) % 2**256)
+        first = max(start - group * SAMPLES, 0)
+        last = min(stop - group * SAMPLES, SAMPLES)
+        rows = result[group * SAMPLES + first - start : group * SAMPLES + last - start]
         for low in range(0, elements, BLOCK):
-            high = min(low + BLOCK, elements)
-            element = torch.arange(low, high, dtype=torch.int64, device=device)
-            counter = [element & WORD, element >> 32, torch.full_like(element, (first + group) & WORD)]
-            words = philox(seed, (*counter, torch.zeros_like(element)))
-            for pair in (0, 2):
-                radius = _uniform(words[pair]).log_().mul_(-2).sqrt_()
-                angle = _uniform(words[pair + 1]).sub_(0.5).mul_(2 * math.pi)
-                torch.mul(radius, angle.cos(), out=result[group, pair, low:high])
-                torch.mul(radius, angle.sin_(), out=result[group, pair + 1, low:high])
-    return result.reshape(groups * 4, elements)[start - 4 * first : stop - 4 * first].clone()
+            count = min(BLOCK, elements - low)
+            words = torch.from_numpy(philox.random_raw(4 * count).view(np.int64)).view(count, 4).T
+            words = words[first // 2 : -(-last // 2)].contiguous()
+            if last - first == SAMPLES:
+                _normals(words, out=rows[:, low : low + count])
+            else:
+                normals = _normals(words, out=torch.empty(2 * len(words), count, device="cpu"))
+                rows[:, low : low + count] = normals[first % 2 :][: last - first]
+    return result.to(device)
 
 
 @draw.register_fake
@@ -53,17 +56,23 @@ def _(seed: int, start: int, stop: int, elements: int, device: torch.device) -> 
     return torch.empty((stop - start, elements), dtype=torch.float32, device=device)
 
 
-def _uniform(words: Tensor) -> Tensor:
-    return (words >> 9).to(torch.float32).add_(0.5).mul_(2.0**-23)
+def _normals(words: Tensor, out: Tensor) -> Tensor:
+    """int64 words [n, m] into normals [2 n, m]."""
+    angle = (words >> 41).to(torch.float32).add_(0.5).mul_(2 * math.pi * 2.0**-23)
+    bits = (words >> 9).bitwise_and_(2**23 - 1)
+    radius = bits.to(torch.float32).add_(0.5).mul_(2.0**-23).log_().mul_(-2).sqrt_()
+    torch.mul(radius, angle.cos(), out=out[0::2])
+    torch.mul(radius, angle.sin_(), out=out[1::2])
+    return out
 
 
 def batch(input: Tensor, std: Tensor | None, deviation: float, seed: int, start: int, stop: int) -> Tensor:
     """Copies [(stop - start) * B, ...] of input [B, ...] with noise, row (n - start) * B + b."""
     dtype = accumulation_dtype(input.dtype)
-    normals: Tensor = draw(seed, start, stop, input.numel(), input.device).view(stop - start, *input.shape)
-    scale = deviation if std is None else std.to(dtype)
-    result = (input.to(dtype) + scale * normals.to(dtype)).to(input.dtype)
-    result = result.reshape((stop - start) * input.shape[0], *input.shape[1:])
+    normals: Tensor = draw(seed, start, stop, input.numel(), input.device).view(stop - start, *input.shape).to(dtype)
+    x = input.to(dtype)
+    result = torch.add(x, normals, alpha=deviation) if std is None else torch.addcmul(x, std.to(dtype), normals)
+    result = result.to(input.dtype).reshape((stop - start) * input.shape[0], *input.shape[1:])
     return result.contiguous(memory_format=memory_format(input))
 
 
@@ -76,10 +85,10 @@ def fold(values: Tensor, samples: int, start: int, partial: Tensor | None, secon
     stacked = values.unflatten(0, (samples, values.shape[0] // samples))
     mean = torch.zeros(stacked.shape[1:], dtype=dtype, device=values.device) if partial is None else partial[0]
     squares = torch.zeros_like(mean) if partial is None or not second else partial[1]
-    for index in range(samples):
-        value = stacked[index].to(dtype)
+    for index, sample in enumerate(stacked.unbind()):
+        value = sample.to(dtype)
         difference = value - mean
-        mean = mean + difference * (1.0 / (start + index + 1))
+        mean = torch.add(mean, difference, alpha=1.0 / (start + index + 1))
         if second:
-            squares = squares + difference * (value - mean)
+            squares = torch.addcmul(squares, difference, value - mean)
     return torch.stack([mean, squares] if second else [mean])

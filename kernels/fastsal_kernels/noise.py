@@ -11,13 +11,8 @@ from torch import Tensor
 from fastsal_kernels._launch import INTERPRETED, dense_like, launch, vector_width
 
 HARDWARE = tl.constexpr(not INTERPRETED)
-TURN = tl.constexpr(2 * math.pi)
-
-
-@triton.jit
-def _uniform(word):
-    """The upper 23 bits, in the open interval (0, 1)."""
-    return ((word >> 9).to(tl.int32).to(tl.float32) + 0.5) * (1.0 / 8388608.0)
+RADIANS = tl.constexpr(2 * math.pi * 2.0**-23)
+"""Of one step of an angle in 23 bits."""
 
 
 @triton.jit
@@ -42,17 +37,20 @@ def _sine(angle):
 
 
 @triton.jit
-def _normals(first, second):
-    """Two words into two normals."""
-    radius = tl.sqrt(tl.maximum(-2.0 * tl.log(_uniform(first)), 0.0))
-    angle = (_uniform(second) - 0.5) * TURN
-    return radius * _cosine(angle), radius * _sine(angle)
-
-
-@triton.jit
 def _store(out_ptr, n, start, stop, size, e, valid, value):
     where = out_ptr + tl.cast(n - start, tl.int64) * size + e
     tl.store(where, value.to(out_ptr.dtype.element_ty), mask=valid & (n >= start) & (n < stop))
+
+
+@triton.jit
+def _pair(out_ptr, n, start, stop, size, e, valid, x, std, word):
+    """Samples n and n + 1 from one word of 64 bits: a radius of its low half, an angle of its high half."""
+    bits = ((word >> 9) & 0x7FFFFF).to(tl.int32)
+    radius = tl.sqrt(tl.maximum(-2.0 * tl.log((bits.to(tl.float32) + 0.5) * (1.0 / 8388608.0)), 0.0))
+    turns = (word.to(tl.int64, bitcast=True) >> 41).to(tl.int32)
+    angle = (turns.to(tl.float32) + 0.5) * RADIANS
+    _store(out_ptr, n, start, stop, size, e, valid, x + std * (radius * _cosine(angle)))
+    _store(out_ptr, n + 1, start, stop, size, e, valid, x + std * (radius * _sine(angle)))
 
 
 @triton.jit(do_not_specialize=["start", "stop", "size_in_vectors", "inner", "channels", "deviation"])
@@ -72,7 +70,7 @@ def batch_kernel(
     INTERLEAVED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out[n] = x + std z[n], four samples a Philox call. Bytes: the result, and x (and std) per four samples.
+    """out[n] = x + std z[n], eight samples a Philox call. Bytes: the result, and x (and std) per eight samples.
 
     INTERLEAVED: memory order is channels_last, while noise is numbered in logical order.
     """
@@ -90,18 +88,14 @@ def batch_kernel(
         number = e - within + (within % channels) * inner + within // channels
     else:
         number = e
-    group = tl.cast(start // 4 + tl.program_id(1), tl.int64)
-    low = (number & 0xFFFFFFFF).to(tl.uint32)
-    high = ((number >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    zero = tl.zeros([BLOCK], tl.uint32)
-    r0, r1, r2, r3 = tl.philox(seed, low, high, zero + (group & 0xFFFFFFFF).to(tl.uint32), zero)
-    z0, z1 = _normals(r0, r1)
-    z2, z3 = _normals(r2, r3)
-    n = group * 4
-    _store(out_ptr, n, start, stop, size, e, valid, x + std * z0)
-    _store(out_ptr, n + 1, start, stop, size, e, valid, x + std * z1)
-    _store(out_ptr, n + 2, start, stop, size, e, valid, x + std * z2)
-    _store(out_ptr, n + 3, start, stop, size, e, valid, x + std * z3)
+    group = tl.cast(start // 8 + tl.program_id(1), tl.int64)
+    zero = tl.zeros([BLOCK], tl.uint64)
+    w0, w1, w2, w3 = tl.philox(seed, number.to(tl.uint64), zero + group.to(tl.uint64), zero, zero)
+    n = group * 8
+    _pair(out_ptr, n, start, stop, size, e, valid, x, std, w0)
+    _pair(out_ptr, n + 2, start, stop, size, e, valid, x, std, w1)
+    _pair(out_ptr, n + 4, start, stop, size, e, valid, x, std, w2)
+    _pair(out_ptr, n + 6, start, stop, size, e, valid, x, std, w3)
 
 
 @triton.jit(do_not_specialize=["samples", "start", "size_in_vectors"])
@@ -153,10 +147,10 @@ def batch(out: Tensor, input: Tensor, std: Tensor | None, deviation: float, seed
     interleaved = not out.is_contiguous()
     channels = out.shape[1] if interleaved else 1
     vector = vector_width(size)
-    block = 1024
+    block = 128 * 16 // out.element_size()
     launch(
         batch_kernel,
-        (triton.cdiv(size, block), triton.cdiv(stop, 4) - start // 4),
+        (triton.cdiv(size, block), triton.cdiv(stop, 8) - start // 8),
         out,
         x,
         x if std is None else dense_like(std, out),
