@@ -21,7 +21,7 @@ import fastsal
 from fastsal import explainers, models, viz
 
 # Evidence for the target is what counts: where a method's sign says "against", a maximum of |map| would be no hit.
-MAGNITUDE = ("saliency", "guided-backprop", "deconvolution")
+MAGNITUDE = ("saliency", "smoothgrad", "guided-backprop", "deconvolution")
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"rise": {"n_masks": 2000}}
 
 
