@@ -3,9 +3,9 @@
 Sample n of element e (of the whole input, in its logical order) comes from word (n % 8) // 2 of Philox4x64-10 (Salmon,
 Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) at the counter (e, n // 8, 0, 0): the
 64-bit kind, since NumPy has it compiled. Box and Muller, "A Note on the Generation of Random Normal Deviates" (1958),
-make normals of a word: the upper 23 bits of its low half give a radius, those of its high half, signed, an angle, whose
-cosine is the even sample and whose sine is the odd one. A uniform is (bits + 1/2) / 2^23, so never 0 or 1; the largest
-deviate is sqrt(48 ln 2) = 5.77.
+make normals of a word: the upper 23 bits of its low half, signed, give a radius, those of its high half an angle, whose
+cosine is the even sample and whose sine is the odd one. The radius is that of the uniform (bits + 1/2) / 2^23 + 1/2, so
+never of 0 or 1, and the angle 2 pi (bits + 1/2) / 2^23; the largest deviate is sqrt(48 ln 2) = 5.77.
 
 Moments are Welford's, "Note on a Method for Calculating Corrected Sums of Squares and Products" (1962), sample by
 sample: no difference of large numbers, and chunks give the bits of one call.
@@ -41,12 +41,12 @@ def draw(seed: int, start: int, stop: int, elements: int, device: torch.device) 
         rows = result[group * SAMPLES + first - start : group * SAMPLES + last - start]
         for low in range(0, elements, BLOCK):
             count = min(BLOCK, elements - low)
-            words = torch.from_numpy(philox.random_raw(4 * count).view(np.int64)).view(count, 4).T
-            words = words[first // 2 : -(-last // 2)].contiguous()
+            halves = torch.from_numpy(philox.random_raw(4 * count).view(np.int32)).view(count, SAMPLES).T
+            words = halves[first // 2 * 2 : -(-last // 2) * 2].contiguous()
             if last - first == SAMPLES:
                 _normals(words, out=rows[:, low : low + count])
             else:
-                normals = _normals(words, out=torch.empty(2 * len(words), count, device="cpu"))
+                normals = _normals(words, out=torch.empty(words.shape, dtype=torch.float32, device="cpu"))
                 rows[:, low : low + count] = normals[first % 2 :][: last - first]
     return result.to(device)
 
@@ -57,10 +57,10 @@ def _(seed: int, start: int, stop: int, elements: int, device: torch.device) -> 
 
 
 def _normals(words: Tensor, out: Tensor) -> Tensor:
-    """int64 words [n, m] into normals [2 n, m]."""
-    angle = (words >> 41).to(torch.float32).add_(0.5).mul_(2 * math.pi * 2.0**-23)
-    bits = (words >> 9).bitwise_and_(2**23 - 1)
-    radius = bits.to(torch.float32).add_(0.5).mul_(2.0**-23).log_().mul_(-2).sqrt_()
+    """int32 halves of words [2 n, m], low before high, into normals [2 n, m]."""
+    bits = words.bitwise_right_shift_(9).to(torch.float32)
+    radius = bits[0::2].add_(2**22 + 0.5).mul_(2.0**-23).log_().mul_(-2).sqrt_()
+    angle = bits[1::2].add_(0.5).mul_(2 * math.pi * 2.0**-23)
     torch.mul(radius, angle.cos(), out=out[0::2])
     torch.mul(radius, angle.sin_(), out=out[1::2])
     return out
@@ -71,7 +71,7 @@ def batch(input: Tensor, std: Tensor | None, deviation: float, seed: int, start:
     dtype = accumulation_dtype(input.dtype)
     normals: Tensor = draw(seed, start, stop, input.numel(), input.device).view(stop - start, *input.shape).to(dtype)
     x = input.to(dtype)
-    result = torch.add(x, normals, alpha=deviation) if std is None else torch.addcmul(x, std.to(dtype), normals)
+    result = normals.mul_(deviation).add_(x) if std is None else torch.addcmul(x, std.to(dtype), normals)
     result = result.to(input.dtype).reshape((stop - start) * input.shape[0], *input.shape[1:])
     return result.contiguous(memory_format=memory_format(input))
 

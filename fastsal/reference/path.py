@@ -20,8 +20,7 @@ def batch(input: Tensor, alphas: Tensor, baseline: Tensor | None, fill: float) -
     x = input.to(dtype)
     b = x.new_full((), fill) if baseline is None else baseline.to(dtype)
     alpha = alphas.to(dtype).view(-1, *[1] * input.dim())
-    near = alpha < 0.5
-    result = torch.where(near, b, x) + torch.where(near, alpha, alpha - 1) * (x - b)
+    result = torch.lerp(b, x, alpha)
     result = result.to(input.dtype).reshape(alphas.shape[0] * input.shape[0], *input.shape[1:])
     return result.contiguous(memory_format=memory_format(input))
 
@@ -42,8 +41,8 @@ def fold(
     dtype = accumulation_dtype(gradients.dtype)
     stacked = gradients.unflatten(0, (steps, gradients.shape[0] // steps))
     total = torch.zeros(stacked.shape[1:], dtype=dtype, device=gradients.device) if partial is None else partial
-    for step in range(steps):
-        total = total + weights[step].to(dtype) * stacked[step].to(dtype)
+    for weight, step in zip(weights.to(dtype).unbind(), stacked.unbind(), strict=True):
+        total = torch.addcmul(total, weight, step.to(dtype))
     if input is None:
         return total.contiguous(memory_format=memory_format(gradients))
     x = input.to(dtype)

@@ -45,10 +45,11 @@ def _store(out_ptr, n, start, stop, size, e, valid, value):
 @triton.jit
 def _pair(out_ptr, n, start, stop, size, e, valid, x, std, word):
     """Samples n and n + 1 from one word of 64 bits: a radius of its low half, an angle of its high half."""
-    bits = ((word >> 9) & 0x7FFFFF).to(tl.int32)
-    radius = tl.sqrt(tl.maximum(-2.0 * tl.log((bits.to(tl.float32) + 0.5) * (1.0 / 8388608.0)), 0.0))
-    turns = (word.to(tl.int64, bitcast=True) >> 41).to(tl.int32)
-    angle = (turns.to(tl.float32) + 0.5) * RADIANS
+    low = (word & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) >> 9
+    high = (word >> 32).to(tl.uint32).to(tl.int32, bitcast=True) >> 9
+    uniform = (low.to(tl.float32) + 4194304.5) * (1.0 / 8388608.0)
+    radius = tl.sqrt(tl.maximum(-2.0 * tl.log(uniform), 0.0))
+    angle = (high.to(tl.float32) + 0.5) * RADIANS
     _store(out_ptr, n, start, stop, size, e, valid, x + std * (radius * _cosine(angle)))
     _store(out_ptr, n + 1, start, stop, size, e, valid, x + std * (radius * _sine(angle)))
 

@@ -142,9 +142,9 @@ def test_the_noise_is_box_and_mullers_of_philox(seed: int) -> None:
     """Element 5 of samples 16 to 23: counter (5, 2, 0, 0)."""
     expected = []
     for word in philox([5, 2, 0, 0], [seed % 2**64, 0]):
-        low, high = word % 2**32 >> 9, word >> 41
-        radius = math.sqrt(-2 * math.log((low + 0.5) / 2**23))
-        angle = 2 * math.pi * ((high - 2**23 if high >= 2**22 else high) + 0.5) / 2**23
+        low, high = ((bits + 2**22) % 2**23 - 2**22 for bits in (word % 2**32 >> 9, word >> 41))
+        radius = math.sqrt(-2 * math.log((low + 0.5) / 2**23 + 0.5))
+        angle = 2 * math.pi * (high + 0.5) / 2**23
         expected += [radius * math.cos(angle), radius * math.sin(angle)]
     found = noise.batch(torch.zeros(1, 7, dtype=torch.float64), 16, 24, std=1.0, seed=seed)[:, 5]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)

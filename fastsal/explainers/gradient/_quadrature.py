@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 METHODS = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
@@ -19,8 +21,8 @@ def rule(method: str, n_steps: int) -> tuple[list[float], list[float]]:
     if n_steps < least:
         raise ValueError(f"n_steps: {n_steps} is below {least}, the fewest that {method} needs")
     if method == "gausslegendre":
-        positions, weights = np.polynomial.legendre.leggauss(n_steps)
-        return ((1 + positions) / 2).tolist(), (weights / 2).tolist()
+        positions, weights = _gauss_legendre(n_steps)
+        return list(positions), list(weights)
     shares = [1 / n_steps] * n_steps
     if method == "riemann_trapezoid":
         shares[0] /= 2
@@ -32,3 +34,10 @@ def rule(method: str, n_steps: int) -> tuple[list[float], list[float]]:
         "riemann_right": (1 / n_steps, 1),
     }
     return np.linspace(*ends[method], n_steps).tolist(), shares
+
+
+@functools.lru_cache(maxsize=16)
+def _gauss_legendre(n_steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Kept, since the eigenvalues behind it cost more than a small network's passes."""
+    positions, weights = np.polynomial.legendre.leggauss(n_steps)
+    return tuple(((1 + positions) / 2).tolist()), tuple((weights / 2).tolist())
