@@ -10,6 +10,7 @@ import math
 import operator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,28 @@ from fastsal.ops._define import Op
 from fastsal.ops._vmap import one_by_one, to_front
 from fastsal.reference import noise as reference
 from fastsal.reference._numerics import accumulation_dtype, memory_format
+
+BLOCK = 2**14
+"""Counters that NumPy draws at once: what a step reads and writes stays in a CPU's cache."""
+
+
+@reference.draw.register_kernel("cpu")
+def _draw(seed: int, start: int, stop: int, elements: int, device: torch.device) -> Tensor:
+    result = torch.empty((stop - start, elements), dtype=torch.float32, device="cpu")
+    for group in range(start // reference.SAMPLES, -(-stop // reference.SAMPLES)):
+        # NumPy counts up before it draws.
+        philox = np.random.Philox(key=seed % 2**64, counter=((group << 64) - 1) % 2**256)
+        first, rows, last = reference.rows_of(group, start, stop)
+        for low in range(0, elements, BLOCK):
+            count = min(BLOCK, elements - low)
+            words = torch.from_numpy(philox.random_raw(4 * count).view(np.int32)).view(count, reference.SAMPLES).T
+            words = words[first // 2 * 2 : -(-last // 2) * 2].contiguous()
+            drawn = result[rows, low : low + count]
+            if last - first == reference.SAMPLES:
+                reference.normals(words, out=drawn)
+            else:
+                drawn.copy_(reference.normals(words)[first % 2 :][: last - first])
+    return result
 
 
 def _empty_batch(input: Tensor, std: Any, deviation: Any, seed: Any, start: Any, stop: Any) -> Tensor:

@@ -36,6 +36,42 @@ def philox(seed: int, counter: Sequence[Tensor], rounds: int = 10) -> tuple[Tens
     return c0, c1, c2, c3
 
 
+def philox4x64(seed: int, element: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x64-10 of the same paper at the counters (element, group, 0, 0), with the key (seed, 0).
+
+    Args:
+        seed: 64-bit, signed or not.
+        element: int64 tensor.
+        group: below 2**63.
+
+    Returns:
+        Four int64 tensors holding the bits of unsigned 64-bit words.
+    """
+    zero = torch.zeros_like(element)
+    counter = [element, zero + group, zero, zero]
+    key = [seed & 0xFFFFFFFFFFFFFFFF, 0]
+    for _ in range(10):
+        high0, low0 = _wide_product(counter[0], 0xD2E7470EE14C6C93)
+        high2, low2 = _wide_product(counter[2], 0xCA5A826395121157)
+        counter = [high2 ^ counter[1] ^ _signed(key[0]), low2, high0 ^ counter[3] ^ _signed(key[1]), low0]
+        key = [(key[0] + 0x9E3779B97F4A7C15) % 2**64, (key[1] + 0xBB67AE8584CAA73B) % 2**64]
+    return counter[0], counter[1], counter[2], counter[3]
+
+
+def _signed(word: int) -> int:
+    return word - 2**64 if word >= 2**63 else word
+
+
+def _wide_product(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """(high, low) words of an unsigned 64 x 64 bit product, from products of halves."""
+    factor_low, factor_high = factor & WORD, factor >> 32
+    low, high = x & WORD, (x >> 32) & WORD
+    first, second, third = low * factor_low, high * factor_low, low * factor_high
+    carry = ((first >> 32) & WORD) + (second & WORD) + (third & WORD)
+    upper = high * factor_high + ((second >> 32) & WORD) + ((third >> 32) & WORD) + (carry >> 32)
+    return upper, x * _signed(factor)
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything else."""
     return torch.float64 if dtype == torch.float64 else torch.float32

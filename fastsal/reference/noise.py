@@ -17,38 +17,30 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.reference._numerics import accumulation_dtype, memory_format
+from fastsal.reference._numerics import accumulation_dtype, memory_format, philox4x64
 
-BLOCK = 2**14
-"""Counters drawn at once: what a step reads and writes stays in a CPU's cache."""
 SAMPLES = 8
 """Of one counter."""
 
 
 @torch.library.custom_op("fastsal::noise_draw", mutates_args=())
 def draw(seed: int, start: int, stop: int, elements: int, device: torch.device) -> Tensor:
-    """Standard normals [stop - start, elements] in float32. An op of its own, without derivative: NumPy draws."""
-    result = torch.empty((stop - start, elements), dtype=torch.float32, device="cpu")
+    """Standard normals [stop - start, elements] in float32.
+
+    An op of its own, without derivative: a compiler that saw the rounds of Philox would fuse them into expressions
+    that grow exponentially. A CPU has a faster way to the same numbers (``fastsal.ops.noise``).
+    """
+    result = torch.empty((stop - start, elements), dtype=torch.float32, device=device)
+    element = torch.arange(elements, dtype=torch.int64, device=device)
     for group in range(start // SAMPLES, -(-stop // SAMPLES)):
-        # NumPy counts up before it draws.
-        philox = np.random.Philox(key=seed % 2**64, counter=((group << 64) - 1) % 2**256)
-        first = max(start - group * SAMPLES, 0)
-        last = min(stop - group * SAMPLES, SAMPLES)
-        rows = result[group * SAMPLES + first - start : group * SAMPLES + last - start]
-        for low in range(0, elements, BLOCK):
-            count = min(BLOCK, elements - low)
-            halves = torch.from_numpy(philox.random_raw(4 * count).view(np.int32)).view(count, SAMPLES).T
-            words = halves[first // 2 * 2 : -(-last // 2) * 2].contiguous()
-            if last - first == SAMPLES:
-                _normals(words, out=rows[:, low : low + count])
-            else:
-                normals = _normals(words, out=torch.empty(words.shape, dtype=torch.float32, device="cpu"))
-                rows[:, low : low + count] = normals[first % 2 :][: last - first]
-    return result.to(device)
+        first, rows, wanted = rows_of(group, start, stop)
+        words = torch.stack(philox4x64(seed, element, group))[first // 2 : -(-wanted // 2)]
+        halves = torch.stack([words << 32, words], 1).flatten(0, 1) >> 32
+        result[rows] = normals(halves.to(torch.int32))[first % 2 :][: wanted - first]
+    return result
 
 
 @draw.register_fake
@@ -56,14 +48,22 @@ def _(seed: int, start: int, stop: int, elements: int, device: torch.device) -> 
     return torch.empty((stop - start, elements), dtype=torch.float32, device=device)
 
 
-def _normals(words: Tensor, out: Tensor) -> Tensor:
-    """int32 halves of words [2 n, m], low before high, into normals [2 n, m]."""
+def rows_of(group: int, start: int, stop: int) -> tuple[int, slice, int]:
+    """A counter group's first wanted sample, its rows among the samples start to stop, and the end of the wanted."""
+    first = max(start - group * SAMPLES, 0)
+    last = min(stop - group * SAMPLES, SAMPLES)
+    return first, slice(group * SAMPLES + first - start, group * SAMPLES + last - start), last
+
+
+def normals(words: Tensor, out: Tensor | None = None) -> Tensor:
+    """int32 halves of words [2 n, m], low before high, into normals [2 n, m]. Writes to the words."""
+    result = torch.empty(words.shape, dtype=torch.float32, device=words.device) if out is None else out
     bits = words.bitwise_right_shift_(9).to(torch.float32)
     radius = bits[0::2].add_(2**22 + 0.5).mul_(2.0**-23).log_().mul_(-2).sqrt_()
     angle = bits[1::2].add_(0.5).mul_(2 * math.pi * 2.0**-23)
-    torch.mul(radius, angle.cos(), out=out[0::2])
-    torch.mul(radius, angle.sin_(), out=out[1::2])
-    return out
+    torch.mul(radius, angle.cos(), out=result[0::2])
+    torch.mul(radius, angle.sin_(), out=result[1::2])
+    return result
 
 
 def batch(input: Tensor, std: Tensor | None, deviation: float, seed: int, start: int, stop: int) -> Tensor:

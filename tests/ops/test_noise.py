@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fastsal.ops import backend, noise
+from fastsal.ops.noise import BLOCK
+from fastsal.reference import noise as reference
 from tests.ops import harness
 from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case, each
 
@@ -148,6 +150,14 @@ def test_the_noise_is_box_and_mullers_of_philox(seed: int) -> None:
         expected += [radius * math.cos(angle), radius * math.sin(angle)]
     found = noise.batch(torch.zeros(1, 7, dtype=torch.float64), 16, 24, std=1.0, seed=seed)[:, 5]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 8), (3, 4), (5, 21), (2**40 + 1, 2**40 + 2)])
+def test_numpys_draw_is_the_references(start: int, stop: int) -> None:
+    cpu = torch.device("cpu")
+    for seed, elements in ((3, 7), (-1, 3), (2**62, BLOCK + 5)):
+        found = reference.draw(seed, start, stop, elements, cpu)
+        assert torch.equal(found, reference.draw._init_fn(seed, start, stop, elements, cpu))
 
 
 def test_the_noise_is_standard_normal() -> None:
