@@ -129,5 +129,5 @@ class Session:
         found = fastsal.layers(self.loaded.model, inputs)
         if not found:
             return ""
-        self.layer_used, shape = found[-1]
+        self.layer_used, shape, _ = found[-1]
         return f"layer: {self.layer_used} {list(shape)[1:]} (default; --layer NAME for another)"

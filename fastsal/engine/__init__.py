@@ -1,17 +1,23 @@
 """How a model is run: the sweep (generate, score, fold) and the tap (one pass that is read on the way)."""
 
 from fastsal.engine.forward import evaluation, owner, owners, run, scratch
+from fastsal.engine.grid import Grid, grid_of
+from fastsal.engine.layers import Layer, default_layer, layers, resolve_layer
 from fastsal.engine.plan import Plan
 from fastsal.engine.reading import Reading, read, replaced
 from fastsal.engine.sweep import ChunkTooLarge, sweep
-from fastsal.engine.tap import Tap, layers, resolve_layer, tap
+from fastsal.engine.tap import Tap, tap
 
 __all__ = [
     "ChunkTooLarge",
+    "Grid",
+    "Layer",
     "Plan",
     "Reading",
     "Tap",
+    "default_layer",
     "evaluation",
+    "grid_of",
     "layers",
     "owner",
     "owners",

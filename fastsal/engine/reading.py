@@ -8,19 +8,28 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from fastsal.engine.affine import is_affine
 from fastsal.engine.forward import evaluation, run, scratch
 
 Tensors = tuple[Tensor, ...]
 
 
 class Reading(NamedTuple):
-    """The model's output, the tensors at each layer, and the gradients of the selected scores by them."""
+    """What was read of one run.
+
+    Attributes:
+        output: the model's.
+        values: the tensors at each layer.
+        gradients: of the selected scores by them; with several scores per example, stacked in front, [T, ...].
+        affine: whether the scores are an affine function of the one layer's value.
+    """
 
     output: Any
     values: list[Tensors]
     gradients: list[Tensors]
+    affine: bool = False
 
 
 def _swap(value: Any, visit: Callable[[Tensors], Tensors]) -> Any:
@@ -69,6 +78,7 @@ def read(
     *,
     at_input: bool = False,
     create_graph: bool = False,
+    tail_graph: bool = False,
     grad_kwargs: Mapping[str, Any] | None = None,
 ) -> Reading:
     """Run the model once and read what passes at layers, and the gradient of the selected scores by it.
@@ -81,9 +91,11 @@ def read(
         model: module or callable around one.
         layers: modules of it.
         inputs, additional: arguments of the model; it gets copies.
-        select: one score per example [B] from the model's output; without it nothing is differentiated.
+        select: one score per example [B] from the model's output, or several, [T, B]; without it nothing is
+            differentiated.
         at_input: read the layers' inputs rather than their outputs.
         create_graph: keep the graph, so that values and gradients can be differentiated.
+        tail_graph: keep it from the layers on only, so that gradients can be differentiated by the values.
         grad_kwargs: further arguments of ``torch.autograd.grad``.
 
     Raises:
@@ -125,23 +137,41 @@ def read(
             unrelated = "layer: the target does not depend on its value; choose one on the way to the target"
             if not scores.requires_grad:
                 raise ValueError(unrelated)
-            options = {"allow_unused": True, "create_graph": create_graph, **(grad_kwargs or {})}
-            gradients = torch.autograd.grad(scores.sum(), wanted, **options)
+            options = {"allow_unused": True, "create_graph": create_graph or tail_graph, **(grad_kwargs or {})}
+            affine = len(wanted) == 1 and is_affine(scores, wanted[0])
+            gradients = _gradients(scores, wanted, options)
             if all(gradient is None for gradient in gradients):
                 raise ValueError(unrelated)
             pending = iter(gradients)
             by_layer = []
             for value in found:
                 each = (next(pending) if tensor.requires_grad else None for tensor in value)
+                several = scores.shape[:-1] if scores.dim() > 1 else ()
                 by_layer.append(
-                    tuple(torch.zeros_like(t) if g is None else g for t, g in zip(value, each, strict=True))
+                    tuple(
+                        t.new_zeros((*several, *t.shape)) if g is None else g for t, g in zip(value, each, strict=True)
+                    )
                 )
     finally:
         for tensor in flagged:
             tensor.requires_grad_(False)
-    if create_graph:
-        return Reading(output, found, by_layer)
-    return Reading(output.detach(), [tuple(t.detach() for t in value) for value in found], by_layer)
+    if create_graph or tail_graph:
+        return Reading(output, found, by_layer, affine)
+    detached = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
+    return Reading(detached, [tuple(t.detach() for t in value) for value in found], by_layer, affine)
+
+
+def _gradients(scores: Tensor, wanted: list[Tensor], options: dict[str, Any]) -> tuple[Tensor | None, ...]:
+    """Of scores [B], or of each row of [T, B] at once; row by row where an operation has no batched derivative."""
+    if scores.dim() <= 1:
+        return torch.autograd.grad(scores.sum(), wanted, **options)
+    totals = scores.sum(1)
+    chosen = torch.eye(len(totals), dtype=totals.dtype, device=totals.device)
+    try:
+        return torch.autograd.grad(totals, wanted, chosen, is_grads_batched=True, retain_graph=True, **options)
+    except RuntimeError:
+        rows = [torch.autograd.grad(totals, wanted, row, retain_graph=True, **options) for row in chosen]
+    return tuple(None if each[0] is None else torch.stack(each) for each in zip(*rows, strict=True))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,20 @@
 """The explainers: gradient-based, activation-based and perturbation-based, and one call for all of them."""
 
+from fastsal.explainers import targets
+from fastsal.explainers.activation.cam.class_cam import CAM
+from fastsal.explainers.activation.cam.eigen_cam import EigenCAM, EigenGradCAM
+from fastsal.explainers.activation.cam.fem import FEM
+from fastsal.explainers.activation.cam.finer_cam import FinerCAM
+from fastsal.explainers.activation.cam.grad_cam import GradCAM
+from fastsal.explainers.activation.cam.grad_cam_element_wise import GradCAMElementWise
+from fastsal.explainers.activation.cam.grad_cam_plus_plus import GradCAMPlusPlus
+from fastsal.explainers.activation.cam.hires_cam import HiResCAM
+from fastsal.explainers.activation.cam.kpca_cam import KPCACAM
+from fastsal.explainers.activation.cam.layer_cam import LayerCAM
+from fastsal.explainers.activation.cam.random_cam import RandomCAM
+from fastsal.explainers.activation.cam.shapley_cam import ShapleyCAM
+from fastsal.explainers.activation.cam.x_grad_cam import XGradCAM
 from fastsal.explainers.activation.deconvolution import Deconvolution
-from fastsal.explainers.activation.gradcam import GradCAM
 from fastsal.explainers.activation.guided_backprop import GuidedBackprop
 from fastsal.explainers.activation.guided_grad_cam import GuidedGradCam
 from fastsal.explainers.activation.layer_activation import LayerActivation
@@ -32,25 +45,35 @@ from fastsal.explainers.perturbation.shapley_values import ShapleyValues
 from fastsal.explainers.registry import methods, options
 
 __all__ = [
+    "CAM",
+    "FEM",
+    "KPCACAM",
     "LRP",
     "RISE",
     "Attribution",
     "Deconvolution",
     "DeepLift",
     "DeepLiftShap",
+    "EigenCAM",
+    "EigenGradCAM",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",
+    "FinerCAM",
     "GradCAM",
+    "GradCAMElementWise",
+    "GradCAMPlusPlus",
     "GradientAttribution",
     "GradientShap",
     "GuidedBackprop",
     "GuidedGradCam",
+    "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",
     "LayerActivation",
     "LayerAttribution",
+    "LayerCAM",
     "LayerGradCam",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
@@ -59,11 +82,15 @@ __all__ = [
     "NoiseTunnel",
     "Occlusion",
     "PerturbationAttribution",
+    "RandomCAM",
     "Saliency",
+    "ShapleyCAM",
     "ShapleyValueSampling",
     "ShapleyValues",
     "SmoothGrad",
+    "XGradCAM",
     "explain",
     "methods",
     "options",
+    "targets",
 ]

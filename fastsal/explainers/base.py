@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import evaluation, run, scratch
+from fastsal.explainers.targets import ExampleTarget, example_scores, main_output
 
 Inputs = Tensor | tuple[Tensor, ...]
 Target = Any
@@ -133,7 +134,7 @@ def could_be_per_example(additional: tuple[Any, ...], examples: int) -> bool:
 
 def tile_target(target: Target, count: int, examples: int) -> Target:
     """A target for ``count`` altered copies of a batch, copy-major."""
-    if callable(target) and not isinstance(target, Tensor):
+    if callable(target) and not isinstance(target, (Tensor, ExampleTarget)):
         raise TypeError(
             "target: a function would choose anew for each altered copy; pass what it returns for the inputs"
         )
@@ -164,20 +165,29 @@ def _in_range(indices: tuple[int | slice, ...], shape: tuple[int, ...]) -> None:
             raise ValueError(f"target: {index} is out of range for an output of {size} (0 to {size - 1})")
 
 
+def scores_examples(target: Target) -> bool:
+    """Whether a target is one of :mod:`fastsal.targets`, or a list of functions of an example's output."""
+    if isinstance(target, list):
+        return bool(target) and callable(target[0]) and not isinstance(target[0], Tensor)
+    return isinstance(target, ExampleTarget)
+
+
 def select_target(output: Tensor, target: Target) -> Tensor:
     """The target's scores from an output whose dimension 0 is the batch.
 
     Args:
-        output: [B, ...].
+        output: [B, ...]; for the targets of :mod:`fastsal.targets` whatever has a part for each example.
         target: None (the output itself), an int (also numpy's) or tuple of ints for all examples, a tensor, array or
-            list of ints with one entry per example (2-D output), a list of tuples, one per example, or a function of
-            the output that returns one of these.
+            list of ints with one entry per example (2-D output), a list of tuples, one per example, a function of
+            the output that returns one of these, or one of :mod:`fastsal.targets`, or a list of them.
 
     Raises:
         TypeError, ValueError: for another form, a wrong number of entries, or an index out of range.
     """
     if target is None:
         return output
+    if scores_examples(target):
+        return example_scores(output, target, len(target) if isinstance(target, list) else len(output))
     if callable(target) and not isinstance(target, Tensor):
         target = target(output)
     if isinstance(target, np.ndarray):
@@ -228,6 +238,9 @@ def one_score_each(output: Any, target: Target, examples: int) -> Tensor:
         TypeError: for an output that is no tensor.
         ValueError: for a target that leaves several scores per example.
     """
+    if scores_examples(target):
+        return example_scores(output, target, examples)
+    output = main_output(output)
     if not isinstance(output, Tensor):
         raise TypeError(f"forward_func: its output is a {type(output).__name__}, not a tensor; wrap it to return one")
     scores = select_target(output, target)

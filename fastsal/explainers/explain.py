@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine import evaluation, run, scratch
-from fastsal.explainers.activation.gradcam import GradCAM
+from fastsal.explainers.activation.cam.base import ActivationMap, CamReading
 from fastsal.explainers.base import Inputs, Target, as_arguments, as_inputs
 from fastsal.explainers.registry import find, keywords, options
+from fastsal.explainers.targets import main_output
 
 OCCLUSION_SHARE = 8
 """Without a window given, occlusion takes one eighth of each spatial dimension, at half of that as its stride."""
@@ -52,7 +53,7 @@ def explain(
         inputs: tensor [B, ...] or tuple of tensors.
         method: a name of :func:`fastsal.methods`, or several.
         target: which output to explain; None takes the argmax of each example.
-        layer: for methods that read one; None takes the last with spatial extent.
+        layer: for methods that read one; None takes the last that has positions.
         additional_forward_args: further arguments of the model.
         method_options: go to every method that takes them. ``batch_size`` bounds the altered copies per model call;
             ``score`` of a perturbation method is ``softmax`` (default, for outputs [B, K]) or ``output``. Occlusion
@@ -76,30 +77,46 @@ def explain(
     output: Tensor | None = None
     maps: dict[str, Any] = {}
     seconds: dict[str, float] = {}
+    default: list[nn.Module] | None = None
     for name in names:
         chosen = {key: value for key, value in method_options.items() if key in taken[name]}
-        if name == "gradcam":
+        method_class: Any = find(name).explainer
+        if issubclass(method_class, ActivationMap):
             began = _now(tensors)
-            cam = GradCAM(model, layer)  # type: ignore[arg-type]
+            cam = method_class(model, layer if default is None else default)
             chooses = target is None and output is None
-            read = cam.read(inputs, _argmax if chooses else target, additional_forward_args)
-            renders = {key: value for key, value in chosen.items() if key != "batch_size"}
-            renders["relu"] = renders.pop("relu_attributions", True)
-            maps[name] = cam.render(read, inputs, **renders)
+            read, maps[name] = _activation_map(
+                cam, inputs, _argmax if chooses else target, additional_forward_args, chosen
+            )
             seconds[name] = _now(tensors) - began
+            default = cam.layers
             if output is None:
-                output, target = read.output, _resolve(read.output, target)
+                output = main_output(read.output)
+                target = _resolve(output, target)
             continue
         if output is None:
             with evaluation(model), torch.no_grad():
                 additional = tuple(map(scratch, as_arguments(additional_forward_args)))
-                output = run(model, tuple(map(scratch, tensors)), additional)
+                output = main_output(run(model, tuple(map(scratch, tensors)), additional))
             target = _resolve(output, target)
         began = _now(tensors)
         maps[name] = _attribute(name, model, inputs, tensors, output, target, additional_forward_args, chosen)
         seconds[name] = _now(tensors) - began
     assert output is not None
     return Explanation(output, target, maps, seconds)
+
+
+def _activation_map(
+    cam: ActivationMap, inputs: Inputs, target: Target, additional_forward_args: Any, chosen: dict[str, Any]
+) -> tuple[CamReading, Tensor]:
+    """The reading, for the prediction in it, and the map."""
+    read = cam.read(inputs, target, additional_forward_args)
+    renders = {key: value for key, value in chosen.items() if key not in ("batch_size", "aug_smooth")}
+    if not chosen.get("aug_smooth"):
+        renders["relu"] = renders.pop("relu_attributions", True)
+        return read, cam.render(read, inputs, **renders)
+    target = target(main_output(read.output)) if target is _argmax else target
+    return read, cam.attribute(inputs, target, additional_forward_args, aug_smooth=True, **renders)
 
 
 def _argmax(output: Tensor) -> Tensor:

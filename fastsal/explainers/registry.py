@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from fastsal.explainers.activation.cam.grad_cam import GradCAM
 from fastsal.explainers.activation.deconvolution import Deconvolution
-from fastsal.explainers.activation.gradcam import GradCAM
 from fastsal.explainers.activation.guided_backprop import GuidedBackprop
 from fastsal.explainers.base import Attribution
 from fastsal.explainers.gradient.deep_lift import DeepLift
@@ -54,6 +54,7 @@ SHARED = (
     "additional_forward_args",
     "return_convergence_delta",
     "create_graph",
+    "targets",
     "grad_kwargs",
     "custom_attribution_func",
 )

@@ -68,7 +68,7 @@ def test_batch_size_is_of_no_effect_on_the_maps() -> None:
 def test_layers_lists_what_has_extent_in_order() -> None:
     model, x = small(), image()
     found = fastsal.layers(model, x)
-    assert [(name, tuple(shape)[1:]) for name, shape in found] == [
+    assert [(name, tuple(shape)[1:]) for name, shape, _ in found] == [
         ("stem", (5, 8, 9)),
         ("norm", (5, 8, 9)),
         ("act", (5, 8, 9)),
@@ -76,7 +76,7 @@ def test_layers_lists_what_has_extent_in_order() -> None:
         ("last", (6, 4, 5)),
     ]
     blocks = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert [name for name, _ in fastsal.layers(blocks, x)] == ["0.0", "0.1", "0"]
+    assert [layer.name for layer in fastsal.layers(blocks, x)] == ["0.0", "0.1", "0"]
     default = fastsal.explain(model, x, "gradcam", target=1).maps["gradcam"]
     torch.testing.assert_close(default, fastsal.GradCAM(model, model.last).attribute(x, target=1))
 
@@ -106,7 +106,7 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="target"):
         fastsal.explain(nn.Conv2d(3, 2, 3), x, "saliency")
     with pytest.raises(TypeError, match="dict"):
-        fastsal.explain(lambda z: {"logits": z}, x, "saliency")
+        fastsal.explain(lambda z: {"scores": z}, x, "saliency")
 
 
 def test_options_are_those_of_attribute() -> None:

@@ -106,7 +106,7 @@ def test_a_layer_with_two_names() -> None:
     torch.testing.assert_close(found, fastsal.GradCAM(model, "last").attribute(image(), target=1))
 
 
-def test_tokens_are_no_layer_of_an_image() -> None:
+def test_a_linear_map_of_tokens_is_no_default_layer() -> None:
     class Tokens(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -116,7 +116,10 @@ def test_tokens_are_no_layer_of_an_image() -> None:
             return self.head(self.mix(self.patch(x).flatten(2).mT).relu().mean(1))
 
     model = Tokens().eval()
-    assert [name for name, _ in fastsal.layers(model, image())] == ["patch"]
+    assert [(name, shape) for name, shape, _ in fastsal.layers(model, image())] == [
+        ("patch", (1, 8, 2, 2)),
+        ("mix", (1, 8, 2, 2)),
+    ]
     assert fastsal.GradCAM(model).attribute(image(), target=1).shape == (3, 1, 8, 9)
 
 

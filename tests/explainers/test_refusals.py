@@ -93,7 +93,7 @@ def test_outputs_that_are_no_tensor(name: str) -> None:
             self.last = self.inner.last
 
         def forward(self, x: torch.Tensor) -> Any:
-            return {"logits": self.inner(x)}
+            return {"scores": self.inner(x)}
 
     with pytest.raises(TypeError, match=r"dict.*wrap"):
         EXPLAINERS[name](Named().eval(), image(), target=1)

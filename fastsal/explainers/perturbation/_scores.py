@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import run
-from fastsal.explainers.base import Target, select_target
+from fastsal.explainers.base import Target, scores_examples, select_target
+from fastsal.explainers.targets import main_output
 
 
 def scores_of(
@@ -23,8 +24,10 @@ def scores_of(
     output = run(forward_func, inputs, additional)
     if isinstance(output, (int, float)) and not isinstance(output, bool):
         output = torch.tensor(output, dtype=torch.float64 if isinstance(output, float) else torch.int64)
-    if not isinstance(output, Tensor):
-        raise TypeError(f"forward_func: its output is a {type(output).__name__}, not a tensor or a number; wrap it")
+    if not scores_examples(target):
+        output = main_output(output)
+        if not isinstance(output, Tensor):
+            raise TypeError(f"forward_func: its output is a {type(output).__name__}, not a tensor or a number; wrap it")
     return select_target(output, target)
 
 

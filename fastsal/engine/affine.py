@@ -1,0 +1,101 @@
+"""Whether a score is an affine function of a tensor, read off autograd's graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+# Affine in everything that they take.
+_LINEAR = {
+    "AsStridedBackward0",
+    "AdaptiveAvgPool1DBackward0",
+    "AdaptiveAvgPool2DBackward0",
+    "AdaptiveAvgPool3DBackward0",
+    "AddBackward0",
+    "AliasBackward0",
+    "AvgPool2DBackward0",
+    "AvgPool3DBackward0",
+    "CatBackward0",
+    "CloneBackward0",
+    "ExpandBackward0",
+    "FlipBackward0",
+    "GatherBackward0",
+    "IndexBackward0",
+    "MeanBackward0",
+    "MeanBackward1",
+    "MkldnnAdaptiveAvgPool2DBackward0",
+    "NegBackward0",
+    "PermuteBackward0",
+    "RepeatBackward0",
+    "ReshapeAliasBackward0",
+    "SelectBackward0",
+    "SliceBackward0",
+    "SplitBackward0",
+    "SqueezeBackward0",
+    "SqueezeBackward1",
+    "SqueezeBackward2",
+    "StackBackward0",
+    "SubBackward0",
+    "SumBackward0",
+    "SumBackward1",
+    "TBackward0",
+    "ToCopyBackward0",
+    "TransposeBackward0",
+    "UnbindBackward0",
+    "UnsafeViewBackward0",
+    "UnsqueezeBackward0",
+    "UpsampleBilinear2DBackward0",
+    "ViewBackward0",
+}
+# Affine in each operand with the others held.
+_BILINEAR = {
+    "AddmmBackward0",
+    "BaddbmmBackward0",
+    "BmmBackward0",
+    "ConvolutionBackward0",
+    "DotBackward0",
+    "LinearBackward0",
+    "MmBackward0",
+    "MulBackward0",
+    "MvBackward0",
+}
+
+
+def _inputs(node: Any) -> list[Any]:
+    return [edge[0] for edge in node.next_functions if edge[0] is not None]
+
+
+def _topological(root: Any) -> Iterator[Any]:
+    """Every node below root, inputs first."""
+    seen: set[Any] = set()
+    pending: list[tuple[Any, bool]] = [(root, False)]
+    while pending:
+        node, ready = pending.pop()
+        if ready:
+            yield node
+        elif node not in seen:
+            seen.add(node)
+            pending.append((node, True))
+            pending += [(child, False) for child in _inputs(node)]
+
+
+def is_affine(scores: Tensor, leaf: Tensor) -> bool:
+    """Whether each score is an affine function of ``leaf``; False also where that cannot be seen.
+
+    A node of the graph is affine in what it takes, or in one of its operands while no other depends on the leaf. Then
+    the gradient is the same at every value of the leaf.
+    """
+    if scores.grad_fn is None:
+        return False
+    depends: dict[Any, bool] = {}
+    for node in _topological(scores.grad_fn):
+        reaching = [child for child in _inputs(node) if depends[child]]
+        depends[node] = bool(reaching) or getattr(node, "variable", None) is leaf
+        if not reaching or node.name() in _LINEAR:
+            continue
+        numerator = node.name() == "DivBackward0" and reaching == [node.next_functions[0][0]]
+        if not numerator and (node.name() not in _BILINEAR or len(reaching) > 1):
+            return False
+    return depends[scores.grad_fn]
