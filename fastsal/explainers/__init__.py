@@ -1,18 +1,24 @@
 """The explainers: gradient-based, activation-based and perturbation-based, and one call for all of them."""
 
 from fastsal.explainers import targets
+from fastsal.explainers.activation.cam.ablation_cam import AblationCAM
 from fastsal.explainers.activation.cam.class_cam import CAM
 from fastsal.explainers.activation.cam.eigen_cam import EigenCAM, EigenGradCAM
 from fastsal.explainers.activation.cam.fem import FEM
 from fastsal.explainers.activation.cam.finer_cam import FinerCAM
+from fastsal.explainers.activation.cam.full_grad import FullGrad
 from fastsal.explainers.activation.cam.grad_cam import GradCAM
 from fastsal.explainers.activation.cam.grad_cam_element_wise import GradCAMElementWise
 from fastsal.explainers.activation.cam.grad_cam_plus_plus import GradCAMPlusPlus
 from fastsal.explainers.activation.cam.hires_cam import HiResCAM
 from fastsal.explainers.activation.cam.kpca_cam import KPCACAM
 from fastsal.explainers.activation.cam.layer_cam import LayerCAM
+from fastsal.explainers.activation.cam.le_grad import LeGrad
 from fastsal.explainers.activation.cam.random_cam import RandomCAM
+from fastsal.explainers.activation.cam.refine_cam import RefineCAM
+from fastsal.explainers.activation.cam.score_cam import ISCAM, SSCAM, ScoreCAM
 from fastsal.explainers.activation.cam.shapley_cam import ShapleyCAM
+from fastsal.explainers.activation.cam.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
 from fastsal.explainers.activation.cam.x_grad_cam import XGradCAM
 from fastsal.explainers.activation.deconvolution import Deconvolution
 from fastsal.explainers.activation.guided_backprop import GuidedBackprop
@@ -47,9 +53,12 @@ from fastsal.explainers.registry import methods, options
 __all__ = [
     "CAM",
     "FEM",
+    "ISCAM",
     "KPCACAM",
     "LRP",
     "RISE",
+    "SSCAM",
+    "AblationCAM",
     "Attribution",
     "Deconvolution",
     "DeepLift",
@@ -60,6 +69,7 @@ __all__ = [
     "FeatureAblation",
     "FeaturePermutation",
     "FinerCAM",
+    "FullGrad",
     "GradCAM",
     "GradCAMElementWise",
     "GradCAMPlusPlus",
@@ -77,17 +87,21 @@ __all__ = [
     "LayerGradCam",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
+    "LeGrad",
     "Lime",
     "LimeBase",
     "NoiseTunnel",
     "Occlusion",
     "PerturbationAttribution",
     "RandomCAM",
+    "RefineCAM",
     "Saliency",
+    "ScoreCAM",
     "ShapleyCAM",
     "ShapleyValueSampling",
     "ShapleyValues",
     "SmoothGrad",
+    "SmoothGradCAMPlusPlus",
     "XGradCAM",
     "explain",
     "methods",

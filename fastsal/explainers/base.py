@@ -172,6 +172,23 @@ def scores_examples(target: Target) -> bool:
     return isinstance(target, ExampleTarget)
 
 
+def resolved(target: Target, output: Any) -> Target:
+    """A target that is a function of the output as what it returns for it; any other as it is."""
+    chooses = callable(target) and not isinstance(target, (Tensor, ExampleTarget))
+    return target(main_output(output)) if chooses else target
+
+
+def target_of(target: Target, row: int, examples: int) -> Target:
+    """One example's part of a target, for that example alone."""
+    if isinstance(target, np.ndarray):
+        target = target.tolist()
+    if isinstance(target, list) and len(target) == examples:
+        return target[row : row + 1]
+    if isinstance(target, Tensor) and target.numel() > 1:
+        return target[row : row + 1]
+    return target
+
+
 def select_target(output: Tensor, target: Target) -> Tensor:
     """The target's scores from an output whose dimension 0 is the batch.
 

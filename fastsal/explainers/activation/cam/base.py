@@ -50,6 +50,8 @@ class ActivationMap(Attribution):
     """
 
     needs_gradients = True
+    fusion = "mean"
+    """Of several layers' maps, where attribute() is not told otherwise."""
     tail_graph = False
     """Whether the gradients are differentiated once more, by the layer's value."""
 
@@ -79,7 +81,7 @@ class ActivationMap(Attribution):
         relu_attributions: bool = True,
         upsample: bool = True,
         normalize: bool = True,
-        fuse: str = "mean",
+        fuse: str | None = None,
         eigen_smooth: bool = False,
         aug_smooth: bool = False,
         create_graph: bool = False,
@@ -95,7 +97,7 @@ class ActivationMap(Attribution):
             relu_attributions: keep what speaks for the target only.
             upsample: resize to the input, linearly with half-pixel centres; the (largest) layer's size otherwise.
             normalize: to [0, 1] per map, from the extremes of the resized map.
-            fuse: of several layers' normalised maps: ``mean``, ``max`` or ``product``.
+            fuse: of several layers' normalised maps: ``mean``, ``max`` or ``product``; None takes the method's own.
             eigen_smooth: instead of the sum over channels, their first principal component (Muhammad and Yeasin,
                 "Eigen-CAM", IJCNN 2020).
             aug_smooth: the mean of six maps: of the input and its mirror image, times 0.9, 1 and 1.1. Costs six passes.
@@ -206,10 +208,11 @@ class ActivationMap(Attribution):
         relu: bool = True,
         upsample: bool = True,
         normalize: bool = True,
-        fuse: str = "mean",
+        fuse: str | None = None,
         eigen_smooth: bool = False,
     ) -> Tensor:
         """Maps from what :meth:`read` returned."""
+        fuse = self.fusion if fuse is None else fuse
         if fuse not in FUSIONS:
             raise ValueError(f"fuse: {fuse!r} is not one of {', '.join(FUSIONS)}")
         sizes = [activation.shape[2:] for activation in reading.activations]

@@ -1,0 +1,69 @@
+"""Attention weights as a model computes them, in autograd's graph, whichever way it is written."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_SOFTMAXES = (torch.softmax, torch.Tensor.softmax, F.softmax, torch.nn.functional.softmax)
+
+
+class AttentionWeights(TorchFunctionMode):
+    """Keeps every self-attention's weights [B, heads, N, N] while the model runs.
+
+    Fused attention is written out, so that its weights exist. A softmax over the last of two equal dimensions counts as
+    attention.
+
+    Attributes:
+        weights: in the order of the layers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            with self:  # what it calls is of interest too
+                return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if func in _SOFTMAXES and isinstance(result, Tensor) and result.dim() in (3, 4):
+            self._keep(result)
+        return result
+
+    def _keep(self, weights: Tensor) -> None:
+        if weights.shape[-1] == weights.shape[-2] and weights.requires_grad:
+            self.weights.append(weights)
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """``torch.nn.functional.scaled_dot_product_attention`` as its documentation writes it out, without dropout."""
+        if enable_gqa:
+            key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+            value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
+        scores = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+        if is_causal:
+            causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+            scores = scores.masked_fill(~causal, -torch.inf)
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+        weights = scores.softmax(-1)
+        self._keep(weights)
+        return weights @ value
