@@ -40,12 +40,36 @@ GRADIENT: dict[str, Explain] = {
         x, reference(x), target=1, **seeded(o)
     ),
 }
+CAMS = (
+    "GradCAMPlusPlus",
+    "XGradCAM",
+    "HiResCAM",
+    "GradCAMElementWise",
+    "EigenCAM",
+    "EigenGradCAM",
+    "KPCACAM",
+    "FEM",
+    "ShapleyCAM",
+    "FinerCAM",
+    "RandomCAM",
+    "ScoreCAM",
+    "SSCAM",
+    "ISCAM",
+    "AblationCAM",
+    "SmoothGradCAMPlusPlus",
+)
 MODULE: dict[str, Explain] = {
     "guided": lambda model, x, **o: fastsal.GuidedBackprop(model).attribute(x, target=1, **o),
     "deconvolution": lambda model, x, **o: fastsal.Deconvolution(model).attribute(x, target=1, **o),
     "guided-gradcam": lambda model, x, **o: fastsal.GuidedGradCam(model, model.last).attribute(x, target=1, **o),
     "gradcam": lambda model, x, **o: fastsal.GradCAM(model, model.last).attribute(x, target=1, **o),
     "gradcam-default": lambda model, x, **o: fastsal.GradCAM(model).attribute(x, target=1, **o),
+    **{
+        name: (lambda model, x, name=name, **o: getattr(fastsal, name)(model, model.last).attribute(x, target=1, **o))
+        for name in CAMS
+    },
+    "cam-targets": lambda model, x, **o: fastsal.GradCAM(model, model.last).attribute(x, targets=[1, 2], **o)[0],
+    "full-grad": lambda model, x, **o: fastsal.FullGrad(model).attribute(x, target=1, **o),
     "layer-gradcam": lambda model, x, **o: fastsal.LayerGradCam(model, model.last).attribute(x, target=1, **o),
     "layer-activation": lambda model, x, **o: fastsal.LayerActivation(model, model.last).attribute(x, **o),
     "layer-gradient-x-activation": lambda model, x, **o: fastsal.LayerGradientXActivation(model, model.last).attribute(

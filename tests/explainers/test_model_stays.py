@@ -13,8 +13,26 @@ import fastsal
 from tests.explainers.calls import ANY_CALLABLE, CALLS, PERTURBATION
 from tests.explainers.networks import image, small, unchanged
 
-ACROSS_EXAMPLES = ("smoothgrad", "noise-tunnel", "gradient-shap", "feature-permutation")
+ACROSS_EXAMPLES = (
+    "smoothgrad",
+    "noise-tunnel",
+    "gradient-shap",
+    "feature-permutation",
+    "SSCAM",
+    "SmoothGradCAMPlusPlus",
+)
 """Each example has noise of its own, or is mixed with the others."""
+NO_GRADIENT = (
+    "layer-activation",
+    "lrp",
+    "EigenCAM",
+    "KPCACAM",
+    "FEM",
+    "RandomCAM",
+    "ScoreCAM",
+    "SSCAM",
+    "ISCAM",
+)
 every = pytest.mark.parametrize("name", CALLS)
 
 
@@ -53,7 +71,7 @@ def test_nothing_is_left_behind_by_an_exception(name: str) -> None:
         CALLS[name](model, x)
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name not in (*PERTURBATION, "layer-activation", "lrp")])
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in (*PERTURBATION, *NO_GRADIENT)])
 def test_an_error_in_the_backward_pass(name: str) -> None:
     class Broken(torch.autograd.Function):
         @staticmethod

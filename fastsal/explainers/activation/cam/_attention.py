@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -10,6 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+_UNUSUAL = (
+    "bias_k",
+    "bias_v",
+    "add_zero_attn",
+    "key_padding_mask",
+    "need_weights",
+    "use_separate_proj_weight",
+    "static_k",
+    "static_v",
+)
+"""Arguments of multi-head attention with which it runs as it is, its weights unread."""
 _SOFTMAXES = (torch.softmax, torch.Tensor.softmax, F.softmax, torch.nn.functional.softmax)
 
 
@@ -32,8 +44,13 @@ class AttentionWeights(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
-            with self:  # what it calls is of interest too
-                return func(*args, **kwargs)
+            given = inspect.signature(func).bind(*args, **kwargs)
+            given.apply_defaults()
+            plain = given.arguments["query"].dim() != 3
+            if not plain and not any(
+                given.arguments[name] is not None and given.arguments[name] is not False for name in _UNUSUAL
+            ):
+                return self._multi_head(given.arguments), None
         result = func(*args, **kwargs)
         if func in _SOFTMAXES and isinstance(result, Tensor) and result.dim() in (3, 4):
             self._keep(result)
@@ -42,6 +59,22 @@ class AttentionWeights(TorchFunctionMode):
     def _keep(self, weights: Tensor) -> None:
         if weights.shape[-1] == weights.shape[-2] and weights.requires_grad:
             self.weights.append(weights)
+
+    def _multi_head(self, given: dict[str, Any]) -> Tensor:
+        """``torch.nn.functional.multi_head_attention_forward`` of [N, B, E], where only the usual is asked for."""
+        query, key, value, heads = (given[name] for name in ("query", "key", "value", "num_heads"))
+        weights, biases = given["in_proj_weight"].chunk(3), [None] * 3
+        if given["in_proj_bias"] is not None:
+            biases = given["in_proj_bias"].chunk(3)
+        projected = [
+            F.linear(x, weight, bias).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        ]
+        mask = given["attn_mask"]
+        if mask is not None and mask.dim() == 3:
+            mask = mask.unflatten(0, (-1, heads))
+        mixed = self._attention(projected[0], projected[1], projected[2], mask).permute(2, 0, 1, 3).flatten(2)
+        return F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"])
 
     def _attention(
         self,

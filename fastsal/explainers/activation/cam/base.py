@@ -164,7 +164,7 @@ class ActivationMap(Attribution):
         )
         count = len(targets) if targets is not None else 1
         activations, fields = [], []
-        with torch.set_grad_enabled(create_graph or self.tail_graph):
+        with torch.inference_mode(False), torch.set_grad_enabled(create_graph or self.tail_graph):
             for index, value in enumerate(found.values):
                 if len(value) != 1:
                     raise ValueError("layer: its output is a tuple, not one tensor; choose a layer inside it")
@@ -176,7 +176,7 @@ class ActivationMap(Attribution):
                 activations.append(activation.repeat(count, *[1] * (activation.dim() - 1)) if count > 1 else activation)
         if self.tail_graph and not create_graph:
             activations, fields = [t.detach() for t in activations], [t.detach() for t in fields]
-        with torch.set_grad_enabled(create_graph):
+        with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
             if self.needs_gradients:
                 fields = [self.field(a, g) for a, g in zip(activations, fields, strict=True)]
             else:
@@ -226,7 +226,7 @@ class ActivationMap(Attribution):
                         "dimensions; use upsample=False"
                     )
         several = len(reading.activations) > 1
-        with torch.set_grad_enabled(any(field.requires_grad for field in reading.fields)):
+        with torch.inference_mode(False), torch.set_grad_enabled(any(field.requires_grad for field in reading.fields)):
             maps = [
                 cam.map(*self._summed(a, field, eigen_smooth), size, relu=relu, normalize=normalize or several).to(
                     a.dtype

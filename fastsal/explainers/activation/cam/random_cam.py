@@ -13,7 +13,7 @@ from fastsal.explainers.activation.cam.base import ActivationMap, ReshapeTransfo
 
 
 class RandomCAM(ActivationMap):
-    """Channels weighed by uniform numbers of [-1, 1]. Costs one forward pass.
+    """Channels weighed by uniform numbers of [-1, 1], the same for all examples. Costs one forward pass.
 
     Args:
         model, layer, reshape_transform: as of :class:`fastsal.GradCAM`.
@@ -34,5 +34,5 @@ class RandomCAM(ActivationMap):
         self.seed = seed
 
     def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
-        shape = (*activations.shape[:2], *[1] * (activations.dim() - 2))
+        shape = (1, activations.shape[1], *[1] * (activations.dim() - 2))
         return (torch.rand(shape, generator=generator(self.seed), device="cpu") * 2 - 1).to(activations)

@@ -103,8 +103,9 @@ class ScoreCAM(ActivationMap):
             given = 1
         row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
         plan = Plan(channels * self.samples, examples, row_bytes, x.device, given)
-        total = torch.zeros((channels, examples), dtype=torch.float64 if x.device.type != "mps" else torch.float32)
-        total = total.to(x.device)
+        with torch.inference_mode(False):
+            wide = torch.float32 if x.device.type == "mps" else torch.float64
+            total = torch.zeros((channels, examples), dtype=wide, device=x.device)
 
         def step(start: int, stop: int) -> Callable[[], None]:
             pieces = []
@@ -190,7 +191,8 @@ class SSCAM(ScoreCAM):
 
     def _masked(self, x: Tensor, mask: Tensor, channel: int, first: int, last: int) -> Tensor:
         noisy = noise.batch(mask, first, last, std=self.std, seed=(self._key + channel) % 2**63)
-        return (noisy.unflatten(0, (last - first, -1)) * x.to(mask.dtype)).flatten(0, 1).to(x.dtype)
+        masked: Tensor = (noisy.unflatten(0, (last - first, -1)) * x.to(mask.dtype)).flatten(0, 1).to(x.dtype)
+        return masked
 
 
 class ISCAM(ScoreCAM):
