@@ -1,6 +1,6 @@
 """The pointing game on the held-out canvases: how often each method's maximum lies on the digit.
 
-    python -m tools.pointing [--canvases N]
+    python -m tools.pointing [--canvases N] [--methods NAME,...]
 
 Prints the README's table in Markdown. J. Zhang et al., "Top-down Neural Attention by Excitation Backprop" (ECCV
 2016), section 4: a hit is a map whose maximum lies in the object; here the object is the digit's box, without a margin.
@@ -84,9 +84,10 @@ def table(scores: Mapping[str, Score], canvases: models.Canvases) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--canvases", type=int, help="how many (default: all)")
+    parser.add_argument("--methods", default=",".join(explainers.methods()), help="names, with commas (default: all)")
     arguments = parser.parse_args()
     canvases = models.demo_canvases(arguments.canvases)
-    print(table(play(canvases, list(explainers.methods())), canvases))
+    print(table(play(canvases, arguments.methods.split(",")), canvases))
 
 
 if __name__ == "__main__":

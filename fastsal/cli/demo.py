@@ -26,9 +26,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refused(first_line(error)) from error
     folder = results.make_folder(arguments.out)
     facts = models.demo_facts()
-    methods = list(explainers.methods())
+    cams = explainers.cams()
+    methods = [name for name in explainers.methods() if name == "gradcam" or name not in cams]
     paths = models.demo_images()
-    with Console(arguments.json, len(paths) * len(methods)) as console:
+    with Console(arguments.json, len(paths) * len(methods) + len(cams)) as console:
         console.line(
             f"fastsal {__version__} on {loaded.device}, torch {torch.__version__}: a digit classifier of "
             f"{int(facts['parameters']):,} parameters, right on {100 * float(facts['accuracy']):.1f} % of "
@@ -36,6 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
         session = Session(loaded, methods)
         explained, _ = explain_all(session, paths, methods, _OPTIONS, None, folder, 0.6, console)
+        console.line("\nevery class activation map of the first:")
+        cam_folder = results.make_folder(str(folder / "cams"))
+        family, _ = explain_all(Session(loaded, cams), paths[:1], cams, {}, None, cam_folder, 0.6, console)
+        explained += family
         console.line("\ncontact sheets:")
         for image in explained:
             console.line(f"  {image['sheet']}")

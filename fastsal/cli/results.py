@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastsal import explainers
 from fastsal.cli.errors import Refused, first_line
 from fastsal.viz import Panel, contact_sheet, overlay, plane, seconds_text, to_unit
 from fastsal.viz.normalize import Sign
 
-# How a method's map is shown. Grad-CAM and RISE rank places; occlusion is signed, and what it lowers is what speaks for
-# the target; gradients matter by their size, and have a few values far out that would darken all the others.
+# How a method's map is shown. Class activation maps and RISE rank places; occlusion is signed, and what it lowers is
+# what speaks for the target; gradients matter by their size, and have a few values far out that would darken all the
+# others.
 _DISPLAY: Mapping[str, tuple[Sign, float]] = {
-    "gradcam": ("range", 100.0),
+    **dict.fromkeys(explainers.cams(), ("range", 100.0)),
     "rise": ("range", 100.0),
     "occlusion": ("positive", 100.0),
 }

@@ -11,11 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 import fastsal
+from fastsal import explainers
 from fastsal.cli.errors import Refused, first_line, nearest
+from fastsal.engine import default_layer
 from fastsal.models import LoadedModel
 
-READ_LAYER = frozenset({"gradcam"})
-HOOK_LAYERS = frozenset({"gradcam", "guided-backprop", "deconvolution"})
+READ_LAYER = frozenset(explainers.cams()) - {"fullgrad"}
+HOOK_LAYERS = READ_LAYER | {"fullgrad", "guided-backprop", "deconvolution"}
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ class Session:
 
     def _find_layer(self, inputs: Tensor) -> str:
         """Finds the default layer; the line that tells of it, empty where no layer has spatial extent."""
-        found = fastsal.layers(self.loaded.model, inputs)
-        if not found:
+        try:
+            found = default_layer(self.loaded.model, (inputs,), (), lambda output: output.amax(1))
+        except ValueError:
             return ""
-        self.layer_used, shape, _ = found[-1]
+        self.layer_used, shape, _ = found
         return f"layer: {self.layer_used} {list(shape)[1:]} (default; --layer NAME for another)"

@@ -48,7 +48,7 @@ from fastsal.explainers.perturbation.occlusion import Occlusion
 from fastsal.explainers.perturbation.rise import RISE
 from fastsal.explainers.perturbation.shapley_value_sampling import ShapleyValueSampling
 from fastsal.explainers.perturbation.shapley_values import ShapleyValues
-from fastsal.explainers.registry import methods, options
+from fastsal.explainers.registry import cams, methods, options
 
 __all__ = [
     "CAM",
@@ -103,6 +103,7 @@ __all__ = [
     "SmoothGrad",
     "SmoothGradCAMPlusPlus",
     "XGradCAM",
+    "cams",
     "explain",
     "methods",
     "options",

@@ -84,6 +84,8 @@ def explain(
         if issubclass(method_class, ActivationMap):
             began = _now(tensors)
             cam = method_class(model, layer if default is None else default)
+            if "batch_size" in chosen and hasattr(cam, "perturbations_per_eval"):
+                cam.perturbations_per_eval = chosen["batch_size"]
             chooses = target is None and output is None
             read, maps[name] = _activation_map(
                 cam, inputs, _argmax if chooses else target, additional_forward_args, chosen

@@ -6,7 +6,23 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from fastsal.explainers.activation.cam.ablation_cam import AblationCAM
+from fastsal.explainers.activation.cam.base import ActivationMap
+from fastsal.explainers.activation.cam.eigen_cam import EigenCAM, EigenGradCAM
+from fastsal.explainers.activation.cam.fem import FEM
+from fastsal.explainers.activation.cam.finer_cam import FinerCAM
+from fastsal.explainers.activation.cam.full_grad import FullGrad
 from fastsal.explainers.activation.cam.grad_cam import GradCAM
+from fastsal.explainers.activation.cam.grad_cam_element_wise import GradCAMElementWise
+from fastsal.explainers.activation.cam.grad_cam_plus_plus import GradCAMPlusPlus
+from fastsal.explainers.activation.cam.hires_cam import HiResCAM
+from fastsal.explainers.activation.cam.kpca_cam import KPCACAM
+from fastsal.explainers.activation.cam.layer_cam import LayerCAM
+from fastsal.explainers.activation.cam.random_cam import RandomCAM
+from fastsal.explainers.activation.cam.score_cam import ISCAM, SSCAM, ScoreCAM
+from fastsal.explainers.activation.cam.shapley_cam import ShapleyCAM
+from fastsal.explainers.activation.cam.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
+from fastsal.explainers.activation.cam.x_grad_cam import XGradCAM
 from fastsal.explainers.activation.deconvolution import Deconvolution
 from fastsal.explainers.activation.guided_backprop import GuidedBackprop
 from fastsal.explainers.base import Attribution
@@ -45,6 +61,24 @@ METHODS: Mapping[str, Method] = {
     "deconvolution": Method(Deconvolution, "activations sent back through rectifiers"),
     "occlusion": Method(Occlusion, "drop of the score under a sliding window", True, "perturbations_per_eval"),
     "rise": Method(RISE, "random masks weighted by the score that they leave", True, "perturbations_per_eval"),
+    "gradcam++": Method(GradCAMPlusPlus, "Grad-CAM with positive gradients, weighed by how much each position counts"),
+    "xgradcam": Method(XGradCAM, "Grad-CAM with gradients weighed by a position's share of its channel"),
+    "layercam": Method(LayerCAM, "each position weighed by its own positive gradient"),
+    "hirescam": Method(HiResCAM, "gradient times activation, position by position"),
+    "gradcam-element-wise": Method(GradCAMElementWise, "the same, each product rectified"),
+    "finercam": Method(FinerCAM, "Grad-CAM of the score less its rivals'"),
+    "shapleycam": Method(ShapleyCAM, "Grad-CAM less half the curvature"),
+    "smooth-gradcam++": Method(SmoothGradCAMPlusPlus, "Grad-CAM++ with derivatives averaged over noisy inputs"),
+    "eigencam": Method(EigenCAM, "first principal component of a layer; of no target"),
+    "eigengradcam": Method(EigenGradCAM, "first principal component of gradient times activation"),
+    "kpca-cam": Method(KPCACAM, "first kernel principal component of a layer; of no target"),
+    "fem": Method(FEM, "channels weighed by their share of rare positions; of no target"),
+    "ablationcam": Method(AblationCAM, "channels weighed by the score's drop without them"),
+    "scorecam": Method(ScoreCAM, "channels weighed by the score that each leaves as a mask"),
+    "ss-cam": Method(SSCAM, "Score-CAM with noisy masks"),
+    "is-cam": Method(ISCAM, "Score-CAM with masks of growing strength"),
+    "fullgrad": Method(FullGrad, "input times gradient, and bias times gradient of every layer"),
+    "random-cam": Method(RandomCAM, "channels weighed at random: what the others must beat"),
 }
 
 SHARED = (
@@ -63,6 +97,12 @@ SHARED = (
 def methods() -> dict[str, str]:
     """Names of the methods with a line on each, in the order in which to show them."""
     return {name: method.description for name, method in METHODS.items()}
+
+
+def cams() -> list[str]:
+    """Names of the class activation maps."""
+    kinds = (ActivationMap, FullGrad)
+    return [name for name, method in METHODS.items() if issubclass(method.explainer, kinds)]  # type: ignore[arg-type]
 
 
 def options(method: str) -> list[str]:

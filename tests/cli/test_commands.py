@@ -59,10 +59,12 @@ def test_demo(fastsal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     result = fastsal("demo", "--out", tmp_path)
     assert (result.code, result.err) == (0, "")
     sheets = [tmp_path / f"{image.stem}.sheet.png" for image in images]
-    assert [line.strip() for line in result.out.splitlines()[-2:]] == [str(sheet) for sheet in sheets]
+    sheets.append(tmp_path / "cams" / f"{images[0].stem}.sheet.png")
+    assert [line.strip() for line in result.out.splitlines()[-3:]] == [str(sheet) for sheet in sheets]
     assert all(sheet.is_file() for sheet in sheets)
     for name in explainers.methods():
-        assert (tmp_path / f"{images[0].stem}.{name}.npy").is_file()
+        folder = tmp_path / "cams" if name in explainers.cams() else tmp_path
+        assert (folder / f"{images[0].stem}.{name}.npy").is_file()
 
 
 def test_progress_bar_on_a_terminal_only(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
