@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastsal
+from fastsal.explainers.activation.cam import base
 from tests.explainers.networks import image, small, unchanged
 from tests.explainers.transformers import STYLES, ChannelsLast, transformer
 
@@ -431,6 +432,7 @@ def test_refusals(call: Callable[[nn.Module, Tensor], Any], message: str) -> Non
 def test_tokens_become_a_grid(extra: int, shape: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
     """The default layer is what the last attention reads: behind it no patch counts, where a token classifies."""
     model, x = transformer(extra).double(), torch.randn(2, 3, *shape, dtype=torch.float64)
+    base._told.clear()
     explainer = fastsal.GradCAM(model)
     found = explainer.attribute(x, 1, **RAW)
     expected = "blocks.1.norm1" if extra else "norm"

@@ -18,6 +18,8 @@ from fastsal.ops import cam
 from fastsal.reference._numerics import accumulation_dtype
 
 FUSIONS = ("mean", "max", "product")
+_told: set[str] = set()
+"""What was said of default layers, once each."""
 ReshapeTransform = Callable[[Tensor], Tensor]
 
 
@@ -255,7 +257,10 @@ class ActivationMap(Attribution):
         found = default_layer(self.forward_func, tensors, additional, choose)
         self.layer_names = [found.name]
         self.layers = [resolve_layer(self.forward_func, found.name)]
-        print(f"fastsal: layer {found.name} {list(found.shape)[1:]}, by default", file=sys.stderr)
+        note = f"fastsal: layer {found.name} {list(found.shape)[1:]}, by default"
+        if note not in _told:
+            _told.add(note)
+            print(note, file=sys.stderr)
 
     def _arrange(self, value: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
         """[N, C, *spatial] of a layer's value."""
