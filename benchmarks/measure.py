@@ -56,9 +56,14 @@ def bench(benchmark: Any, work: Callable[[], Any], floor_bytes: int) -> None:
 
 
 def against_floor(
-    benchmark: Any, work: Callable[[], Any], floor: Callable[[], Any], passes: str, repeats: int = 7
+    benchmark: Any,
+    work: Callable[[], Any],
+    floor: Callable[[], Any],
+    passes: str,
+    repeats: int = 7,
+    memory: bool = False,
 ) -> None:
-    """Time an explainer and its bare model passes in turn, and keep the ratio of each pair."""
+    """Time an explainer and its bare model passes in turn, and keep the ratio of each pair; of peak memory on request."""
     work()
     floor()
     pairs = []
@@ -79,6 +84,8 @@ def against_floor(
         # Of the fastest runs of each: what is left when the machine's other work is not counted.
         ratio_of_best=min(full for full, _ in pairs) / min(bare for _, bare in pairs),
     )
+    if memory:
+        benchmark.extra_info["ratio_of_peak_bytes"] = peak_bytes(work) / peak_bytes(floor)
     benchmark.pedantic(lambda: None, rounds=1, iterations=1)
 
 

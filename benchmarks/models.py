@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -79,6 +80,49 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(self.pool(self.stages(self.stem(x))).flatten(1))
         return out
+
+
+class EncoderBlock(nn.Module):
+    """Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021), equations 2 and 3."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.projection, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        joint = self.projection(self.norm_attention(x)).unflatten(2, (3, self.heads, -1))
+        query, key, value = joint.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = x + self.out(mixed)
+        out: Tensor = x + self.mlp(self.norm_mlp(x))
+        return out
+
+
+class VisionTransformer(nn.Module):
+    """The same, equations 1 to 4, for 224 x 224 images in patches of 16."""
+
+    def __init__(self, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 16, 16)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, 197, width) * 0.02)
+        self.blocks = nn.Sequential(*[EncoderBlock(width, heads) for _ in range(depth)])
+        self.norm, self.head = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).mT
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
+        out: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
+        return out
+
+
+def vit_b_16(device: str) -> nn.Module:
+    """ViT-B/16 in evaluation mode, the same weights each time: 86.6 M parameters, 17.6 G multiply-adds at 224 x 224."""
+    torch.manual_seed(0)
+    return VisionTransformer(768, 12, 12).eval().to(device)
 
 
 def resnet50(device: str) -> nn.Module:

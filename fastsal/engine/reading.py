@@ -155,10 +155,11 @@ def read(
     finally:
         for tensor in flagged:
             tensor.requires_grad_(False)
+    if not create_graph:
+        output = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
     if create_graph or tail_graph:
         return Reading(output, found, by_layer, affine)
-    detached = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
-    return Reading(detached, [tuple(t.detach() for t in value) for value in found], by_layer, affine)
+    return Reading(output, [tuple(t.detach() for t in value) for value in found], by_layer, affine)
 
 
 def _gradients(scores: Tensor, wanted: list[Tensor], options: dict[str, Any]) -> tuple[Tensor | None, ...]:
