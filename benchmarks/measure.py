@@ -63,7 +63,7 @@ def against_floor(
     repeats: int = 7,
     memory: bool = False,
 ) -> None:
-    """Time an explainer and its bare model passes in turn, and keep the ratio of each pair; of peak memory on request."""
+    """Time an explainer and its bare model passes in turn, and keep the ratio of each pair, and of peak memory."""
     work()
     floor()
     pairs = []

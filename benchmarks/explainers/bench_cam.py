@@ -84,12 +84,13 @@ def bench_many_targets(benchmark: Any, name: str) -> None:
 @pytest.mark.parametrize("layer", ["stages", "stages.3.0"])
 def bench_ablationcam(benchmark: Any, layer: str) -> None:
     """Behind ``stages`` all is affine; behind the block before the last, that block runs for each of 512 channels."""
-    model, x = resnet18(DEVICE), images(1, 128)
+    model: Any = resnet18(DEVICE)
+    x = images(1, 128)
     explainer = fastsal.AblationCAM(model, layer)
     if layer == "stages":
         against_floor(benchmark, lambda: explainer.attribute(x, 7), plain(model, x), "resnet18, 1 forward", 15)
         return
-    tail = nn.Sequential(model.stages[3][1], model.pool, nn.Flatten(), model.head)  # type: ignore[index]
+    tail = nn.Sequential(model.stages[3][1], model.pool, nn.Flatten(), model.head)
     values = torch.randn(32, 512, 4, 4, device=DEVICE)
 
     def floor() -> None:
