@@ -132,9 +132,12 @@ def _cam() -> Iterator[tuple[str, bool]]:
         a = _image(dtype, torch.contiguous_format, 1, 512, 14, 14)
         cam.map(torch.empty(1, 224, 224, dtype=dtype), a, a, [224, 224], True, True)
         yield f"map {dtype_name} 512x14x14", False
-    a = _image(torch.float32, torch.contiguous_format, 1, 256, 56, 56)
+    a = _image(torch.float32, torch.contiguous_format, 1, 2048, 28, 28)
     cam.map(torch.empty(1, 224, 224), a, a, [224, 224], True, True)
-    yield "map fp32 256x56x56", False
+    yield "map fp32 2048x28x28", False
+    a = _image(torch.float32, torch.contiguous_format, 1, 1024, 56, 56)
+    cam.map(torch.empty(1, 224, 224), a, a, [224, 224], True, True)
+    yield "map fp32 1024x56x56", False
     a = _image(torch.float32, torch.contiguous_format, 1, 64, 64, 64)
     cam.map(torch.empty(1, 256, 256), a, a, [256, 256], True, True)
     yield "map fp32 64x64x64", False

@@ -2,5 +2,17 @@
 
 from fastsal.ops import cam, masks, noise, path, windows
 from fastsal.ops._backend import Backend, backend, backends_report, current_backend
+from fastsal.reference._numerics import accumulation_dtype
 
-__all__ = ["Backend", "backend", "backends_report", "cam", "current_backend", "masks", "noise", "path", "windows"]
+__all__ = [
+    "Backend",
+    "accumulation_dtype",
+    "backend",
+    "backends_report",
+    "cam",
+    "current_backend",
+    "masks",
+    "noise",
+    "path",
+    "windows",
+]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastsal.explainers.activation.cam.base import Summed
+from fastsal.ops import cam
 from fastsal.viz.colors import colormap
 
 
@@ -31,14 +33,18 @@ def colorize(map: Tensor, colors: Tensor | None = None) -> Tensor:
     return _colors(colors, map.device)[_levels(map)]
 
 
-def overlay(map: Tensor, image: Tensor, alpha: float = 0.5, colors: Tensor | None = None) -> Tensor:
+def overlay(map: Tensor | Summed, image: Tensor, alpha: float = 0.5, colors: Tensor | None = None) -> Tensor:
     """image + alpha (coloured map - image): uint8 [..., H, W, 3]; where the map is NaN, the image alone.
 
-    map: [..., H, W] from 0 to 1, values beyond are clipped. image: uint8 [..., H, W, 3] on the same device.
+    map: [..., H, W] from 0 to 1, values beyond are clipped; or what ``summed`` of a class activation map returned: then
+    rectified, resized to the image, normalised, coloured and blended in one launch on a GPU, without a map.
+    image: uint8 [..., H, W, 3] on the same device.
     alpha: from 0 (the image) to 1 (the map). colors: uint8 [256, 3], `colormap()` when None.
 
     Raises TypeError for a map of integers, ValueError for an image of another shape or dtype or an alpha out of range.
     """
+    if isinstance(map, Summed):
+        return cam.overlay(*map, image, _colors(colors, image.device), alpha=alpha)
     coloured = colorize(map, colors).float()
     if image.dtype != torch.uint8 or image.shape != coloured.shape:
         expected = tuple(coloured.shape)

@@ -13,8 +13,10 @@ from fastsal_kernels._launch import block_size, launch
 from fastsal_kernels._numerics import source
 
 EPSILON = tl.constexpr(1e-8)
-ONE_LAUNCH_ELEMENTS = 2**18
+ONE_LAUNCH_ELEMENTS = 2048 * 28 * 28
 """Activations of one image that one program sums; above, the channels are split over programs of a first launch."""
+SPLIT_ELEMENTS = 2**16
+"""Then about as many for each program."""
 
 
 @triton.jit
@@ -352,7 +354,7 @@ def _epilogue(
             num_warps=8,
         )
         return
-    splits = min(triton.cdiv(channels * positions, ONE_LAUNCH_ELEMENTS // 4), triton.cdiv(channels, block_c))
+    splits = min(triton.cdiv(channels * positions, SPLIT_ELEMENTS), triton.cdiv(channels, block_c))
     share = triton.cdiv(triton.cdiv(channels, splits), block_c) * block_c
     splits = triton.cdiv(channels, share)
     parts = torch.empty((batch, splits, block_p), dtype=torch.float32, device=out.device)

@@ -54,7 +54,8 @@ CASES = [
     Case("one pixel", partial(cam.map, size=(1, 1)), lambda: pair(1, 8, 3, 3)),
     Case("signed, not normalised", raw((13, 9)), lambda: pair(2, 8, 4, 3)),
     Case("raw", raw(), lambda: pair(2, 8, 4, 3)),
-    Case("two launches", partial(cam.map, size=(20, 20)), lambda: pair(1, 2000, 12, 12)),
+    Case("many channels", partial(cam.map, size=(20, 20)), lambda: pair(1, 2000, 12, 12)),
+    Case("two launches", partial(cam.map, size=(20, 20)), lambda: pair(1, 450, 60, 60)),
     # A source coordinate of up to 40 is rounded to 40 units of 2**-24; the slope is at most the range of the map, so
     # each of the two dimensions adds 40 roundings of the largest value.
     Case("large layer", partial(cam.map, size=(80, 70)), lambda: positive_weights(1, 3, 40, 40), slack=16.0 + 2 * 40),

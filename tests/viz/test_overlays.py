@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fastsal
+from fastsal import viz
 from fastsal.viz import colorize, colormap, diverging_colormap, overlay
+from tests.explainers.networks import image, small
 
 
 def test_colorize_looks_up_the_level() -> None:
@@ -53,3 +56,17 @@ def test_errors() -> None:
         colorize(torch.zeros(2, 2), torch.zeros(255, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match="H, W"):
         colorize(torch.zeros(2))
+
+
+@pytest.mark.parametrize("name", ["GradCAM", "LayerCAM", "EigenCAM", "ScoreCAM"])
+def test_an_overlay_without_a_map_is_that_of_the_map(name: str) -> None:
+    model, x = small(), image()
+    picture = torch.randint(256, (3, *x.shape[2:], 3), dtype=torch.uint8)
+    explainer = getattr(fastsal, name)(model, "last")
+    reading = explainer.read(x, 1)
+    found = viz.overlay(explainer.summed(reading), picture, alpha=0.7)
+    expected = viz.overlay(explainer.render(reading, x)[:, 0], picture, alpha=0.7)
+    assert (found.int() - expected.int()).abs().max() <= 1  # a level may be rounded the other way
+    several = getattr(fastsal, name)(model, ["body", "last"])
+    with pytest.raises(ValueError, match="reading: it has 2 layers"):
+        several.summed(several.read(x, 1))

@@ -23,7 +23,7 @@ from fastsal.explainers.base import (
     target_of,
     tile_target,
 )
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops import accumulation_dtype
 
 
 class AblationCAM(ActivationMap):

@@ -14,8 +14,7 @@ from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.activation.cam._principal import principal_projection
 from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, one_score_each
 from fastsal.explainers.targets import main_output
-from fastsal.ops import cam
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops import accumulation_dtype, cam
 
 FUSIONS = ("mean", "max", "product")
 _told: set[str] = set()
@@ -37,6 +36,13 @@ class CamReading(NamedTuple):
     activations: list[Tensor]
     fields: list[Tensor]
     targets: int | None = None
+
+
+class Summed(NamedTuple):
+    """What :func:`fastsal.ops.cam.map` and :func:`fastsal.viz.overlay` make a map of, in one launch on a GPU."""
+
+    activations: Tensor
+    field: Tensor
 
 
 class ActivationMap(Attribution):
@@ -237,6 +243,16 @@ class ActivationMap(Attribution):
             ]
             result = _fused(maps, fuse, normalize)[:, None]
         return result if reading.targets is None else result.unflatten(0, (reading.targets, -1))
+
+    def summed(self, reading: CamReading) -> Summed:
+        """One layer's part of what :meth:`read` returned, ready to be an overlay.
+
+        Raises:
+            ValueError: for several layers.
+        """
+        if len(reading.activations) != 1:
+            raise ValueError(f"reading: it has {len(reading.activations)} layers; fuse them with render()")
+        return Summed(*self._summed(reading.activations[0], reading.fields[0], False))
 
     def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, Tensor]:
         """(activations, field) of :func:`fastsal.ops.cam.map`, which weighs channels by means."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastsal.explainers.activation.cam._principal import principal_projection
 from fastsal.explainers.activation.cam.base import ActivationMap
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops import accumulation_dtype
 
 
 class EigenCAM(ActivationMap):

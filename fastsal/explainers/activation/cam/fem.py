@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastsal.explainers.activation.cam.base import ActivationMap, ReshapeTransform
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops import accumulation_dtype
 
 
 class FEM(ActivationMap):

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from fastsal.engine import evaluation, owner, run, scratch
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, one_score_each
-from fastsal.ops import cam
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops import accumulation_dtype, cam
 
 EPSILON = 1e-6
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.explainers.activation.cam.base import ActivationMap, ReshapeTransform
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops import accumulation_dtype
 
 KERNELS = ("sigmoid", "rbf", "cosine", "linear")
 

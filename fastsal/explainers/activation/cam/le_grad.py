@@ -11,8 +11,7 @@ from fastsal.engine import evaluation, grid_of, run, scratch
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.activation.cam._attention import AttentionWeights
 from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, one_score_each
-from fastsal.ops import cam
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops import accumulation_dtype, cam
 
 
 class LeGrad(Attribution):

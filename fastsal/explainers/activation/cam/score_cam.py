@@ -24,8 +24,7 @@ from fastsal.explainers.base import (
     tile,
     tile_target,
 )
-from fastsal.ops import cam, noise
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops import accumulation_dtype, cam, noise
 
 
 class ScoreCAM(ActivationMap):

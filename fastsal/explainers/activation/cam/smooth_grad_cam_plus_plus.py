@@ -25,8 +25,7 @@ from fastsal.explainers.base import (
     tile,
     tile_target,
 )
-from fastsal.ops import noise
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops import accumulation_dtype, noise
 
 
 class SmoothGradCAMPlusPlus(ActivationMap):

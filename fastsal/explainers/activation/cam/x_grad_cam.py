@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastsal.explainers.activation.cam.base import ActivationMap
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops import accumulation_dtype
 
 EPSILON = 1e-7
 
