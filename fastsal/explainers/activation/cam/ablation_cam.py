@@ -62,7 +62,12 @@ class AblationCAM(ActivationMap):
 
     def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
         dtype, spatial = accumulation_dtype(activations.dtype), tuple(range(2, activations.dim()))
-        return (gradients.to(dtype) * activations.to(dtype)).sum(spatial, keepdim=True)
+        taken = activations.to(dtype) - self._replacement(activations.to(dtype))
+        return (gradients.to(dtype) * taken).sum(spatial, keepdim=True)
+
+    def _replacement(self, value: Tensor) -> Tensor:
+        """What stands in a channel that is ablated, for each example of a layer's value [B, ...]: [B, 1, ...]."""
+        return value.new_zeros((value.shape[0], *[1] * (value.dim() - 1)))
 
     def read(
         self,
@@ -118,13 +123,14 @@ class AblationCAM(ActivationMap):
         """One example's, [C]."""
         value = tail.value
         clean = one_score_each(tail.output, target, 1)
+        replacement = self._replacement(value).reshape(())
         result = torch.empty(channels, dtype=accumulation_dtype(value.dtype), device=value.device)
 
         def step(start: int, stop: int) -> Callable[[], None]:
             count = stop - start
             values = value.repeat(count, *[1] * (value.dim() - 1))
             each = torch.arange(count, device=value.device)
-            values.movedim(axis, 1)[each, each + start] = 0
+            values.movedim(axis, 1)[each, each + start] = replacement
             drops = clean - one_score_each(tail(values), tile_target(target, count, 1), count)
 
             def commit() -> None:

@@ -109,7 +109,7 @@ class ScoreCAM(ActivationMap):
         def step(start: int, stop: int) -> Callable[[], None]:
             pieces = []
             for first, last, channel in _spans(start, stop, self.samples):
-                mask = cam.map(activations[:, channel : channel + 1], _ones(activations), size, relu=False)
+                mask = self._mask(activations[:, channel : channel + 1], size)
                 pieces.append(self._masked(x, mask[:, None].to(accumulation_dtype(x.dtype)), channel, first, last))
             batch = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
             count = stop - start
@@ -131,13 +131,14 @@ class ScoreCAM(ActivationMap):
             )
         return (total / self.samples).T.to(accumulation_dtype(activations.dtype))
 
+    def _mask(self, channel: Tensor, size: list[int]) -> Tensor:
+        """Masks [B, *size] in [0, 1] of one channel [B, 1, *layer]."""
+        ones = torch.ones((), dtype=channel.dtype, device=channel.device).expand_as(channel)
+        return cam.map(channel, ones, size, relu=False)
+
     def _masked(self, x: Tensor, mask: Tensor, channel: int, first: int, last: int) -> Tensor:
         """Masked inputs [(last - first) * B, ...], samples first to last of a channel's masks [B, 1, *spatial]."""
         return (x.to(mask.dtype) * mask).to(x.dtype)
-
-
-def _ones(activations: Tensor) -> Tensor:
-    return torch.ones((), dtype=activations.dtype, device=activations.device).expand_as(activations[:, :1])
 
 
 def _spans(start: int, stop: int, samples: int) -> Iterator[tuple[int, int, int]]:
