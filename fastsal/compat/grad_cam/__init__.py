@@ -1,0 +1,55 @@
+"""pytorch-grad-cam's names: replace ``pytorch_grad_cam`` by ``fastsal.compat.grad_cam`` in the imports.
+
+>>> from fastsal.compat.grad_cam import GradCAM
+>>> from fastsal.compat.grad_cam.utils.image import show_cam_on_image
+>>> with GradCAM(model=model, target_layers=[model.layer4[-1]]) as cam:
+...     maps = cam(input_tensor=images)  # float32 [B, H, W]
+
+The maps are pytorch-grad-cam's, scaled and resized in its way. What is different: the model is left as it was, a list
+of targets must be as long as the batch, and an activation in place behind a layer does not change what is read of it.
+"""
+
+from fastsal.compat.grad_cam.ablation_layer import AblationLayer, AblationLayerVit
+from fastsal.compat.grad_cam.base_cam import BaseCAM
+from fastsal.compat.grad_cam.composed import FinerCAM, RefineCAM
+from fastsal.compat.grad_cam.full_grad import FullGrad
+from fastsal.compat.grad_cam.methods import (
+    FEM,
+    KPCA_CAM,
+    EigenCAM,
+    EigenGradCAM,
+    GradCAM,
+    GradCAMElementWise,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    RandomCAM,
+    SegEigenCAM,
+    ShapleyCAM,
+    XGradCAM,
+)
+from fastsal.compat.grad_cam.perturbing import AblationCAM, ScoreCAM
+
+__all__ = [
+    "FEM",
+    "KPCA_CAM",
+    "AblationCAM",
+    "AblationLayer",
+    "AblationLayerVit",
+    "BaseCAM",
+    "EigenCAM",
+    "EigenGradCAM",
+    "FinerCAM",
+    "FullGrad",
+    "GradCAM",
+    "GradCAMElementWise",
+    "GradCAMPlusPlus",
+    "HiResCAM",
+    "LayerCAM",
+    "RandomCAM",
+    "RefineCAM",
+    "ScoreCAM",
+    "SegEigenCAM",
+    "ShapleyCAM",
+    "XGradCAM",
+]

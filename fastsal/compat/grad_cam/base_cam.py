@@ -1,0 +1,180 @@
+"""What pytorch-grad-cam's classes share: the call, targets, and how layers' maps become one, on fastsal's CAMs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fastsal.compat.grad_cam._rendering import scaled
+from fastsal.explainers.activation.cam.base import ActivationMap, CamReading, ReshapeTransform
+
+Targets = Sequence[Callable[..., Any]] | None
+FACTORS = (0.9, 1.0, 1.1)
+
+
+def highest_scores(output: Any) -> Tensor:
+    """The target where none is given: each row's class of highest score, [B]."""
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"targets: without them the model's output must be [B, K], this is {given}; pass one per image"
+        )
+    return output.argmax(1)
+
+
+def read_targets(targets: Targets, examples: int) -> Any:
+    """A target of fastsal's.
+
+    Raises:
+        TypeError: for one that is not callable.
+        ValueError: for another number of targets than there are images.
+    """
+    if targets is None:
+        return highest_scores
+    found = list(targets)
+    if len(found) != examples:
+        raise ValueError(f"targets: {len(found)} given for {examples} images; one each is needed")
+    for each in found:
+        if not callable(each) or isinstance(each, Tensor):
+            raise TypeError(f"targets: {each!r} is not callable; wrap a class as ClassifierOutputTarget(class)")
+    return found
+
+
+class BaseCAM:
+    """Base of the classes with pytorch-grad-cam's interface.
+
+    Between calls nothing is left on the model: a call hooks the layers, and puts back training flags, also after an
+    exception. Parameters get no gradient, and may be frozen.
+
+    Args:
+        model: a torch.nn.Module.
+        target_layers: modules of it (or their dotted names), whose maps are averaged.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
+            layers and tokens of equal patches.
+
+    Attributes:
+        outputs: the model's of the last call, without its graph.
+        uses_gradients: whether a backward pass is made.
+
+    Raises:
+        TypeError, ValueError: for layers that are no list, empty, or unknown.
+    """
+
+    uses_gradients = True
+    smooths = True
+    """Whether eigen_smooth is of effect."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module | str],
+        reshape_transform: ReshapeTransform | None = None,
+    ) -> None:
+        if isinstance(target_layers, (nn.Module, str)):
+            raise TypeError("target_layers: pass a list of modules, as [model.layer4[-1]]")
+        self.model, self.target_layers, self.reshape_transform = model, list(target_layers), reshape_transform
+        self.outputs: Any = None
+        self.explainer()
+
+    def explainer(self) -> ActivationMap:
+        """The fastsal explainer that reads the layers."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        input_tensor: Tensor,
+        targets: Targets = None,
+        aug_smooth: bool = False,
+        eigen_smooth: bool = False,
+    ) -> NDArray[np.float32]:
+        """Maps float32 [B, H, W] in [0, 1]; [B, D, H, W] of volumes.
+
+        Args:
+            input_tensor: [B, C, H, W] or [B, C, D, H, W]; moved to the model's device.
+            targets: one per image, called with that image's part of the output and returning one number as a tensor;
+                None takes the class of highest score.
+            aug_smooth: the mean of six maps: of the input and its mirror image, times 0.9, 1 and 1.1.
+            eigen_smooth: the first principal component of the weighted activations instead of their sum.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above, or layers without the input's spatial dimensions.
+        """
+        if not aug_smooth:
+            return self.forward(input_tensor, targets, eigen_smooth)
+        maps = []
+        for mirrored in (False, True):
+            flipped = input_tensor.flip(-1) if mirrored else input_tensor
+            for factor in FACTORS:
+                each = self.forward(flipped * factor, targets, eigen_smooth)
+                maps.append(each[..., ::-1] if mirrored else each)
+        total: NDArray[np.float32] = np.mean(np.stack(maps), axis=0, dtype=np.float32)
+        return total
+
+    def forward(self, input_tensor: Tensor, targets: Targets = None, eigen_smooth: bool = False) -> NDArray[np.float32]:
+        """A call without aug_smooth."""
+        return as_array(self.aggregated(self.layer_maps(input_tensor, targets, eigen_smooth)))
+
+    def layer_maps(self, input_tensor: Tensor, targets: Targets = None, eigen_smooth: bool = False) -> list[Tensor]:
+        """Each layer's map, from 0 to 1 at its own resolution, then resized: [B, *spatial], float32, on the device."""
+        x = self.as_input(input_tensor)
+        explainer = self.explainer()
+        found = explainer.read(x, read_targets(targets, len(x)) if self.needs_targets else None)
+        self.outputs = found.output
+        maps = []
+        with torch.inference_mode(False), torch.no_grad():
+            for activations, field in zip(found.activations, found.fields, strict=True):
+                if activations.dim() != x.dim():
+                    raise ValueError(
+                        f"target_layers: an output {tuple(activations.shape)} has not the dimensions of the input "
+                        f"{tuple(x.shape)}; pass reshape_transform, or another layer"
+                    )
+                wide = activations.float() if activations.dtype in (torch.float16, torch.bfloat16) else activations
+                summed = self.combined(explainer, wide, field, x, eigen_smooth and self.smooths)
+                maps.append(scaled(summed.relu(), x.shape[2:]))
+        return maps
+
+    needs_targets = True
+
+    def combined(
+        self, explainer: ActivationMap, activations: Tensor, field: Tensor, x: Tensor, eigen_smooth: bool
+    ) -> Tensor:
+        """A layer's map [B, *layer], before it is rectified."""
+        one_layer = CamReading(None, [activations], [field])
+        return explainer.render(
+            one_layer, x, relu=False, upsample=False, normalize=False, eigen_smooth=eigen_smooth
+        ).squeeze(1)
+
+    def aggregated(self, maps: list[Tensor]) -> Tensor:
+        """One map of all layers': their mean, from 0 to 1 again."""
+        return scaled(torch.stack(maps).clamp_min(0).mean(0))
+
+    def as_input(self, input_tensor: Tensor) -> Tensor:
+        """The input on the model's device.
+
+        Raises:
+            TypeError, ValueError: for what is no batch of images or volumes.
+        """
+        if not isinstance(input_tensor, Tensor):
+            raise TypeError(f"input_tensor: {type(input_tensor).__name__} is not a tensor")
+        if input_tensor.dim() not in (4, 5):
+            shape = tuple(input_tensor.shape)
+            raise ValueError(f"input_tensor: shape {shape} is neither [B, C, H, W] nor [B, C, D, H, W]")
+        first = next(iter(self.model.parameters()), None) if isinstance(self.model, nn.Module) else None
+        return input_tensor if first is None else input_tensor.to(first.device)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def as_array(maps: Tensor) -> NDArray[np.float32]:
+    """float32 on the CPU."""
+    found: NDArray[np.float32] = maps.float().cpu().numpy()
+    return found

@@ -1,0 +1,137 @@
+"""pytorch-grad-cam's methods that are made of another: FinerCAM and RefineCAM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fastsal.compat.grad_cam._rendering import scaled
+from fastsal.compat.grad_cam.base_cam import BaseCAM, Targets, as_array
+from fastsal.compat.grad_cam.methods import GradCAM, GradCAMPlusPlus
+from fastsal.compat.grad_cam.utils.model_targets import FinerWeightedTarget
+from fastsal.explainers.activation.cam.base import ReshapeTransform
+
+
+class _Rivals:
+    """A FinerWeightedTarget whose classes are those of the first output that it is called with."""
+
+    def __init__(self, alpha: float, comparison_categories: Sequence[int], target_idx: int | None) -> None:
+        self.alpha, self.comparison_categories, self.target_idx = alpha, list(comparison_categories), target_idx
+        self.chosen: FinerWeightedTarget | None = None
+
+    def __call__(self, model_output: Tensor) -> Tensor:
+        if self.chosen is None:
+            self.chosen = self._choose(model_output.detach())
+        return self.chosen(model_output)
+
+    def _choose(self, scores: Tensor) -> FinerWeightedTarget:
+        if scores.dim() != 1 or not 0 <= max(self.comparison_categories, default=-1) < len(scores):
+            raise ValueError(
+                f"comparison_categories: {self.comparison_categories} are no ranks of classes for an image's output "
+                f"{tuple(scores.shape)}"
+            )
+        score = scores.max() if self.target_idx is None else scores[self.target_idx]
+        order = (scores - score).abs().argsort(stable=True).tolist()
+        return FinerWeightedTarget(order[0], [order[rank] for rank in self.comparison_categories], self.alpha)
+
+
+class _Composed:
+    """A method around ``base_cam``."""
+
+    base_cam: BaseCAM
+
+    @property
+    def model(self) -> nn.Module:
+        return self.base_cam.model
+
+    @property
+    def outputs(self) -> Any:
+        """The model's of the last call."""
+        return self.base_cam.outputs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class FinerCAM(_Composed):
+    """Zhang et al., "Finer-CAM" (CVPR 2025): what sets a class apart from those with the nearest scores.
+
+    Args:
+        model, target_layers, reshape_transform: as of :class:`BaseCAM`.
+        base_method: one of the other classes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module | str],
+        reshape_transform: ReshapeTransform | None = None,
+        base_method: type[BaseCAM] = GradCAM,
+    ) -> None:
+        self.base_cam = base_method(model, target_layers, reshape_transform)
+        self.uses_gradients = self.base_cam.uses_gradients
+
+    def __call__(
+        self,
+        input_tensor: Tensor,
+        targets: Targets = None,
+        eigen_smooth: bool = False,
+        alpha: float = 1,
+        comparison_categories: Sequence[int] = (1, 2, 3),
+        target_idx: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Maps float32 [B, H, W] in [0, 1]; [B, D, H, W] of volumes.
+
+        Args:
+            input_tensor, eigen_smooth: as of :class:`BaseCAM`.
+            targets: one per image, in place of what the following make.
+            alpha: share of the compared scores that is taken off.
+            comparison_categories: which classes are compared, as ranks: 1 has the score nearest to the target's.
+            target_idx: the class to explain; None takes each image's of highest score.
+
+        Raises:
+            TypeError, ValueError: as of :class:`BaseCAM`, and for ranks beyond the classes.
+        """
+        if targets is None:
+            targets = [_Rivals(alpha, comparison_categories, target_idx) for _ in range(len(input_tensor))]
+        return self.base_cam.forward(input_tensor, targets, eigen_smooth)
+
+    forward = __call__
+
+
+class RefineCAM(_Composed):
+    """The product of the layers' maps, from 0 to 1: a late layer's place, an early one's edges. One pass for all.
+
+    Args:
+        model, target_layers, reshape_transform: as of :class:`BaseCAM`.
+        base_method: the class whose maps are multiplied.
+        kwargs: further arguments of it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module | str],
+        reshape_transform: ReshapeTransform | None = None,
+        base_method: type[BaseCAM] = GradCAMPlusPlus,
+        **kwargs: Any,
+    ) -> None:
+        self.base_cam = base_method(model, target_layers, reshape_transform, **kwargs)
+
+    def __call__(
+        self, input_tensor: Tensor, targets: Targets = None, eigen_smooth: bool = False
+    ) -> NDArray[np.float32]:
+        """Maps as of :class:`BaseCAM`, which has the arguments."""
+        maps = self.base_cam.layer_maps(input_tensor, targets, eigen_smooth)
+        each = [self.base_cam.aggregated([layer]) for layer in maps]
+        return as_array(scaled(torch.stack(each).prod(0)))
+
+    forward = __call__

@@ -1,0 +1,95 @@
+"""pytorch-grad-cam's FullGrad: fastsal's gradients, each channel scaled on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fastsal import explainers
+from fastsal.compat.grad_cam._rendering import min_max, resized, scaled
+from fastsal.compat.grad_cam.base_cam import BaseCAM, Targets, as_array, read_targets
+from fastsal.explainers.activation.cam._principal import principal_projection
+from fastsal.explainers.activation.cam.base import ActivationMap, ReshapeTransform
+
+LAYERS: dict[int, tuple[type[nn.Module], ...]] = {4: (nn.Conv2d, nn.BatchNorm2d), 5: (nn.Conv3d, nn.BatchNorm3d)}
+"""Whose biases count, by the dimensions of the input."""
+SHRINK = 8
+"""How many times smaller the maps are that eigen_smooth projects."""
+
+
+class _Products(explainers.FullGrad):
+    def products(self, x: Tensor, target: Any) -> Iterator[Tensor]:
+        """|input x gradient|, then |bias x gradient| by layer, each [B, C, *spatial]."""
+        leaf, outputs, gradients = self._gradients((x,), target, ())
+        yield (leaf * gradients[0]).abs()
+        for (module, output), gradient in zip(outputs, gradients[1:], strict=True):
+            if type(module) in LAYERS[x.dim()] and output.dim() == x.dim() and gradient is not None:
+                bias = _bias(module)
+                if bias is not None:
+                    yield (bias.to(gradient).reshape(1, -1, *[1] * (x.dim() - 2)) * gradient).abs()
+
+
+def _bias(module: Any) -> Tensor | None:
+    """A layer's bias, a batch normalisation's with its running mean; None where it has no parameter for it."""
+    if module.bias is None:
+        return None
+    bias: Tensor = module.bias.detach()
+    if not hasattr(module, "running_mean") or module.running_mean is None:
+        return bias
+    shift: Tensor = module.running_mean * module.weight.detach() / (module.running_var + module.eps).sqrt()
+    return bias - shift
+
+
+class FullGrad(BaseCAM):
+    """Srinivas and Fleuret, "Full-Gradient Representation for Neural Network Visualization" (NeurIPS 2019).
+
+    The input's gradient and every bias's, each channel scaled to [0, 1], resized and summed. (:class:`fastsal.FullGrad`
+    scales a layer's channels together, which keeps their proportions.)
+
+    Args:
+        model: a torch.nn.Module.
+        target_layers: of no effect: all convolutions and batch normalisations that have a bias count.
+        reshape_transform: of no effect.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module | str] = (),
+        reshape_transform: ReshapeTransform | None = None,
+    ) -> None:
+        self.model, self.target_layers, self.reshape_transform = model, list(target_layers), reshape_transform
+        self.outputs: Any = None
+
+    def explainer(self) -> ActivationMap:
+        raise TypeError("FullGrad: it reads no layer's activations, so that no other method can be made of it")
+
+    def forward(self, input_tensor: Tensor, targets: Targets = None, eigen_smooth: bool = False) -> NDArray[np.float32]:
+        """A call without aug_smooth."""
+        x = self.as_input(input_tensor)
+        target, size = read_targets(targets, len(x)), x.shape[2:]
+        handle = self.model.register_forward_hook(self._keep_output)
+        try:
+            products = _Products(self.model).products(x, target)
+            channels = [_each_scaled(next(products))]
+        finally:
+            handle.remove()
+        channels += [resized(_each_scaled(product).sum(1), size)[:, None] for product in products]
+        stacked = torch.cat([each.float() for each in channels], 1)
+        if eigen_smooth:
+            small = resized(min_max(stacked.flatten(0, 1)), [max(1, extent // SHRINK) for extent in size])
+            return as_array(scaled(scaled(principal_projection(small.unflatten(0, stacked.shape[:2])), size)))
+        return as_array(scaled(stacked.sum(1)))
+
+    def _keep_output(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self.outputs = output.detach() if isinstance(output, Tensor) else output
+
+
+def _each_scaled(values: Tensor) -> Tensor:
+    """[B, C, *spatial], every channel from 0 to 1."""
+    return min_max(values.flatten(0, 1)).view_as(values)
