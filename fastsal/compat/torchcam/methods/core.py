@@ -64,10 +64,10 @@ def named(model: nn.Module, layer: nn.Module | str) -> str:
     module = resolve_layer(model, layer)
     if isinstance(layer, str):
         return layer
-    for name, part in model.named_modules():
-        if part is module:
-            return name
-    raise ValueError("target_layer: the module is none of the model's")
+    names: list[str] = [name for name, part in model.named_modules() if part is module]
+    if not names:
+        raise ValueError("target_layer: the module is none of the model's")
+    return names[0]
 
 
 class Extractor:
