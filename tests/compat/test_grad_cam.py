@@ -536,6 +536,8 @@ def test_refusals() -> None:
         grad_cam.AblationCAM(model, [model.body], ratio_channels_to_ablate=0.5)
     with pytest.raises(ValueError, match=r"targets: without them .* \[B, K\], this is \(3, 5, 8, 9\)"):
         grad_cam.GradCAM(nn.Sequential(model.stem, model.norm), [model.stem])(x)
+    with pytest.raises(NotImplementedError, match=r"get_cam_image\(\) of pytorch-grad-cam are not called"):
+        grad_cam.BaseCAM(model, [model.body])
     with pytest.raises(ValueError, match="comparison_categories"):
         grad_cam.FinerCAM(model, [model.body])(x, comparison_categories=[4])
 

@@ -83,7 +83,10 @@ class BaseCAM:
 
     def explainer(self) -> ActivationMap:
         """The fastsal explainer that reads the layers."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__}: a method of your own returns its explainer here; get_cam_weights() and "
+            "get_cam_image() of pytorch-grad-cam are not called"
+        )
 
     def __call__(
         self,
