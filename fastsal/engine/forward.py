@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,35 +16,65 @@ from torch import Tensor, nn
 ForwardFunc = Callable[..., Any]
 
 
+_LIBRARIES = ("torch", "numpy", "builtins")
+"""Whose objects hold no user's module, and whose functions name none."""
+_MOST_ITEMS = 10_000
+
+
 def owners(forward_func: ForwardFunc) -> list[nn.Module]:
     """The modules that a forward function is known to run.
 
-    These are the function itself, what it is a method of, what a ``functools.partial`` or a callable object holds, and
-    what a function refers to, in its closure or by the name of a global.
+    These are the function itself, and whatever modules it can reach: what it is a method of, what a
+    ``functools.partial``, an object's attributes, a list or a dict hold, and what a function and those that it calls
+    refer to, in their closures and defaults or by the name of a global.
     """
     found: list[nn.Module] = []
     seen: set[int] = set()
     pending: list[Any] = [forward_func]
-    while pending:
+    while pending and len(seen) < _MOST_ITEMS:
         item = pending.pop()
         if id(item) in seen:
             continue
         seen.add(id(item))
         if isinstance(item, nn.Module):
             found.append(item)
-        elif isinstance(item, functools.partial):
-            pending += [item.func, *item.args, *item.keywords.values()]
-        elif isinstance(item, types.MethodType):
-            pending += [item.__self__, item.__func__]
-        elif isinstance(item, types.FunctionType):
-            for cell in item.__closure__ or ():
-                with contextlib.suppress(ValueError):  # a cell that is still empty
-                    pending.append(cell.cell_contents)
-            named = (item.__globals__.get(name) for name in item.__code__.co_names)
-            pending += [value for value in named if isinstance(value, nn.Module)]
-        elif callable(item) and hasattr(item, "__dict__") and not isinstance(item, type):
-            pending += [value for value in vars(item).values() if callable(value)]
+        else:
+            pending += _held(item)
     return found
+
+
+def _held(item: Any) -> list[Any]:
+    """What an item of the search leads to."""
+    if isinstance(item, functools.partial):
+        return [item.func, *item.args, *item.keywords.values()]
+    if isinstance(item, types.MethodType):
+        return [item.__self__, item.__func__]
+    if isinstance(item, (list, tuple, set, frozenset, Mapping)):
+        if len(item) > _MOST_ITEMS // 10:
+            return []  # data, not models
+        return list(item.values() if isinstance(item, Mapping) else item)
+    if isinstance(item, types.FunctionType):
+        return _referred(item)
+    if isinstance(item, (type, types.ModuleType, Tensor)) or _of_library(type(item)):
+        return []
+    return list(getattr(item, "__dict__", {}).values())
+
+
+def _of_library(item: Any) -> bool:
+    return (getattr(item, "__module__", None) or "builtins").split(".")[0] in _LIBRARIES
+
+
+def _referred(function: types.FunctionType) -> list[Any]:
+    """Values that a function's code can name."""
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            values.append(cell.cell_contents)
+    codes = [] if _of_library(function) else [function.__code__]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        values += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+    return values
 
 
 def owner(forward_func: ForwardFunc) -> nn.Module | None:

@@ -5,6 +5,7 @@ The forms are Captum's (0.9.0), so that its users change an import and nothing e
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -90,11 +91,36 @@ def as_baselines(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[floa
                 raise ValueError(f"baselines: shape {shapes}") from None
         elif isinstance(baseline, bool) or not isinstance(baseline, (int, float, np.integer, np.floating)):
             raise TypeError(f"baselines: {type(baseline).__name__} is neither a number nor a tensor")
-        if not tensor.is_floating_point():
-            value = torch.as_tensor(baseline)
-            if value.is_floating_point() and not torch.equal(value, value.round()):
-                raise ValueError(f"baselines: a fraction does not fit in an input of {tensor.dtype}; convert the input")
+        _fits(baseline, tensor.dtype)
     return tuple(b.item() if isinstance(b, np.generic) else b for b in given)
+
+
+def _fits(baseline: Any, dtype: torch.dtype) -> None:
+    """Refuses what an input's dtype cannot hold, which a conversion would wrap around or make infinite.
+
+    Raises:
+        ValueError: for a fraction, or a number out of range.
+    """
+    if isinstance(baseline, Tensor):
+        if baseline.numel() == 0 or baseline.dtype == dtype or baseline.is_complex():
+            return
+        whole = not baseline.is_floating_point() or torch.equal(baseline, baseline.round())
+        finite = baseline[baseline.isfinite()]
+        low, high = (finite.min().item(), finite.max().item()) if finite.numel() else (0, 0)
+    else:
+        whole = float(baseline).is_integer()
+        low = high = baseline if math.isfinite(baseline) else 0
+    if dtype.is_complex:
+        return
+    if not dtype.is_floating_point and not whole:
+        raise ValueError(f"baselines: a fraction does not fit in an input of {dtype}; convert the input")
+    if dtype.is_floating_point:
+        least, most = torch.finfo(dtype).min, torch.finfo(dtype).max
+    else:
+        least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    for value in (low, high):
+        if not least <= value <= most:
+            raise ValueError(f"baselines: {value} does not fit in an input of {dtype}; convert the input")
 
 
 def baseline_inputs(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastsal.engine import evaluation, run, scratch
 from fastsal.explainers.activation.cam.base import ActivationMap, CamReading
-from fastsal.explainers.base import Inputs, Target, as_arguments, as_inputs
+from fastsal.explainers.base import Inputs, Target, as_arguments, as_inputs, at_least_one
 from fastsal.explainers.registry import find, keywords, options
 from fastsal.explainers.targets import main_output
 
@@ -73,6 +73,8 @@ def explain(
         if not any(option in taken[name] for name in names):
             known = sorted(set().union(*taken.values()))
             raise TypeError(f"{option}: {', '.join(names)} takes no such option; known are {', '.join(known)}")
+    if method_options.get("batch_size") is not None:
+        at_least_one("batch_size", method_options["batch_size"])
     tensors, _ = as_inputs(inputs)
     output: Tensor | None = None
     maps: dict[str, Any] = {}
@@ -170,6 +172,8 @@ def _attribute(
 
 def _window(tensor: Tensor) -> tuple[int, ...]:
     """All channels of an image, one eighth of each spatial dimension; one feature of a table."""
+    if tensor.dim() < 2:
+        raise ValueError(f"inputs: shape {tuple(tensor.shape)} has nothing beside the batch to occlude")
     if tensor.dim() == 2:
         return (1,)
     return (tensor.shape[1], *[-(-extent // OCCLUSION_SHARE) for extent in tensor.shape[2:]])

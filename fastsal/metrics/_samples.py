@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import Plan
-from fastsal.explainers.base import Target
+from fastsal.explainers.base import Target, at_least_one
 
 
 def interleave(value: Any, count: int, examples: int) -> Any:
@@ -57,12 +57,10 @@ def plan_of(inputs: tuple[Tensor, ...], n_perturb_samples: int, max_examples_per
     Raises:
         ValueError: for no samples, or a limit below 1.
     """
-    if n_perturb_samples < 1:
-        raise ValueError(f"n_perturb_samples: {n_perturb_samples} is below 1")
+    at_least_one("n_perturb_samples", n_perturb_samples)
     examples, size = inputs[0].shape[0], None
     if max_examples_per_batch is not None:
-        if max_examples_per_batch < 1:
-            raise ValueError(f"max_examples_per_batch: {max_examples_per_batch} is below 1")
+        at_least_one("max_examples_per_batch", max_examples_per_batch)
         if max_examples_per_batch < examples:
             warnings.warn(
                 f"max_examples_per_batch: {max_examples_per_batch} is below the {examples} examples, which are run "

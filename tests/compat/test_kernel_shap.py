@@ -366,3 +366,41 @@ def test_refusals_name_the_argument() -> None:
     for name, kind, inputs, options in cases:
         with pytest.raises(kind, match=f"{name}: "):
             explainer.attribute(inputs, **options)
+
+
+def test_ids_that_no_element_has_take_no_share() -> None:
+    x, weights = torch.ones(1, 3, dtype=torch.float64), torch.tensor([1.0, 2, 3], dtype=torch.float64)
+    mask = torch.tensor([[0, 100, 7]])
+    explainer = fastsal.KernelShap(lambda z: z @ weights)
+    torch.testing.assert_close(explainer.attribute(x, feature_mask=mask, seed=0), weights[None])
+    flat = explainer.attribute(x, feature_mask=mask, seed=0, return_input_shape=False)
+    assert flat.shape == (1, 101)
+    torch.testing.assert_close(flat[0, [0, 100, 7]], weights)
+
+
+@pytest.mark.parametrize("name", ["Lime", "KernelShap"])
+def test_the_draws_do_not_depend_on_the_default_dtype(name: str) -> None:
+    explainer = getattr(fastsal, name)(lambda z: (z @ torch.tensor([1.0, 2, 3], dtype=torch.float64)) ** 2)
+    x = torch.ones(1, 3, dtype=torch.float64)
+    first = explainer.attribute(x, seed=0, n_samples=6)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(explainer.attribute(x, seed=0, n_samples=6), first)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", ["Lime", "KernelShap"])
+def test_masks_and_counts_are_read_as_everywhere(name: str) -> None:
+    explainer, x = getattr(fastsal, name)(lambda z: z.sum(1)), torch.ones(1, 3)
+    for mask, message in ((torch.tensor([[-1, 0, 1]]), "feature_mask: -1"), (x.bool(), "feature_mask: torch.bool")):
+        with pytest.raises((TypeError, ValueError), match=message):
+            explainer.attribute(x, feature_mask=mask)
+    with pytest.raises(TypeError, match=r"n_samples: 10\.5"):
+        explainer.attribute(x, n_samples=10.5)
+    with pytest.raises(TypeError, match=r"perturbations_per_eval: 2\.5"):
+        explainer.attribute(x, perturbations_per_eval=2.5)
+    with pytest.raises(TypeError, match="interpretable_model: str"):
+        fastsal.Lime(lambda z: z.sum(1), interpretable_model="lasso")
+    with pytest.raises(TypeError, match="similarity_func: str"):
+        fastsal.Lime(lambda z: z.sum(1), similarity_func="cosine")

@@ -79,5 +79,61 @@ def test_small_shapes_and_seeds(model: nn.Module) -> None:
     assert delta.abs().max() < 1e-10
     none = torch.randn(0, 3, 8, 8).double()
     assert fastsal.Saliency(model).attribute(none, []).shape == none.shape
-    with pytest.raises(TypeError, match=r"seed: 1\.5 is not an int"):
+    with pytest.raises(TypeError, match=r"seed: 1\.5 is neither an int nor None"):
         fastsal.RISE(model).attribute(torch.randn(1, 3, 8, 8).double(), 1, seed=1.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["Occlusion", "FeatureAblation", "ShapleyValues", "KernelShap"])
+@pytest.mark.parametrize(
+    ("dtype", "baseline"),
+    [
+        (torch.uint8, torch.tensor([[300, 0]])),
+        (torch.uint8, -1),
+        (torch.uint8, 300),
+        (torch.bool, 2),
+        (torch.int32, torch.tensor([[2**40, 0]])),
+        (torch.float16, torch.tensor([[1e6, 0]])),
+        (torch.float16, 1e6),
+        (torch.int64, 0.5),
+    ],
+    ids=str,
+)
+def test_baselines_that_the_dtype_cannot_hold(name: str, dtype: torch.dtype, baseline: Any) -> None:
+    arguments = ((1,),) if name == "Occlusion" else ()
+    with pytest.raises(ValueError, match=r"baselines: .* does not fit in an input of"):
+        getattr(fastsal, name)(lambda z: z.double().sum(1)).attribute(
+            torch.ones(1, 2, dtype=dtype), *arguments, baselines=baseline
+        )
+    finite = torch.tensor([[torch.inf, 1.0]])
+    fastsal.FeatureAblation(lambda z: z.nan_to_num().sum(1)).attribute(torch.ones(1, 2).half(), baselines=finite)
+
+
+def test_small_probabilities_of_a_half_precision_model_are_not_rounded_away() -> None:
+    scores = lambda z: z.float().flatten(1).sum(1, keepdim=True) * 1e-11  # noqa: E731
+    found = fastsal.Occlusion(scores).attribute(torch.ones(1, 1, 4, 4).half(), (1, 2, 2), (1, 2, 2), target=0)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.full((1, 1, 4, 4), 4e-11))
+
+
+def test_rises_seed_and_gradient_modes() -> None:
+    x, explainer = torch.rand(1, 1, 8, 8), fastsal.RISE(lambda z: z.flatten(1).sum(1))
+    torch.manual_seed(1)
+    first, second = (explainer.attribute(x, n_masks=20, seed=None) for _ in range(2))
+    assert not torch.equal(first, second)
+    with torch.inference_mode():
+        found = explainer.attribute(x, n_masks=20)
+    weight = torch.ones((), requires_grad=True)
+    (found * weight).sum().backward()
+    with pytest.raises(TypeError, match=r"n_masks: 10\.5"):
+        explainer.attribute(x, n_masks=10.5)
+
+
+def test_occlusions_arguments_are_named_as_the_caller_names_them() -> None:
+    x, explainer = torch.ones(1, 3), fastsal.Occlusion(lambda z: z.sum(1))
+    for arguments, message in ((((4,),), "sliding_window_shapes: .4"), (((1,), 0), "strides: 0")):
+        with pytest.raises(ValueError, match=message):
+            explainer.attribute(x, *arguments)
+    with pytest.raises(ValueError, match=r"inputs: shape \(4,\) has nothing"):
+        fastsal.explain(lambda z: z * 2, torch.randn(4), "occlusion")
+    with pytest.raises(ValueError, match="batch_size: -3"):
+        fastsal.explain(lambda z: z, x, "saliency", target=0, batch_size=-3)

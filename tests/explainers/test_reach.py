@@ -26,11 +26,33 @@ class Wrapper:
         return self.model(x)
 
 
+class Service:
+    """Not callable itself; its method is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.members = [model]
+
+    def predict(self, x: Tensor) -> Tensor:
+        return self.members[0](x)
+
+
+def _scores(model: nn.Module) -> Callable[..., Any]:
+    def logits(x: Tensor) -> Tensor:
+        return model(x)
+
+    return lambda x: logits(x)
+
+
 WRAPS: dict[str, Callable[[nn.Module], Callable[..., Any]]] = {
     "closure": lambda model: lambda x: model(x),
     "partial": lambda model: functools.partial(model),
     "method": lambda model: model.forward,
     "object": Wrapper,
+    "method of a service": lambda model: Service(model).predict,
+    "function that calls a function": _scores,
+    "generator inside": lambda model: lambda x: torch.cat([*(model(part) for part in [x])]),
+    "default argument": lambda model: lambda x, net=model: net(x),
+    "dict": lambda model, models={}: (models.update(m=model), lambda x: models["m"](x))[1],
     "closure in closure": lambda model: WRAPS["closure"](WRAPS["partial"](model)),  # type: ignore[arg-type]
 }
 

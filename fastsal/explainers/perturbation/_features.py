@@ -79,6 +79,12 @@ def numbered(features: Features) -> Features:
     )
 
 
+def named_ids(features: Features) -> Tensor:
+    """The ids that some element has, in their order, on the CPU."""
+    found: Tensor = torch.cat([ids.reshape(-1).cpu() for ids in features.ids]).unique()
+    return found
+
+
 def spread(found: Tensor, ids: Tensor, tensor: Tensor, shared: bool) -> Tensor:
     """Values [features, outputs] at each element of the input [B, ...]: [outputs, ...].
 

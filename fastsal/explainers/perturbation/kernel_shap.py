@@ -12,6 +12,7 @@ from fastsal.engine import evaluation
 from fastsal.explainers._random import generator
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import Baselines, Inputs, PerturbationAttribution, Target
+from fastsal.explainers.perturbation._features import named_ids, numbered
 from fastsal.explainers.perturbation._surrogate import shapley_regression
 from fastsal.explainers.perturbation.lime import Lime, problem_of, result_of
 from fastsal.explainers.perturbation.lime_base import check_counts
@@ -29,7 +30,7 @@ def draw_coalitions(n_samples: int, total: int, random: torch.Generator) -> Tens
     sizes = torch.arange(1, total, dtype=torch.float64, device="cpu")
     chances = 1 / (sizes * (total - sizes))
     drawn = 1 + torch.multinomial(chances, n_samples - 2, replacement=True, generator=random)
-    order = torch.rand(n_samples - 2, total, generator=random, device="cpu").argsort(1)
+    order = torch.rand(n_samples - 2, total, generator=random, device="cpu", dtype=torch.float32).argsort(1)
     return torch.cat([ends, order.argsort(1) < drawn[:, None]])
 
 
@@ -37,8 +38,9 @@ class KernelShap(Lime):
     """Shapley values, as coefficients of a linear model of the score on which features are present.
 
     Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS 2017), theorem 2. They add up to
-    F(x) - F(baselines) whatever the samples. Costs at most n_samples passes per example, those two included (a
-    coalition that is drawn again is not run again); a batch is run as one, and its examples share the coalitions.
+    F(x) - F(baselines) whatever the samples, over the features that the masks of all examples name. Costs at most
+    n_samples passes per example, those two included (a coalition that is drawn again is not run again); a batch is
+    run as one, and its examples share the coalitions.
 
     Args:
         forward_func: module or callable.
@@ -74,10 +76,15 @@ class KernelShap(Lime):
         """
         check_counts(n_samples, 2, perturbations_per_eval)
         problem = problem_of(inputs, baselines, feature_mask)
+        # An id that no element has is no player: it would take a part of what the others share.
+        ids, total = named_ids(problem.features), problem.features.total
+        problem = problem._replace(features=numbered(problem.features))
         evaluate = self._evaluator(problem, target, additional_forward_args, perturbations_per_eval, show_progress)
         present = draw_coalitions(n_samples, problem.features.total, generator(seed))
         with evaluation(self.forward_func), torch.no_grad():
             outputs = evaluate(present)
             wide = outputs.to(torch.float64)
             found = shapley_regression(present[2:], wide[:, 2:], empty=wide[:, 1], full=wide[:, 0])
+            if not return_input_shape:
+                found = found.new_zeros((len(found), total)).index_copy(1, ids, found)
             return result_of(problem, found, outputs, return_input_shape)

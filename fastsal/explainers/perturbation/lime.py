@@ -103,6 +103,11 @@ class Lime(LimeBase):
         perturb_func: Callable[..., Any] | None = None,
     ) -> None:
         PerturbationAttribution.__init__(self, forward_func)
+        for name, function in (("similarity_func", similarity_func), ("perturb_func", perturb_func)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name}: {type(function).__name__} is not callable")
+        if interpretable_model is not None and not hasattr(interpretable_model, "fit"):
+            raise TypeError(f"interpretable_model: {type(interpretable_model).__name__} has no fit()")
         self.interpretable_model = Lasso(alpha=0.01) if interpretable_model is None else interpretable_model
         self.similarity_func = ExponentialKernel() if similarity_func is None else similarity_func
         self.perturb_func = perturb_func
@@ -152,7 +157,9 @@ class Lime(LimeBase):
                 # Its functions are called for an example or for a batch: that is known from a pass only.
                 together = evaluate(torch.ones(1, problem.features.total, dtype=torch.bool, device="cpu")).shape[0] == 1
             if self.perturb_func is None:
-                random = torch.rand(n_samples, problem.features.total, generator=generator(seed), device="cpu")
+                random = torch.rand(
+                    n_samples, problem.features.total, generator=generator(seed), device="cpu", dtype=torch.float32
+                )
                 samples, counts = (random < 0.5)[None], [n_samples]
             else:
                 samples, counts = _draw(self.perturb_func, problem.parts(together), n_samples)
@@ -237,12 +244,11 @@ def problem_of(inputs: Inputs, baselines: Baselines, feature_mask: Any) -> Probl
     tensors, given_tuple = as_inputs(inputs)
     examples_of(tensors)
     plain = tuple(scratch(tensor) if tensor.is_inference() else tensor.detach() for tensor in tensors)
-    masks = feature_mask if isinstance(feature_mask, tuple) else (feature_mask,)
-    lowest = min((int(mask.min()) for mask in masks if isinstance(mask, Tensor) and mask.numel()), default=0)
-    if lowest != 0:
+    features = features_of(feature_mask, plain)
+    lowest = min((int(ids.min()) for ids in features.ids if ids.numel()), default=0)
+    if lowest > 0:
         warnings.warn(f"feature_mask: the first feature is {lowest}; it is taken as 0", stacklevel=4)
-        masks = tuple(mask - lowest for mask in masks)
-    features = features_of(None if feature_mask is None else masks, plain)
+        features = Features(tuple(ids - lowest for ids in features.ids), features.total - lowest)
     if features.total == 0:
         raise ValueError("inputs: they have no features")
     return Problem(plain, given_tuple, as_baselines(baselines, plain), features)

@@ -19,6 +19,7 @@ from fastsal.explainers.base import (
     as_arguments,
     as_inputs,
     as_result,
+    at_least_one,
     could_be_per_example,
     examples_of,
     tile,
@@ -65,12 +66,12 @@ def item_scores(scores: Tensor, items: int, target: Target, perturbations_per_ev
 def check_counts(n_samples: int, least: int, perturbations_per_eval: int | None) -> None:
     """
     Raises:
-        ValueError: for fewer samples than the least, or none per call.
+        TypeError, ValueError: for what is not an int, fewer samples than the least, or none per call.
     """
-    if n_samples < least:
+    if at_least_one("n_samples", n_samples) < least:
         raise ValueError(f"n_samples: {n_samples} is below {least}")
-    if perturbations_per_eval is not None and perturbations_per_eval < 1:
-        raise ValueError(f"perturbations_per_eval: {perturbations_per_eval} is below 1")
+    if perturbations_per_eval is not None:
+        at_least_one("perturbations_per_eval", perturbations_per_eval)
 
 
 class LimeBase(PerturbationAttribution):

@@ -58,7 +58,9 @@ class Occlusion(PerturbationAttribution):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
     ) -> Any:
-        """Attribution in the form and shapes of the inputs, in their dtype (float32 for integer inputs).
+        """Attribution in the form and shapes of the inputs, in the finer of their dtype and the output's.
+
+        Integers count as float32.
 
         Args:
             inputs: tensor [B, *shape] or tuple of them, any dtype.
@@ -112,8 +114,16 @@ class Occlusion(PerturbationAttribution):
 
                 sweep(total, step, scores.plan(total), show_progress=show_progress, description="Occlusion")
                 folded = windows.fold(found, tensor.shape[1:], window=window, stride=stride)
-                results.append(folded.to(tensor.dtype if tensor.is_floating_point() else torch.float32))
+                results.append(folded.to(_finer(tensor.dtype, scores.dtype)))
         return as_result(results, given_tuple)
+
+
+def _finer(of_input: torch.dtype, of_output: torch.dtype) -> torch.dtype:
+    """The finer of the input's dtype and the output's, float32 for integers."""
+    given = (dtype if dtype.is_floating_point else torch.float32 for dtype in (of_input, of_output))
+    if not of_output.is_floating_point and of_input.is_floating_point:
+        return of_input
+    return torch.promote_types(*given)
 
 
 def _geometry(tensor: Tensor, window: Any, stride: Any) -> tuple[Any, Any]:
@@ -127,7 +137,11 @@ def _geometry(tensor: Tensor, window: Any, stride: Any) -> tuple[Any, Any]:
     window, stride = _python_ints(window), _python_ints(stride)
     shape = tensor.shape[1:]
     step = 1 if stride is None else stride
-    counts = windows.counts(shape, window, step)
+    try:
+        counts = windows.counts(shape, window, step)
+    except (TypeError, ValueError) as error:
+        named = str(error).replace("window:", "sliding_window_shapes:", 1).replace("stride:", "strides:", 1)
+        raise type(error)(named) from None
     steps = (step,) * len(shape) if isinstance(step, int) else tuple(step)
     for size, width, move, count in zip(shape, window, steps, counts, strict=True):
         if move > width and count > 1:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import Plan, evaluation, scratch, sweep
+from fastsal.explainers._random import as_seed
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
     Baselines,
@@ -17,6 +18,7 @@ from fastsal.explainers.base import (
     as_arguments,
     as_baselines,
     as_inputs,
+    at_least_one,
     could_be_per_example,
     examples_of,
     tile,
@@ -45,7 +47,7 @@ class RISE(PerturbationAttribution):
         grid_size: int | tuple[int, ...] = 7,
         probability: float = 0.5,
         border: masks.Border = "reflect",
-        seed: int = 0,
+        seed: int | None = 0,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
     ) -> Tensor:
@@ -60,7 +62,7 @@ class RISE(PerturbationAttribution):
             grid_size: cells of a mask's grid per spatial dimension.
             probability: that a cell keeps the input.
             border: ``reflect`` (the authors' code) or ``clamp``.
-            seed: the same seed gives the same masks at every batch size.
+            seed: the same seed gives the same masks at every batch size; None draws it from torch's global generator.
             perturbations_per_eval: masks per model call. When None, chosen from memory, but 1 where an additional
                 tensor has as many entries as there are examples: only the caller knows whether to repeat it.
             show_progress: show a bar.
@@ -76,16 +78,15 @@ class RISE(PerturbationAttribution):
             raise ValueError(f"inputs: {len(tensors)} given; RISE masks one, the others go in additional_forward_args")
         (tensor,) = tensors
         (begin,) = as_baselines(baselines, (tensor,))
-        if n_masks < 1:
-            raise ValueError(f"n_masks: {n_masks} is below 1")
+        n_masks = at_least_one("n_masks", n_masks)
         if not 0.0 < probability <= 1.0:
             raise ValueError(f"probability: {probability} is not in (0, 1]")
-        if perturbations_per_eval is not None and perturbations_per_eval < 1:
-            raise ValueError(f"perturbations_per_eval: {perturbations_per_eval} is below 1")
+        if perturbations_per_eval is not None:
+            perturbations_per_eval = at_least_one("perturbations_per_eval", perturbations_per_eval)
         additional = as_arguments(additional_forward_args)
         plain = scratch(tensor) if tensor.is_inference() else tensor.detach()
         examples, size = examples_of((plain,)), list(plain.shape[2:])
-        design: dict[str, Any] = {"seed": seed, "grid_size": grid_size}
+        design: dict[str, Any] = {"seed": as_seed(seed), "grid_size": grid_size}
         if perturbations_per_eval is None and could_be_per_example(additional, examples):
             perturbations_per_eval = 1
         plan = Plan(n_masks, examples, plain[:1].numel() * plain.element_size(), plain.device, perturbations_per_eval)
@@ -109,4 +110,4 @@ class RISE(PerturbationAttribution):
             sweep(n_masks, step, plan, show_progress=show_progress, description="RISE")
             assert state is not None
             maps = masks.finish(state, size, grid_size=grid_size, border=border)
-        return (maps / (n_masks * probability)).reshape(examples, -1, *size)
+            return (maps / (n_masks * probability)).reshape(examples, -1, *size)
