@@ -1,11 +1,14 @@
-"""Whether a score is an affine function of a tensor, read off autograd's graph."""
+"""Whether a score is an affine function of a tensor, read off autograd's graph and what leaves it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 # Affine in everything that they take.
 _LINEAR = {
@@ -60,6 +63,50 @@ _BILINEAR = {
     "MmBackward0",
     "MulBackward0",
     "MvBackward0",
+}
+
+
+class Escapes(TorchFunctionMode):
+    """Watches for values that leave autograd's graph: a comparison, an argmax, a detached copy, a number.
+
+    What is made of them depends on the tensor in a way that the graph does not show.
+
+    Attributes:
+        seen: whether one did, while gradients were recorded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        # Attributes that are no tensors (shape, dtype, ...) and the questions below tell nothing of values.
+        harmless = name in _OF_SHAPE or (name == "__get__" and not isinstance(result, Tensor))
+        if self.seen or harmless or not torch.is_grad_enabled():
+            return result
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if any(leaf.requires_grad for leaf in given):
+            made = tree_leaves(result)
+            self.seen = any(not (isinstance(leaf, Tensor) and leaf.requires_grad) for leaf in made if leaf is not None)
+        return result
+
+
+_OF_SHAPE = {
+    "__len__",
+    "dim",
+    "element_size",
+    "get_device",
+    "is_complex",
+    "is_contiguous",
+    "is_floating_point",
+    "ndimension",
+    "numel",
+    "size",
+    "storage_offset",
+    "stride",
+    "type",
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from fastsal.engine.affine import is_affine
+from fastsal.engine.affine import Escapes, is_affine
 from fastsal.engine.forward import evaluation, run, scratch
 
 Tensors = tuple[Tensor, ...]
@@ -79,6 +79,7 @@ def read(
     at_input: bool = False,
     create_graph: bool = False,
     tail_graph: bool = False,
+    affine: bool = False,
     grad_kwargs: Mapping[str, Any] | None = None,
 ) -> Reading:
     """Run the model once and read what passes at layers, and the gradient of the selected scores by it.
@@ -96,6 +97,7 @@ def read(
         at_input: read the layers' inputs rather than their outputs.
         create_graph: keep the graph, so that values and gradients can be differentiated.
         tail_graph: keep it from the layers on only, so that gradients can be differentiated by the values.
+        affine: find out whether the scores are an affine function of the one layer's value.
         grad_kwargs: further arguments of ``torch.autograd.grad``.
 
     Raises:
@@ -103,6 +105,8 @@ def read(
     """
     values: list[Tensors | None] = [None] * len(layers)
     flagged: list[Tensor] = []
+    escapes = Escapes()
+    watch: Any = escapes if affine else contextlib.nullcontext()
 
     def visit(index: int, tensors: Tensors) -> Tensors:
         if select is None:
@@ -124,7 +128,9 @@ def read(
     try:
         with evaluation(model, eager=True), torch.set_grad_enabled(create_graph), _hooked(layers, visit, at_input):
             copies = tuple(x.clone() if create_graph and isinstance(x, Tensor) else scratch(x) for x in inputs)
-            output = run(model, copies, tuple(map(scratch, additional)))
+            with watch:
+                output = run(model, copies, tuple(map(scratch, additional)))
+                scores = None if select is None else select(output)
             found = [value for value in values if value is not None]
             if len(found) < len(layers):
                 raise ValueError("layer: the model did not run it; choose one that its forward calls")
@@ -133,12 +139,12 @@ def read(
             wanted = [tensor for value in found for tensor in value if tensor.requires_grad]
             if not wanted:
                 raise ValueError(f"layer: its value of {found[0][0].dtype} has no gradient; choose one after it")
-            scores = select(output)
+            assert scores is not None
             unrelated = "layer: the target does not depend on its value; choose one on the way to the target"
             if not scores.requires_grad:
                 raise ValueError(unrelated)
             options = {"allow_unused": True, "create_graph": create_graph or tail_graph, **(grad_kwargs or {})}
-            affine = len(wanted) == 1 and is_affine(scores, wanted[0])
+            straight = affine and not escapes.seen and len(wanted) == 1 and is_affine(scores, wanted[0])
             gradients = _gradients(scores, wanted, options)
             if all(gradient is None for gradient in gradients):
                 raise ValueError(unrelated)
@@ -158,8 +164,8 @@ def read(
     if not create_graph:
         output = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
     if create_graph or tail_graph:
-        return Reading(output, found, by_layer, affine)
-    return Reading(output, [tuple(t.detach() for t in value) for value in found], by_layer, affine)
+        return Reading(output, found, by_layer, straight)
+    return Reading(output, [tuple(t.detach() for t in value) for value in found], by_layer, straight)
 
 
 def _gradients(scores: Tensor, wanted: list[Tensor], options: dict[str, Any]) -> tuple[Tensor | None, ...]:

@@ -40,6 +40,8 @@ class AblationCAM(ActivationMap):
         show_progress: show a bar.
     """
 
+    asks_affine = True
+
     def __init__(
         self,
         model: Callable[..., Any],

@@ -63,6 +63,9 @@ class ActivationMap(Attribution):
     tail_graph = False
     """Whether the gradients are differentiated once more, by the layer's value."""
 
+    asks_affine = False
+    """Whether the formula depends on the score being an affine function of the layer."""
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -169,6 +172,7 @@ class ActivationMap(Attribution):
             select if self.needs_gradients else None,
             create_graph=create_graph,
             tail_graph=self.tail_graph,
+            affine=self.asks_affine,
         )
         count = len(targets) if targets is not None else 1
         activations, fields = [], []

@@ -14,6 +14,8 @@ class CAM(ActivationMap):
     there the gradient's sum over a channel is the class's weight of it. Costs what Grad-CAM does.
     """
 
+    asks_affine = True
+
     def adjust(self, value: Tensor, gradients: Tensor, affine: bool) -> Tensor:
         if not affine:
             raise ValueError("layer: CAM needs one that only average pooling and linear maps follow; take GradCAM")
