@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from fastsal.engine import Plan, evaluation, sweep
 from fastsal.engine.tail import Tail
-from fastsal.explainers.activation.cam.base import ActivationMap, CamReading, ReshapeTransform
+from fastsal.explainers.activation.cam.base import CamReading
+from fastsal.explainers.activation.cam.swept import SweptMap
 from fastsal.explainers.base import (
     Inputs,
     Target,
     as_arguments,
     as_inputs,
-    at_least_one,
     could_be_per_example,
     one_score_each,
     resolved,
@@ -26,7 +26,7 @@ from fastsal.explainers.base import (
 from fastsal.ops import accumulation_dtype
 
 
-class AblationCAM(ActivationMap):
+class AblationCAM(SweptMap):
     """Desai and Ramaswamy, "Ablation-CAM" (WACV 2020), equation 2: w_c = (y - y_c) / y, y_c without channel c.
 
     Where the score is an affine function of the layer (average pooling and linear maps behind it), a channel's part of
@@ -41,26 +41,6 @@ class AblationCAM(ActivationMap):
     """
 
     asks_affine = True
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
-        *,
-        reshape_transform: ReshapeTransform | None = None,
-        perturbations_per_eval: int | None = None,
-        show_progress: bool = False,
-    ) -> None:
-        super().__init__(model, layer, reshape_transform=reshape_transform)
-        if perturbations_per_eval is not None:
-            at_least_one("perturbations_per_eval", perturbations_per_eval)
-        self.perturbations_per_eval = perturbations_per_eval
-        self.show_progress = show_progress
-        self._affine = False
-
-    def adjust(self, value: Tensor, gradients: Tensor, affine: bool) -> Tensor:
-        self._affine = affine
-        return gradients
 
     def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
         dtype, spatial = accumulation_dtype(activations.dtype), tuple(range(2, activations.dim()))
@@ -91,7 +71,7 @@ class AblationCAM(ActivationMap):
         scores = one_score_each(found.output, target, tensors[0].shape[0])
         fields = []
         for layer, activations, drops in zip(self.layers, found.activations, found.fields, strict=True):
-            if not self._affine:
+            if not found.affine:
                 drops = self._drops(layer, activations, tensors, additional, target)
             whole = scores.to(drops.dtype).reshape(-1, *[1] * (drops.dim() - 1))
             fields.append(drops / torch.where(whole == 0, 1, whole))

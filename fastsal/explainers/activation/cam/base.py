@@ -30,12 +30,14 @@ class CamReading(NamedTuple):
         activations: [N, C, *spatial] per layer.
         fields: like the activations; a channel's weight is the mean of its field.
         targets: how many targets the rows are of, targets first; None where one was given as such.
+        affine: whether the scores are known to be an affine function of the one layer, where the method asks.
     """
 
     output: Any
     activations: list[Tensor]
     fields: list[Tensor]
     targets: int | None = None
+    affine: bool = False
 
 
 class Summed(NamedTuple):
@@ -193,7 +195,7 @@ class ActivationMap(Attribution):
                 fields = [self.field(a, g) for a, g in zip(activations, fields, strict=True)]
             else:
                 fields = [self.field(a, a) for a in activations]
-        return CamReading(found.output, activations, fields, count if several else None)
+        return CamReading(found.output, activations, fields, count if several else None, found.affine)
 
     def scores(self, output: Any, target: Target, examples: int) -> Tensor:
         """Scores [B] whose gradients are taken."""

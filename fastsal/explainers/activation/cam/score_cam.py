@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fastsal.engine import Plan, evaluation, run, scratch, sweep
 from fastsal.explainers._random import as_seed
-from fastsal.explainers.activation.cam.base import ActivationMap, CamReading, ReshapeTransform
+from fastsal.explainers.activation.cam.base import CamReading, ReshapeTransform
+from fastsal.explainers.activation.cam.swept import SweptMap
 from fastsal.explainers.base import (
     Inputs,
     Target,
@@ -27,7 +28,7 @@ from fastsal.explainers.base import (
 from fastsal.ops import accumulation_dtype, cam, noise
 
 
-class ScoreCAM(ActivationMap):
+class ScoreCAM(SweptMap):
     """Wang et al., "Score-CAM" (CVPR Workshops 2020), equations 4 to 6.
 
     Each channel, resized to the input and scaled to [0, 1], masks the input; the softmax of the scores over the
@@ -43,21 +44,6 @@ class ScoreCAM(ActivationMap):
     needs_gradients = False
     samples = 1
     """Masks of one channel."""
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
-        *,
-        reshape_transform: ReshapeTransform | None = None,
-        perturbations_per_eval: int | None = None,
-        show_progress: bool = False,
-    ) -> None:
-        super().__init__(model, layer, reshape_transform=reshape_transform)
-        if perturbations_per_eval is not None:
-            at_least_one("perturbations_per_eval", perturbations_per_eval)
-        self.perturbations_per_eval = perturbations_per_eval
-        self.show_progress = show_progress
 
     def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
         return activations  # replaced by the softmax of the scores

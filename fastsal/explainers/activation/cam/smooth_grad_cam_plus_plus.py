@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fastsal.engine import Plan, read, sweep
 from fastsal.explainers._random import as_seed
-from fastsal.explainers.activation.cam.base import ActivationMap, CamReading, ReshapeTransform
+from fastsal.explainers.activation.cam.base import CamReading, ReshapeTransform
 from fastsal.explainers.activation.cam.grad_cam_plus_plus import plus_plus_weights
+from fastsal.explainers.activation.cam.swept import SweptMap
 from fastsal.explainers.base import (
     Inputs,
     Target,
@@ -28,7 +29,7 @@ from fastsal.explainers.base import (
 from fastsal.ops import accumulation_dtype, noise
 
 
-class SmoothGradCAMPlusPlus(ActivationMap):
+class SmoothGradCAMPlusPlus(SweptMap):
     """Omeiza et al., "Smooth Grad-CAM++" (2019), equations 5 to 7.
 
     alpha = D2 / (2 D2 + sum(A) D3), w_c = sum of alpha relu(D1), where D1, D2 and D3 are the means of the gradient, its
@@ -58,11 +59,14 @@ class SmoothGradCAMPlusPlus(ActivationMap):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
     ) -> None:
-        super().__init__(model, layer, reshape_transform=reshape_transform)
+        super().__init__(
+            model,
+            layer,
+            reshape_transform=reshape_transform,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+        )
         self.num_samples, self.std, self.seed = at_least_one("num_samples", num_samples), std, seed
-        if perturbations_per_eval is not None:
-            at_least_one("perturbations_per_eval", perturbations_per_eval)
-        self.perturbations_per_eval, self.show_progress = perturbations_per_eval, show_progress
 
     def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
         return activations  # replaced by the weights
