@@ -4,11 +4,12 @@ from fastsal.engine.forward import evaluation, owner, owners, run, scratch
 from fastsal.engine.grid import Grid, grid_of
 from fastsal.engine.layers import Layer, default_layer, layers, resolve_layer
 from fastsal.engine.plan import Plan
-from fastsal.engine.reading import Reading, read, replaced
+from fastsal.engine.reading import UNRELATED, Reading, read, replaced
 from fastsal.engine.sweep import ChunkTooLarge, sweep
 from fastsal.engine.tap import Tap, tap
 
 __all__ = [
+    "UNRELATED",
     "ChunkTooLarge",
     "Grid",
     "Layer",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -72,19 +71,20 @@ class Escapes(TorchFunctionMode):
     What is made of them depends on the tensor in a way that the graph does not show.
 
     Attributes:
-        seen: whether one did, while gradients were recorded.
+        active: whether to watch.
+        seen: whether one did.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = False
+        self.active = self.seen = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         # Attributes that are no tensors (shape, dtype, ...) and the questions below tell nothing of values.
         harmless = name in _OF_SHAPE or (name == "__get__" and not isinstance(result, Tensor))
-        if self.seen or harmless or not torch.is_grad_enabled():
+        if self.seen or harmless or not self.active:
             return result
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if any(leaf.requires_grad for leaf in given):
@@ -139,8 +139,8 @@ def is_affine(scores: Tensor, leaf: Tensor) -> bool:
     depends: dict[Any, bool] = {}
     for node in _topological(scores.grad_fn):
         reaching = [child for child in _inputs(node) if depends[child]]
-        depends[node] = bool(reaching) or getattr(node, "variable", None) is leaf
-        if not reaching or node.name() in _LINEAR:
+        depends[node] = bool(reaching) or getattr(node, "variable", None) is leaf or node is leaf.grad_fn
+        if node is leaf.grad_fn or not reaching or node.name() in _LINEAR:
             continue
         numerator = node.name() == "DivBackward0" and reaching == [node.next_functions[0][0]]
         if not numerator and (node.name() not in _BILINEAR or len(reaching) > 1):

@@ -100,12 +100,17 @@ def layers(model: Callable[..., Any], inputs: Any, additional_forward_args: Any 
 
 
 def default_layer(
-    model: Callable[..., Any], inputs: tuple[Any, ...], additional: tuple[Any, ...], select: Callable[[Any], Tensor]
+    model: Callable[..., Any],
+    inputs: tuple[Any, ...],
+    additional: tuple[Any, ...],
+    select: Callable[[Any], Tensor],
+    verify: bool = False,
 ) -> Layer:
     """The last layer that a class activation map can read, as :func:`layers` finds them.
 
     A transformer's classifier may read one token, so that the last layers' patches have no gradient: there it is the
-    last layer, a linear map aside, whose patches have one. Costs a second pass then, with its backward pass.
+    last layer, a linear map aside, whose patches have one. Costs a second pass then, with its backward pass,
+    as for any model with ``verify``.
 
     Raises:
         ValueError: where there is none.
@@ -114,7 +119,7 @@ def default_layer(
     found = [(layer, part) for layer, part in found if layer.grid.kind != "tokens" or not isinstance(part, nn.Linear)]
     if not found:
         raise ValueError("layer: the model has none with an output [B, C, *spatial] or of patches; name one")
-    if found[-1][0].grid.kind != "tokens":
+    if found[-1][0].grid.kind != "tokens" and not verify:
         return found[-1][0]
     gradients = read(model, [part for _, part in found], inputs, additional, select).gradients
     for (layer, _), gradient in zip(reversed(found), reversed(gradients), strict=True):

@@ -16,6 +16,9 @@ from fastsal.engine.forward import evaluation, run, scratch
 Tensors = tuple[Tensor, ...]
 
 
+UNRELATED = "layer: the target does not depend on its value; choose one on the way to the target"
+
+
 class Reading(NamedTuple):
     """What was read of one run.
 
@@ -113,6 +116,7 @@ def read(
             values[index] = tuple(tensor.detach().clone() for tensor in tensors)
             return tensors
         torch.set_grad_enabled(True)
+        escapes.active = True
         kept = []
         for tensor in tensors:
             if tensor.is_floating_point() and not tensor.requires_grad:
@@ -140,14 +144,13 @@ def read(
             if not wanted:
                 raise ValueError(f"layer: its value of {found[0][0].dtype} has no gradient; choose one after it")
             assert scores is not None
-            unrelated = "layer: the target does not depend on its value; choose one on the way to the target"
             if not scores.requires_grad:
-                raise ValueError(unrelated)
+                raise ValueError(UNRELATED)
             options = {"allow_unused": True, "create_graph": create_graph or tail_graph, **(grad_kwargs or {})}
             straight = affine and not escapes.seen and len(wanted) == 1 and is_affine(scores, wanted[0])
             gradients = _gradients(scores, wanted, options)
             if all(gradient is None for gradient in gradients):
-                raise ValueError(unrelated)
+                raise ValueError(UNRELATED)
             pending = iter(gradients)
             by_layer = []
             for value in found:

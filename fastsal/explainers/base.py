@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import evaluation, run, scratch
-from fastsal.explainers.targets import ExampleTarget, example_scores, main_output
+from fastsal.explainers.targets import ExampleTarget, count_examples, example_scores, main_output
 
 Inputs = Tensor | tuple[Tensor, ...]
 Target = Any
@@ -230,7 +230,7 @@ def select_target(output: Tensor, target: Target) -> Tensor:
     if target is None:
         return output
     if scores_examples(target):
-        return example_scores(output, target, len(target) if isinstance(target, list) else len(output))
+        return example_scores(output, target, len(target) if isinstance(target, list) else count_examples(output))
     if callable(target) and not isinstance(target, Tensor):
         target = target(output)
     if isinstance(target, np.ndarray):

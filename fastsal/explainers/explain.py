@@ -186,7 +186,7 @@ class _Probabilities:
         self.model = model
 
     def __call__(self, *inputs: Any) -> Tensor:
-        scores: Tensor = self.model(*inputs)
+        scores: Tensor = main_output(self.model(*inputs))
         # In half precision the small probabilities of many classes would all be 0.
         return scores.softmax(1, dtype=torch.promote_types(scores.dtype, torch.float32))
 

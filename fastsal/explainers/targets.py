@@ -19,6 +19,10 @@ class ExampleTarget:
     def __call__(self, output: Any) -> Tensor:
         raise NotImplementedError
 
+    def mirrored(self) -> ExampleTarget:
+        """The same for an input that is mirrored along its last dimension."""
+        return self
+
 
 class Logit(ExampleTarget):
     """An entry of the output [K], or its only one.
@@ -31,21 +35,26 @@ class Logit(ExampleTarget):
         self.category = category
 
     def __call__(self, output: Any) -> Tensor:
-        return _vector(output)[self.category]
+        return self._entry(_vector(output))
+
+    def _entry(self, vector: Tensor) -> Tensor:
+        if not -len(vector) <= self.category < len(vector):
+            raise ValueError(f"target: {self.category} is out of range for an output of {len(vector)}")
+        return vector[self.category]
 
 
 class Probability(Logit):
     """The softmax of an entry of the output [K]."""
 
     def __call__(self, output: Any) -> Tensor:
-        return _vector(output).softmax(-1)[self.category]
+        return self._entry(_vector(output).softmax(-1))
 
 
 class LogProbability(Logit):
     """The log-softmax of an entry of the output [K]."""
 
     def __call__(self, output: Any) -> Tensor:
-        return _vector(output).log_softmax(-1)[self.category]
+        return self._entry(_vector(output).log_softmax(-1))
 
 
 class Binary(ExampleTarget):
@@ -85,6 +94,9 @@ class Segmentation(ExampleTarget):
             raise ValueError(f"target: the mask {tuple(self.mask.shape)} is not of the scores' {tuple(scores.shape)}")
         return (scores * self.mask.to(scores)).sum()
 
+    def mirrored(self) -> Segmentation:
+        return Segmentation(self.category, None if self.mask is None else self.mask.flip(-1))
+
 
 class Boxes(ExampleTarget):
     """Detections that still match: overlap plus score of the best box for each of some objects.
@@ -117,6 +129,9 @@ class Boxes(ExampleTarget):
             if ious[best] > self.iou_threshold and int(output["labels"][best]) == label:
                 total = total + ious[best] + output["scores"][best]
         return total
+
+    def mirrored(self) -> Boxes:
+        raise ValueError("aug_smooth: the boxes of a target cannot be mirrored; average maps of your own")
 
 
 class Similarity(ExampleTarget):
@@ -155,6 +170,14 @@ def main_output(output: Any) -> Any:
         if isinstance(found, Tensor):
             return found
     return output
+
+
+def count_examples(output: Any) -> int:
+    """How many examples an output is of."""
+    output = main_output(output)
+    if isinstance(output, Mapping):
+        return count_examples(next(iter(output.values())))
+    return len(output) if not isinstance(output, Tensor) or output.dim() else 1
 
 
 def example_outputs(output: Any, examples: int) -> list[Any]:
@@ -205,3 +228,10 @@ def _tensor(output: Any) -> Tensor:
 def _vector(output: Any) -> Tensor:
     vector = _tensor(output)
     return vector.reshape(-1) if vector.dim() == 0 else vector
+
+
+def mirrored(target: Any) -> Any:
+    """A target for inputs that are mirrored along their last dimension."""
+    if isinstance(target, list):
+        return [mirrored(each) for each in target]
+    return target.mirrored() if isinstance(target, ExampleTarget) else target

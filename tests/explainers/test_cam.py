@@ -494,3 +494,90 @@ def test_le_grad_is_the_rectified_gradient_by_attention() -> None:
     torch.testing.assert_close(found, expected, **CLOSE)
     last = fastsal.LeGrad(model).attribute(x, 1, upsample=False, normalize=False, last_layers=1)
     torch.testing.assert_close(last, gradients[1].relu().mean((1, 2))[:, 1:].reshape(2, 1, 4, 4), **CLOSE)
+
+
+def test_le_grad_leaves_windows_out_and_reads_the_default_multi_head_attention() -> None:
+    class Windows(nn.Module):
+        def __init__(self, whole: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.p, self.h, self.whole = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 4), whole
+            self.a = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            t = self.p(x).flatten(2).mT  # 64 patches
+            parts = t if self.whole else t.reshape(-1, 16, 8)
+            mixed, weights = self.a(parts, parts, parts)
+            assert weights.shape[-1] == parts.shape[1]
+            return self.h(mixed.reshape(t.shape).mean(1))
+
+    x = torch.randn(2, 3, 32, 32)
+    assert fastsal.LeGrad(Windows(True)).attribute(x, 1, upsample=False).shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="no attention over patches"):
+        fastsal.LeGrad(Windows(False)).attribute(x, 1)
+    with pytest.raises(ValueError, match="last_layers: 0"):
+        fastsal.LeGrad(Windows(True)).attribute(x, 1, last_layers=0)
+
+
+class TwoHeads(nn.Module):
+    """A segmentation network with an auxiliary head that finishes last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.c, self.d, self.aux = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 4, 1), nn.Conv2d(5, 4, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        a = self.c(x).relu()
+        return {"out": self.d(a), "aux": self.aux(a)}
+
+
+def test_outputs_with_names_and_several_heads() -> None:
+    model, x, target = TwoHeads(), image(size=8), fastsal.targets.Segmentation(1)
+    explainer = fastsal.GradCAM(model)
+    assert explainer.attribute(x, target).shape == (3, 1, 8, 9)
+    assert explainer.layer_names == ["d"]
+    assert fastsal.EigenCAM(model).attribute(x).shape == (3, 1, 8, 9)
+    plain = lambda z: model(z)["out"][:, 1].sum((1, 2))  # noqa: E731
+    for name, arguments in (("Occlusion", ((3, 4, 4), (3, 4, 4))), ("FeatureAblation", ()), ("Saliency", ())):
+        options = {"feature_mask": torch.arange(72).view(1, 1, 8, 9) // 9} if name == "FeatureAblation" else {}
+        found = getattr(fastsal, name)(model).attribute(x, *arguments, target=target, **options)
+        expected = getattr(fastsal, name)(plain).attribute(x, *arguments, **options)
+        torch.testing.assert_close(found, expected)
+    rise = [fastsal.RISE(f).attribute(x, target=t, n_masks=6) for f, t in ((model, target), (plain, None))]
+    torch.testing.assert_close(*rise)
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small()
+
+        def forward(self, z: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.inner(z)}
+
+    for method in ("rise", "occlusion", "gradcam", "saliency"):
+        options = {"n_masks": 6} if method == "rise" else {}
+        found = fastsal.explain(Named(), x, method, **options).maps[method]
+        torch.testing.assert_close(found, fastsal.explain(small(), x, method, **options).maps[method])
+
+
+def test_targets_that_a_method_cannot_take() -> None:
+    model, x = small(), image()
+    with pytest.raises(ValueError, match="target: FinerCAM"):
+        fastsal.FinerCAM(model, "body", rivals=1).attribute(x, fastsal.targets.Probability(1))
+    by_index = fastsal.FinerCAM(model, "body", rivals=1).attribute(x, 1)
+    assert torch.equal(fastsal.FinerCAM(model, "body", rivals=1).attribute(x, fastsal.targets.Logit(1)), by_index)
+    with pytest.raises(ValueError, match="target: 9 is out of range"):
+        fastsal.GradCAM(model, "body").attribute(x, fastsal.targets.Probability(9))
+    with pytest.raises(ValueError, match="aug_smooth"):
+        fastsal.GradCAM(model, "body").attribute(x, fastsal.targets.Boxes([1], [[0, 0, 1, 1]]), aug_smooth=True)
+    assert fastsal.CAM(model, "last").attribute(x, 1, create_graph=True).requires_grad
+
+
+def test_augmentation_mirrors_the_mask_of_a_target() -> None:
+    layer = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.ones_(layer.weight)
+    model = nn.Sequential(layer, nn.Identity())
+    target = fastsal.targets.Segmentation(0, (torch.arange(16) < 4).expand(16, 16))
+    found = fastsal.HiResCAM(model, "0").attribute(torch.ones(1, 1, 16, 16), target, aug_smooth=True)
+    torch.testing.assert_close(found[0, 0], (torch.arange(16) < 4).float().expand(16, 16))

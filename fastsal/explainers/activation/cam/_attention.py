@@ -16,7 +16,6 @@ _UNUSUAL = (
     "bias_v",
     "add_zero_attn",
     "key_padding_mask",
-    "need_weights",
     "use_separate_proj_weight",
     "static_k",
     "static_v",
@@ -42,7 +41,7 @@ class AttentionWeights(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return self._attention(*args, **kwargs)
+            return self._attention(*args, **kwargs)[0]
         if func is F.multi_head_attention_forward:
             given = inspect.signature(func).bind(*args, **kwargs)
             given.apply_defaults()
@@ -50,9 +49,9 @@ class AttentionWeights(TorchFunctionMode):
             if not plain and not any(
                 given.arguments[name] is not None and given.arguments[name] is not False for name in _UNUSUAL
             ):
-                return self._multi_head(given.arguments), None
+                return self._multi_head(given.arguments)
         result = func(*args, **kwargs)
-        if func in _SOFTMAXES and isinstance(result, Tensor) and result.dim() in (3, 4):
+        if func in _SOFTMAXES and isinstance(result, Tensor) and result.dim() == 4:
             self._keep(result)
         return result
 
@@ -60,7 +59,7 @@ class AttentionWeights(TorchFunctionMode):
         if weights.shape[-1] == weights.shape[-2] and weights.requires_grad:
             self.weights.append(weights)
 
-    def _multi_head(self, given: dict[str, Any]) -> Tensor:
+    def _multi_head(self, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """``torch.nn.functional.multi_head_attention_forward`` of [N, B, E], where only the usual is asked for."""
         query, key, value, heads = (given[name] for name in ("query", "key", "value", "num_heads"))
         weights, biases = given["in_proj_weight"].chunk(3), [None] * 3
@@ -73,8 +72,12 @@ class AttentionWeights(TorchFunctionMode):
         mask = given["attn_mask"]
         if mask is not None and mask.dim() == 3:
             mask = mask.unflatten(0, (-1, heads))
-        mixed = self._attention(projected[0], projected[1], projected[2], mask).permute(2, 0, 1, 3).flatten(2)
-        return F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"])
+        mixed, weights = self._attention(projected[0], projected[1], projected[2], mask)
+        mixed = mixed.permute(2, 0, 1, 3).flatten(2)
+        result = F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"])
+        if not given["need_weights"]:
+            return result, None
+        return result, weights.mean(1) if given["average_attn_weights"] else weights
 
     def _attention(
         self,
@@ -86,8 +89,8 @@ class AttentionWeights(TorchFunctionMode):
         is_causal: bool = False,
         scale: float | None = None,
         enable_gqa: bool = False,
-    ) -> Tensor:
-        """``torch.nn.functional.scaled_dot_product_attention`` as its documentation writes it out, without dropout."""
+    ) -> tuple[Tensor, Tensor]:
+        """``torch.nn.functional.scaled_dot_product_attention`` written out, without dropout; and its weights."""
         if enable_gqa:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
             value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
@@ -99,4 +102,4 @@ class AttentionWeights(TorchFunctionMode):
             scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
         weights = scores.softmax(-1)
         self._keep(weights)
-        return weights @ value
+        return weights @ value, weights

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fastsal.engine import Plan, evaluation, sweep
-from fastsal.engine.tail import Tail
+from fastsal.engine.tail import Tail, begins_with
 from fastsal.explainers.activation.cam.base import CamReading
 from fastsal.explainers.activation.cam.swept import SweptMap
 from fastsal.explainers.base import (
@@ -72,7 +73,7 @@ class AblationCAM(SweptMap):
         fields = []
         for layer, activations, drops in zip(self.layers, found.activations, found.fields, strict=True):
             if not found.affine:
-                drops = self._drops(layer, activations, tensors, additional, target)
+                drops = self._drops(layer, activations, tensors, additional, found.output, target)
             whole = scores.to(drops.dtype).reshape(-1, *[1] * (drops.dim() - 1))
             fields.append(drops / torch.where(whole == 0, 1, whole))
         return CamReading(found.output, found.activations, fields)
@@ -83,23 +84,45 @@ class AblationCAM(SweptMap):
         activations: Tensor,
         tensors: tuple[Tensor, ...],
         additional: tuple[Any, ...],
+        output: Any,
         target: Target,
     ) -> Tensor:
         """y - y_c, [B, C, 1, ...]."""
         examples, channels = activations.shape[:2]
+        rows = []
+        with evaluation(self.forward_func, eager=True), torch.no_grad():
+            for row in range(examples):
+                tail = self._tail(layer, tensors, additional, output, row)
+                axis = self._channel_axis(tail.value, channels, tensors)
+                rows.append(self._drops_of(tail, axis, channels, target_of(target, row, examples)))
+        return torch.stack(rows).reshape(examples, channels, *[1] * (activations.dim() - 2))
 
-        def of(values: tuple[Any, ...], row: int) -> tuple[Any, ...]:
+    def _tail(
+        self, layer: nn.Module, tensors: tuple[Tensor, ...], additional: tuple[Any, ...], output: Any, row: int
+    ) -> Tail:
+        """One example's: with its part of the extra arguments, or all of them, whichever gives the model's output."""
+        examples = tensors[0].shape[0]
+
+        def part(values: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(
                 value[row : row + 1] if could_be_per_example((value,), examples) else value for value in values
             )
 
-        rows = []
-        with evaluation(self.forward_func, eager=True), torch.no_grad():
-            for row in range(examples):
-                tail = Tail(self.forward_func, layer, of(tensors, row), of(additional, row))
-                axis = self._channel_axis(tail.value, channels, tensors)
-                rows.append(self._drops_of(tail, axis, channels, target_of(target, row, examples)))
-        return torch.stack(rows).reshape(examples, channels, *[1] * (activations.dim() - 2))
+        expected = [leaf[row : row + 1] for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.dim()]
+        for extra in (part(additional), additional):
+            try:
+                tail = Tail(self.forward_func, layer, part(tensors), extra)
+            except RuntimeError:  # what a model says of shapes that do not fit
+                if extra is additional:
+                    raise
+                continue
+            found = [leaf for leaf in tree_leaves(tail.output) if isinstance(leaf, Tensor) and leaf.dim()]
+            if all(map(begins_with, found, expected)):
+                return tail
+        raise ValueError(
+            "inputs: the model's output for one example differs from that in the batch, so channels cannot be ablated "
+            "one example after the other; pass one example"
+        )
 
     def _drops_of(self, tail: Tail, axis: int, channels: int, target: Target) -> Tensor:
         """One example's, [C]."""
@@ -120,7 +143,8 @@ class AblationCAM(SweptMap):
 
             return commit
 
-        plan = Plan(channels, 1, value.numel() * value.element_size(), value.device, self.perturbations_per_eval)
+        given = 1 if tail.one_at_a_time else self.perturbations_per_eval
+        plan = Plan(channels, 1, value.numel() * value.element_size(), value.device, given)
         sweep(channels, step, plan, show_progress=self.show_progress, description="Ablation-CAM")
         return result
 

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from fastsal.engine import default_layer, grid_of, read, resolve_layer
+from fastsal.engine import UNRELATED, Layer, Reading, default_layer, grid_of, read, resolve_layer
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.activation.cam._principal import principal_projection
 from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, one_score_each
-from fastsal.explainers.targets import main_output
+from fastsal.explainers.targets import mirrored
 from fastsal.ops import accumulation_dtype, cam
 
 FUSIONS = ("mean", "max", "product")
@@ -30,7 +31,8 @@ class CamReading(NamedTuple):
         activations: [N, C, *spatial] per layer.
         fields: like the activations; a channel's weight is the mean of its field.
         targets: how many targets the rows are of, targets first; None where one was given as such.
-        affine: whether the scores are known to be an affine function of the one layer, where the method asks.
+        affine: whether the scores are known to be an affine function of the one layer, all of which is in the
+            activations; where the method asks.
     """
 
     output: Any
@@ -122,21 +124,22 @@ class ActivationMap(Attribution):
         """
         options = (relu_attributions, upsample, normalize, fuse, eigen_smooth)
 
-        def explain(inputs: Inputs) -> Tensor:
+        def explain(inputs: Inputs, target: Target, targets: Any) -> Tensor:
             found = self.read(inputs, target, additional_forward_args, targets=targets, create_graph=create_graph)
             return self.render(found, inputs, *options)
 
         if not aug_smooth:
-            return explain(inputs)
+            return explain(inputs, target, targets)
         tensors, given_tuple = as_inputs(inputs)
         if not upsample:
             raise ValueError("aug_smooth: needs upsample=True, since a mirrored layer need not be the layer mirrored")
         total: Tensor | None = None
-        for mirrored in (False, True):
+        turned = mirrored(target), None if targets is None else [mirrored(each) for each in targets]
+        for flip in (False, True):
             for factor in (0.9, 1.0, 1.1):
-                first = factor * (tensors[0].flip(-1) if mirrored else tensors[0])
-                maps = explain((first, *tensors[1:]) if given_tuple else first)
-                maps = maps.flip(-1) if mirrored else maps
+                first = factor * (tensors[0].flip(-1) if flip else tensors[0])
+                given = (first, *tensors[1:]) if given_tuple else first
+                maps = explain(given, *turned).flip(-1) if flip else explain(given, target, targets)
                 total = maps if total is None else total + maps
         assert total is not None
         return total / 6
@@ -165,19 +168,34 @@ class ActivationMap(Attribution):
                 return self.scores(output, target, examples)
             return torch.stack([self.scores(output, each, examples) for each in targets])
 
-        self._find_layer(tensors, additional, select)
-        found = read(
-            self.forward_func,
-            self.layers,
-            tensors,
-            additional,
-            select if self.needs_gradients else None,
-            create_graph=create_graph,
-            tail_graph=self.tail_graph,
-            affine=self.asks_affine,
-        )
+        def run() -> Reading:
+            return read(
+                self.forward_func,
+                self.layers,
+                tensors,
+                additional,
+                select if self.needs_gradients else None,
+                create_graph=create_graph,
+                tail_graph=self.tail_graph,
+                affine=self.asks_affine,
+            )
+
+        if self.layers:
+            found = run()
+        else:
+            score = select if self.needs_gradients else _any_score
+            self._take(default_layer(self.forward_func, tensors, additional, score))
+            try:
+                found = run()
+            except ValueError as error:
+                if UNRELATED not in str(error):
+                    raise
+                # The last layer may be another head's.
+                self._take(default_layer(self.forward_func, tensors, additional, score, verify=True))
+                found = run()
+            self._tell()
         count = len(targets) if targets is not None else 1
-        activations, fields = [], []
+        activations, fields, affine = [], [], found.affine
         with torch.inference_mode(False), torch.set_grad_enabled(create_graph or self.tail_graph):
             for index, value in enumerate(found.values):
                 if len(value) != 1:
@@ -187,6 +205,7 @@ class ActivationMap(Attribution):
                     gradient = self.adjust(value[0], gradient if several else gradient[None], found.affine)
                     fields.append(self._arrange(gradient.flatten(0, 1), tensors))
                 activation = self._arrange(value[0], tensors)
+                affine = affine and activation.numel() == value[0].numel()
                 activations.append(activation.repeat(count, *[1] * (activation.dim() - 1)) if count > 1 else activation)
         if self.tail_graph and not create_graph:
             activations, fields = [t.detach() for t in activations], [t.detach() for t in fields]
@@ -195,7 +214,7 @@ class ActivationMap(Attribution):
                 fields = [self.field(a, g) for a, g in zip(activations, fields, strict=True)]
             else:
                 fields = [self.field(a, a) for a in activations]
-        return CamReading(found.output, activations, fields, count if several else None, found.affine)
+        return CamReading(found.output, activations, fields, count if several else None, affine)
 
     def scores(self, output: Any, target: Target, examples: int) -> Tensor:
         """Scores [B] whose gradients are taken."""
@@ -270,19 +289,15 @@ class ActivationMap(Attribution):
         summed = principal_projection(weighted)[:, None] if eigen_smooth else weighted.sum(1, keepdim=True)
         return summed, torch.ones((), dtype=dtype, device=summed.device).expand_as(summed)
 
-    def _find_layer(
-        self, tensors: tuple[Tensor, ...], additional: tuple[Any, ...], select: Callable[[Any], Tensor]
-    ) -> None:
-        if self.layers:
-            return
-        choose = select if self.needs_gradients else lambda output: main_output(output).flatten(1).amax(1)
-        found = default_layer(self.forward_func, tensors, additional, choose)
-        self.layer_names = [found.name]
-        self.layers = [resolve_layer(self.forward_func, found.name)]
-        note = f"fastsal: layer {found.name} {list(found.shape)[1:]}, by default"
-        if note not in _told:
-            _told.add(note)
-            print(note, file=sys.stderr)
+    def _take(self, layer: Layer) -> None:
+        self.layer_names = [layer.name]
+        self.layers = [resolve_layer(self.forward_func, layer.name)]
+        self._note = f"fastsal: layer {layer.name} {list(layer.shape)[1:]}, by default"
+
+    def _tell(self) -> None:
+        if self._note not in _told:
+            _told.add(self._note)
+            print(self._note, file=sys.stderr)
 
     def _arrange(self, value: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
         """[N, C, *spatial] of a layer's value."""
@@ -303,3 +318,9 @@ def _fused(maps: list[Tensor], fuse: str, normalize: bool) -> Tensor:
     if not normalize:
         return fused
     return cam.map(fused[:, None], torch.ones_like(fused)[:, None], relu=False, normalize=True)
+
+
+def _any_score(output: Any) -> Tensor:
+    """One number per example of whatever a model returns, to see what it depends on."""
+    first = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return first.flatten(1).amax(1) if first.dim() > 1 else first

@@ -42,5 +42,7 @@ class FinerCAM(GradCAM):
             raise ValueError(f"rivals: {self.rivals} need an output [B, K] with more classes")
         score = one_score_each(output, target, examples)
         distance = (logits - score[:, None]).detach().abs()
+        if bool((distance.amin(1) > 0).any()):
+            raise ValueError("target: FinerCAM compares the scores of classes; pass the index of one")
         nearest = distance.argsort(dim=1, stable=True)[:, 1 : self.rivals + 1]
         return score - self.alpha * logits.gather(1, nearest).mean(1)

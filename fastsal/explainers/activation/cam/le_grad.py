@@ -10,7 +10,7 @@ from torch import Tensor
 from fastsal.engine import evaluation, grid_of, run, scratch
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.activation.cam._attention import AttentionWeights
-from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, one_score_each
+from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, at_least_one, one_score_each
 from fastsal.ops import accumulation_dtype, cam
 
 
@@ -50,6 +50,8 @@ class LeGrad(Attribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a model without attention over the patches.
         """
+        if last_layers is not None:
+            at_least_one("last_layers", last_layers)
         tensors, _ = as_inputs(inputs)
         additional = as_arguments(additional_forward_args)
         examples, size = tensors[0].shape[0], tensors[0].shape[2:]
@@ -62,7 +64,12 @@ class LeGrad(Attribution):
                 output = run(self.forward_func, tuple(copy.clone() for copy in copies), tuple(map(scratch, additional)))
             scores = one_score_each(output, target, examples)
             grids = [grid_of((examples, weights.shape[-1], 1), size) for weights in reader.weights]
-            kept = [(w, grid) for w, grid in zip(reader.weights, grids, strict=True) if grid is not None]
+            # Attention within windows has more rows than there are examples: it says nothing of the whole image.
+            kept = [
+                (w, grid)
+                for w, grid in zip(reader.weights, grids, strict=True)
+                if grid is not None and w.shape[0] == examples
+            ]
             kept = kept[-(last_layers or 0) :]
             if not kept:
                 raise ValueError(
