@@ -56,7 +56,7 @@ def grid_of(shape: Sequence[int], size: Sequence[int]) -> Grid | None:
             if rest[1:] not in grids and rest[:-1] in grids:
                 return Grid("channels last", rest[:-1])
         return Grid("channels", rest[1:]) if math.prod(rest[1:]) > 1 else None
-    if len(rest) == 2 and len(size) > 1:
+    if len(rest) == 2 and len(size) > 1 and rest[1] > 1:  # a pooled [B, C, 1] has no tokens
         by_count = {math.prod(grid): grid for grid in sorted(_patch_grids(size))}
         for extra in range(min(MOST_EXTRA_TOKENS, rest[0]) + 1):
             if rest[0] - extra in by_count:

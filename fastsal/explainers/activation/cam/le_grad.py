@@ -63,7 +63,7 @@ class LeGrad(Attribution):
             with reader:
                 output = run(self.forward_func, tuple(copy.clone() for copy in copies), tuple(map(scratch, additional)))
             scores = one_score_each(output, target, examples)
-            grids = [grid_of((examples, weights.shape[-1], 1), size) for weights in reader.weights]
+            grids = [grid_of((examples, *weights.shape[-2:]), size) for weights in reader.weights]
             # Attention within windows has more rows than there are examples: it says nothing of the whole image.
             kept = [
                 (w, grid)
