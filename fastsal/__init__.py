@@ -5,7 +5,7 @@
 """
 
 from fastsal._version import __version__
-from fastsal.engine import layers
+from fastsal.engine import Prepared, layers, prepare
 from fastsal.explainers import (
     CAM,
     FEM,
@@ -107,6 +107,7 @@ __all__ = [
     "NoiseTunnel",
     "Occlusion",
     "PerturbationAttribution",
+    "Prepared",
     "RandomCAM",
     "RefineCAM",
     "Saliency",
@@ -121,5 +122,6 @@ __all__ = [
     "explain",
     "layers",
     "methods",
+    "prepare",
     "targets",
 ]

@@ -4,8 +4,10 @@ from fastsal.engine.forward import evaluation, owner, owners, run, scratch
 from fastsal.engine.grid import Grid, grid_of
 from fastsal.engine.layers import Layer, default_layer, layers, resolve_layer
 from fastsal.engine.plan import Plan
+from fastsal.engine.prepare import prepare
+from fastsal.engine.prepared import Prepared, Step, unprepared
 from fastsal.engine.reading import UNRELATED, Reading, read, replaced
-from fastsal.engine.sweep import ChunkTooLarge, sweep
+from fastsal.engine.sweep import ChunkTooLarge, Swept, observed, sweep
 from fastsal.engine.tap import Tap, tap
 
 __all__ = [
@@ -14,14 +16,19 @@ __all__ = [
     "Grid",
     "Layer",
     "Plan",
+    "Prepared",
     "Reading",
+    "Step",
+    "Swept",
     "Tap",
     "default_layer",
     "evaluation",
     "grid_of",
     "layers",
+    "observed",
     "owner",
     "owners",
+    "prepare",
     "read",
     "replaced",
     "resolve_layer",
@@ -29,4 +36,5 @@ __all__ = [
     "scratch",
     "sweep",
     "tap",
+    "unprepared",
 ]

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal.engine.prepared import Prepared
+
 ForwardFunc = Callable[..., Any]
 
 
@@ -78,10 +80,15 @@ def _referred(function: types.FunctionType) -> list[Any]:
 
 
 def owner(forward_func: ForwardFunc) -> nn.Module | None:
-    """The one module behind a forward function, without the wrapper of ``torch.compile``; None where it is not one."""
+    """The one module behind a forward function, without the wrapper of ``torch.compile``; None where it is not one.
+
+    Of a prepared model it is the replica that runs.
+    """
     found = owners(forward_func)
     if len(found) != 1:
         return None
+    if isinstance(found[0], Prepared):
+        return found[0].module
     original = getattr(found[0], "_orig_mod", None)
     return original if isinstance(original, nn.Module) else found[0]
 
@@ -90,14 +97,25 @@ def owner(forward_func: ForwardFunc) -> nn.Module | None:
 def evaluation(forward_func: ForwardFunc, *, eager: bool = False) -> Iterator[None]:
     """The model in evaluation mode and inference mode left; every module's own flag is back afterwards.
 
+    A prepared model takes over what has changed in the user's.
+
     An explanation is one of the prediction: dropout would make it random, and batch normalisation in train mode would
     let a batch of altered inputs change the user's running statistics. ``eager`` runs what ``torch.compile`` made as
     plain PyTorch, since compiled code was traced without the hooks and modes that a tap needs.
     """
+    found = owners(forward_func)
+    with contextlib.ExitStack() as sessions:
+        for module in found:
+            if isinstance(module, Prepared):
+                sessions.enter_context(module.session(whole=eager))
+        with _evaluation(found, eager):
+            yield
+
+
+@contextlib.contextmanager
+def _evaluation(modules: list[nn.Module], eager: bool) -> Iterator[None]:
     # A frozen ScriptModule has no flag.
-    training = [
-        part for module in owners(forward_func) for part in module.modules() if getattr(part, "training", False)
-    ]
+    training = [part for module in modules for part in module.modules() if getattr(part, "training", False)]
     stance: Any = contextlib.nullcontext()
     if eager and "torch._dynamo" in sys.modules:  # nothing can have been compiled without it
         stance = torch.compiler.set_stance("force_eager")

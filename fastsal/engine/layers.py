@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine.forward import evaluation, owner, run, scratch
+from fastsal.engine.forward import evaluation, owner, owners, run, scratch
 from fastsal.engine.grid import Grid, grid_of
+from fastsal.engine.prepared import Prepared
 from fastsal.engine.reading import read
 
 
@@ -34,20 +35,35 @@ def resolve_layer(model: Callable[..., Any], layer: nn.Module | str) -> nn.Modul
 
     Raises:
         TypeError: for what is neither.
-        ValueError: for a name that the model does not have, with the nearest ones.
+        ValueError: for a name that the model does not have, with the nearest ones; for a layer that is folded.
     """
+    prepared = [module for module in owners(model) if isinstance(module, Prepared)]
     if isinstance(layer, nn.Module):
-        return layer
+        return _as_it_was(prepared, prepared[0].copy_of(layer) if prepared else layer)
     if not isinstance(layer, str):
         raise TypeError(f"layer: {type(layer).__name__} is neither a torch.nn.Module nor a dotted name")
     # A module that is registered twice has both names; torch.compile's wrapper puts its own before each.
     named = {name: part for name, part in _module(model).named_modules(remove_duplicate=False) if name}
     found: nn.Module | None = named.get(layer, named.get(layer.removeprefix("_orig_mod.")))
     if found is not None:
-        return found
+        return _as_it_was(prepared, found)
     near = difflib.get_close_matches(layer, named, n=3, cutoff=0.3)
     hint = f"; did you mean {' or '.join(near)}" if near else ""
     raise ValueError(f"layer: the model has none named {layer!r}{hint}")
+
+
+def _as_it_was(prepared: list[Prepared], layer: nn.Module) -> nn.Module:
+    """A layer whose value is the model's.
+
+    Raises:
+        ValueError: for a convolution of a prepared model whose value is the batch norm's.
+    """
+    if prepared and layer in prepared[0].folded:
+        raise ValueError(
+            "layer: a batch norm was folded into this convolution, so its own value is gone; take the batch norm's, "
+            "or prepare the model with fold_batch_norm=False"
+        )
+    return layer
 
 
 def layers(model: Callable[..., Any], inputs: Any, additional_forward_args: Any = ()) -> list[Layer]:
@@ -87,7 +103,10 @@ def layers(model: Callable[..., Any], inputs: Any, additional_forward_args: Any 
             return value
         return value[:1] if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch else value
 
-    hooks = [part.register_forward_hook(reader(name)) for name, part in module.named_modules() if name]
+    folded = {part for each in owners(model) if isinstance(each, Prepared) for part in each.folded}
+    hooks = [
+        part.register_forward_hook(reader(name)) for name, part in module.named_modules() if name and part not in folded
+    ]
     try:
         with evaluation(model, eager=True), torch.no_grad():
             run(

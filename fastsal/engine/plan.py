@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-CPU_ROWS = 32
+from fastsal.engine.forward import owners
+from fastsal.engine.prepared import Prepared
+
+CPU_ROWS = 8
 CPU_BYTES = 2**22
-"""A CPU gains nothing from more rows than the first, unless they are so small that they stay below the second: above,
-a small network's activations leave the cache, and each batch pays for fresh pages."""
+"""A CPU gains nothing from more rows than the first (or than it has threads), unless they are so small that they stay
+below the second: above, activations leave the cache, and each batch pays for fresh pages."""
 MOST_ROWS = 256
 """Above this the model's kernels are full on today's GPUs."""
 MULTIPLE = 8
@@ -24,11 +29,18 @@ ROW_FACTOR = 64
 class Plan:
     """Chunk sizes for a sweep of ``total`` items, each of ``rows_per_item`` rows of ``row_bytes`` bytes.
 
-    A batch size given by the caller is in items and is honoured until memory runs out.
+    A batch size given by the caller is in items and is honoured until memory runs out. Otherwise ``forward_func`` is
+    asked for the rows per call that were measured to be the fastest, where it is prepared.
     """
 
     def __init__(
-        self, total: int, rows_per_item: int, row_bytes: int, device: torch.device, batch_size: int | None = None
+        self,
+        total: int,
+        rows_per_item: int,
+        row_bytes: int,
+        device: torch.device,
+        batch_size: int | None = None,
+        forward_func: Callable[..., Any] | None = None,
     ) -> None:
         self.device = device
         self._rows_per_item = max(rows_per_item, 1)
@@ -38,7 +50,13 @@ class Plan:
             self.size = batch_size
             return
         row_bytes = max(row_bytes, 1)
-        most = MOST_ROWS if device.type == "cuda" else min(MOST_ROWS, max(CPU_ROWS, CPU_BYTES // row_bytes))
+        measured = None if forward_func is None else preferred_rows(forward_func)
+        if measured is not None:
+            most = measured
+        elif device.type == "cuda":
+            most = MOST_ROWS
+        else:
+            most = min(MOST_ROWS, max(CPU_ROWS, torch.get_num_threads(), CPU_BYTES // row_bytes))
         rows = min(most, int(BUDGET * free_bytes(device) / (ROW_FACTOR * row_bytes)))
         self._most = max(1, most // self._rows_per_item)
         size = min(rows // self._rows_per_item, self._most)
@@ -64,6 +82,11 @@ class Plan:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return True
+
+
+def preferred_rows(forward_func: Callable[..., Any]) -> int | None:
+    """Rows per call with the most throughput, of a prepared model."""
+    return next((module.rows for module in owners(forward_func) if isinstance(module, Prepared)), None)
 
 
 def free_bytes(device: torch.device) -> int:

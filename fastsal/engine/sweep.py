@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import re
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,6 +15,46 @@ from fastsal.engine.plan import Plan
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 """What allocators say that raise no class of their own: the CPU's (by system), MPS, cuBLAS and cuDNN."""
+
+
+class Swept(NamedTuple):
+    """What a sweep did.
+
+    Attributes:
+        description: the method's name.
+        total: items (masks, windows, steps).
+        sizes: items of each chunk, in order.
+        retried: chunks that did not fit and were halved.
+        seconds: wall-clock; on a GPU, until the last chunk was issued.
+    """
+
+    description: str
+    total: int
+    sizes: tuple[int, ...]
+    retried: int
+    seconds: float
+
+    def __str__(self) -> str:
+        halved = f", {self.retried} halved for want of memory" if self.retried else ""
+        most = max(self.sizes, default=0)
+        return (
+            f"{self.description}: {self.total} in {len(self.sizes)} model calls of at most {most}{halved}, "
+            f"{self.seconds:.3f} s"
+        )
+
+
+_observers: contextvars.ContextVar[list[Swept] | None] = contextvars.ContextVar("fastsal sweeps", default=None)
+
+
+@contextlib.contextmanager
+def observed() -> Iterator[list[Swept]]:
+    """What the sweeps inside did; one of another ``observed()`` inside is that one's."""
+    found: list[Swept] = []
+    token = _observers.set(found)
+    try:
+        yield found
+    finally:
+        _observers.reset(token)
 
 
 class ChunkTooLarge(RuntimeError):
@@ -65,7 +108,9 @@ def sweep(
         from tqdm.auto import tqdm
 
         bar = tqdm(total=total, desc=description, leave=False)
-    start = 0
+    start, retried = 0, 0
+    sizes: list[int] = []
+    began = time.perf_counter()
     try:
         while start < total:
             stop = min(start + plan.size, total)
@@ -73,12 +118,17 @@ def sweep(
             if not done:
                 if not plan.out_of_memory(stop - start):
                     raise torch.OutOfMemoryError(f"one item of the sweep does not fit in memory: {outcome}")
+                retried += 1
                 continue
             outcome()
             plan.succeeded(stop - start)
+            sizes.append(stop - start)
             if bar is not None:
                 bar.update(stop - start)
             start = stop
     finally:
         if bar is not None:
             bar.close()
+        observer = _observers.get()
+        if observer is not None:
+            observer.append(Swept(description, total, tuple(sizes), retried, time.perf_counter() - began))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.engine import evaluation, run, scratch
+from fastsal.engine import Prepared, Step, Swept, evaluation, owners, run, scratch
 from fastsal.explainers.targets import ExampleTarget, count_examples, example_scores, main_output
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -304,6 +304,24 @@ def _per_example(part: Tensor) -> Tensor:
 Result = TypeVar("Result")
 
 
+AS_IT_IS = Step("model", False, "as it is: fastsal.prepare(model, inputs) makes one ready for many passes")
+
+
+class Report(NamedTuple):
+    """What :meth:`Attribution.plan` tells; ``str()`` of it is for people.
+
+    Attributes:
+        steps: preparations of the model, done or not.
+        sweeps: of the last attribution.
+    """
+
+    steps: tuple[Step, ...]
+    sweeps: tuple[Swept, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, (*self.steps, *self.sweeps)))
+
+
 class Attribution:
     """Base of the explainers: ``attribute`` of a forward function.
 
@@ -331,6 +349,12 @@ class Attribution:
     def get_name(cls) -> str:
         """The method's name in words."""
         return "".join(f" {letter}" if letter.isupper() and i else letter for i, letter in enumerate(cls.__name__))
+
+    def plan(self) -> Report:
+        """How the model is run: what :func:`fastsal.prepare` did and why not, and the last attribution's batches."""
+        prepared = next((module for module in owners(self.forward_func) if isinstance(module, Prepared)), None)
+        steps = (AS_IT_IS,) if prepared is None else tuple(prepared.steps)
+        return Report(steps, self.__dict__.get("_sweeps", ()))
 
     def compute_convergence_delta(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine import evaluation
+from fastsal.engine import evaluation, unprepared
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.activation._relevance_layer import widen
 from fastsal.explainers.activation._relevance_mode import Refused, RelevanceMode
@@ -53,6 +53,8 @@ class LRP(GradientAttribution):
     """
 
     def __init__(self, model: nn.Module) -> None:
+        # Rules are of the model's own layers, not of folded ones.
+        model = unprepared(model)
         super().__init__(model)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: {type(model).__name__} is not a torch.nn.Module")

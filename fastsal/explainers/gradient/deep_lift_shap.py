@@ -86,7 +86,7 @@ class DeepLiftShap(DeepLift):
         elif could_be_per_example(additional, examples):
             size = 1
         row_bytes = sum(t[:1].numel() * t.element_size() for t in plain)
-        plan = Plan(count, 2 * examples, 2 * row_bytes, plain[0].device, size)
+        plan = Plan(count, 2 * examples, 2 * row_bytes, plain[0].device, size, self.forward_func)
         state: list[Tensor] = []
         dtypes: list[torch.dtype] = []
         deltas: list[Tensor] = []

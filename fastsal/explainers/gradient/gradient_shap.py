@@ -105,7 +105,7 @@ class GradientShap(GradientAttribution):
         draws = Draws(distribution_of(baselines, inputs), n_samples, examples, random)
         plain = tensors if create_graph else tuple(t.detach() for t in tensors)
         row_bytes = sum(t[:1].numel() * t.element_size() for t in plain)
-        plan = Plan(n_samples, examples, 2 * row_bytes, device, perturbations_per_eval)
+        plan = Plan(n_samples, examples, 2 * row_bytes, device, perturbations_per_eval, self.forward_func)
         state: list[Tensor] = []
         deltas: list[Tensor] = []
 

@@ -96,7 +96,7 @@ class IntegratedGradients(GradientAttribution):
         batch_size = None if internal_batch_size is None else max(1, internal_batch_size // examples)
         row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
         # A gradient keeps the activations that a plain pass frees.
-        plan = Plan(n_steps, examples, 2 * row_bytes, device, batch_size)
+        plan = Plan(n_steps, examples, 2 * row_bytes, device, batch_size, self.forward_func)
         plain = tensors
         if not create_graph:
             plain = tuple(t.detach().clone() if t.is_inference() else t.detach() for t in tensors)

@@ -110,7 +110,7 @@ class NoiseTunnel(Attribution):
         if nt_samples_batch_size is None and could_be_per_example(expand.additional, examples):
             nt_samples_batch_size = 1
         row_bytes = sum(t[:1].numel() * t.element_size() for t in plain)
-        plan = Plan(nt_samples, examples, 2 * row_bytes, plain[0].device, nt_samples_batch_size)
+        plan = Plan(nt_samples, examples, 2 * row_bytes, plain[0].device, nt_samples_batch_size, self.forward_func)
         with_delta = bool(kwargs.get("return_convergence_delta")) and self.has_convergence_delta()
         state: list[Tensor] = []
         dtypes: list[torch.dtype] = []

@@ -68,7 +68,7 @@ class AlteredScores:
         if given is None and (self.shared or could_be_per_example(self._additional, self._examples)):
             given = 1
         row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in self._inputs)
-        return Plan(total, self._examples, row_bytes, self._inputs[0].device, given)
+        return Plan(total, self._examples, row_bytes, self._inputs[0].device, given, self._forward_func)
 
     def __call__(self, count: int, altered: dict[int, Tensor]) -> Tensor:
         """Scores [count, outputs] of ``count`` copies, copy-major; inputs that are not altered are repeated."""

@@ -197,7 +197,9 @@ class Lime(LimeBase):
             if present.dim() == 2:
                 present, where = torch.unique(present, dim=0, return_inverse=True)
             total = len(present)
-            plan = Plan(total, examples, row_bytes, plain[0].device, 1 if alone else perturbations_per_eval)
+            plan = Plan(
+                total, examples, row_bytes, plain[0].device, 1 if alone else perturbations_per_eval, self.forward_func
+            )
             found: list[Tensor] = []
 
             def step(start: int, stop: int) -> Callable[[], None]:

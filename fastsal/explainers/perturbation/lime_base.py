@@ -158,7 +158,9 @@ class LimeBase(PerturbationAttribution):
         original = as_result(plain, given_tuple)
         alone = examples > 1 or (perturbations_per_eval is None and could_be_per_example(additional, examples))
         row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in plain)
-        plan = Plan(n_samples, examples, row_bytes, plain[0].device, 1 if alone else perturbations_per_eval)
+        plan = Plan(
+            n_samples, examples, row_bytes, plain[0].device, 1 if alone else perturbations_per_eval, self.forward_func
+        )
         waiting: list[_Sample] = []
         features: list[Tensor] = []
         weights: list[float] = []

@@ -89,7 +89,8 @@ class RISE(PerturbationAttribution):
         design: dict[str, Any] = {"seed": as_seed(seed), "grid_size": grid_size}
         if perturbations_per_eval is None and could_be_per_example(additional, examples):
             perturbations_per_eval = 1
-        plan = Plan(n_masks, examples, plain[:1].numel() * plain.element_size(), plain.device, perturbations_per_eval)
+        row_bytes = plain[:1].numel() * plain.element_size()
+        plan = Plan(n_masks, examples, row_bytes, plain.device, perturbations_per_eval, self.forward_func)
         state: Tensor | None = None
 
         def step(start: int, stop: int) -> Callable[[], None]:

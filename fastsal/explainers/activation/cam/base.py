@@ -101,7 +101,8 @@ class ActivationMap(Attribution):
         aug_smooth: bool = False,
         create_graph: bool = False,
     ) -> Tensor:
-        """Maps [B, 1, *spatial], in the size of the (first) input or of the layer; on the device, in the layer's dtype.
+        """Maps [B, 1, *spatial], in the size of the (first) input or of the layer; on the device, in the finer of the
+        layer's dtype and the first input's.
 
         Args:
             inputs: tensor [B, C, *spatial] or tuple of tensors.
@@ -244,10 +245,11 @@ class ActivationMap(Attribution):
         fuse: str | None = None,
         eigen_smooth: bool = False,
     ) -> Tensor:
-        """Maps from what :meth:`read` returned."""
+        """Maps from what :meth:`read` returned, in the finer of the layer's dtype and the first input's."""
         fuse = self.fusion if fuse is None else fuse
         if fuse not in FUSIONS:
             raise ValueError(f"fuse: {fuse!r} is not one of {', '.join(FUSIONS)}")
+        given = as_inputs(inputs)[0][0].dtype
         sizes = [activation.shape[2:] for activation in reading.activations]
         size = max(sizes, key=lambda each: each.numel())
         if upsample:
@@ -262,7 +264,7 @@ class ActivationMap(Attribution):
         with torch.inference_mode(False), torch.set_grad_enabled(any(field.requires_grad for field in reading.fields)):
             maps = [
                 cam.map(*self._summed(a, field, eigen_smooth), size, relu=relu, normalize=normalize or several).to(
-                    a.dtype
+                    torch.promote_types(a.dtype, given) if given.is_floating_point else a.dtype
                 )
                 for a, field in zip(reading.activations, reading.fields, strict=True)
             ]

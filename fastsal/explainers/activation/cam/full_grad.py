@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine import evaluation, owner, run, scratch
+from fastsal.engine import evaluation, owner, run, scratch, unprepared
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, one_score_each
 from fastsal.ops import accumulation_dtype, cam
@@ -27,6 +28,10 @@ class FullGrad(Attribution):
     Args:
         model: a torch.nn.Module, or a callable around one.
     """
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        # The biases are those of the model's own layers, not of folded ones.
+        super().__init__(unprepared(model))
 
     @attribute_method
     def attribute(

@@ -87,7 +87,7 @@ class ScoreCAM(SweptMap):
         if given is None and could_be_per_example(additional, examples):
             given = 1
         row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
-        plan = Plan(channels * self.samples, examples, row_bytes, x.device, given)
+        plan = Plan(channels * self.samples, examples, row_bytes, x.device, given, self.forward_func)
         with torch.inference_mode(False):
             wide = torch.float32 if x.device.type == "mps" else torch.float64
             total = torch.zeros((channels, examples), dtype=wide, device=x.device)

@@ -101,7 +101,7 @@ class SmoothGradCAMPlusPlus(SweptMap):
         if given is None and could_be_per_example(additional, examples):
             given = 1
         row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
-        plan = Plan(self.num_samples, examples, 2 * row_bytes, x.device, given)
+        plan = Plan(self.num_samples, examples, 2 * row_bytes, x.device, given, self.forward_func)
         state: list[list[Tensor]] = []
 
         def step(start: int, stop: int) -> Callable[[], None]:

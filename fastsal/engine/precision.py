@@ -1,0 +1,60 @@
+"""The arithmetic of a model's passes: its own, or one that the caller asks for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TOLERANCES = {None: 1e-4, "float32": 1e-4, "tf32": 2e-2, "bfloat16": 1e-1, "float16": 2e-2}
+"""How far outputs may be from the plain model's, as a share of their spread; a hundred times what the roundings of
+a deep network came to in tests, of bfloat16 five times."""
+
+
+def checked_precision(precision: str | None) -> str | None:
+    """A precision as given.
+
+    Raises:
+        ValueError: for one that is not known.
+    """
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}; None is the model's own")
+    return precision
+
+
+@contextlib.contextmanager
+def float32_arithmetic(precision: str | None, device: torch.device) -> Iterator[None]:
+    """Multiplications of float32 on a GPU: with TF32's 10 bits, with all bits, or (None) as the process has it."""
+    if device.type != "cuda" or precision not in ("float32", "tf32"):
+        yield
+        return
+    wanted = "tf32" if precision == "tf32" else "ieee"
+    cudnn: Any = torch.backends.cudnn
+    places: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = wanted
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
+
+
+def keep_exact(layer: nn.Module, dtype: torch.dtype) -> None:
+    """Let a layer of a replica, whose own dtype is finer than the rest's, take what the rest gives it."""
+
+    def widen(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(as_dtype(value, dtype) for value in arguments)
+
+    layer.register_forward_pre_hook(widen)
+
+
+def as_dtype(value: Any, dtype: torch.dtype | None) -> Any:
+    """A floating point tensor in a dtype; anything else as it is."""
+    return value.to(dtype) if dtype is not None and isinstance(value, Tensor) and value.is_floating_point() else value
