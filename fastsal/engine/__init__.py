@@ -1,6 +1,7 @@
 """How a model is run: the sweep (generate, score, fold) and the tap (one pass that is read on the way)."""
 
 from fastsal.engine.forward import evaluation, owner, owners, run, scratch
+from fastsal.engine.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.grid import Grid, grid_of
 from fastsal.engine.layers import Layer, default_layer, layers, resolve_layer
 from fastsal.engine.plan import Plan
@@ -9,10 +10,12 @@ from fastsal.engine.prepared import Prepared, Step, unprepared
 from fastsal.engine.reading import UNRELATED, Reading, read, replaced
 from fastsal.engine.sweep import ChunkTooLarge, Swept, observed, sweep
 from fastsal.engine.tap import Tap, tap
+from fastsal.engine.watch import Watch
 
 __all__ = [
     "UNRELATED",
     "ChunkTooLarge",
+    "Graph",
     "Grid",
     "Layer",
     "Plan",
@@ -21,9 +24,11 @@ __all__ = [
     "Step",
     "Swept",
     "Tap",
+    "Watch",
     "default_layer",
     "evaluation",
     "grid_of",
+    "host_may_wait",
     "layers",
     "observed",
     "owner",
@@ -37,4 +42,5 @@ __all__ = [
     "sweep",
     "tap",
     "unprepared",
+    "without_waiting",
 ]

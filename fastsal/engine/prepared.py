@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fastsal.engine.folding import Fold, fold
 from fastsal.engine.precision import DTYPES, as_dtype, float32_arithmetic, keep_exact
 from fastsal.engine.replica import replica
+from fastsal.engine.watch import Watch
 
 
 class Choice(NamedTuple):
@@ -84,7 +85,7 @@ class Prepared(nn.Module):
     def _build(self) -> None:
         choice = self.choice
         original: nn.Module = self.__dict__["original"]
-        self._seen = fingerprint(original)
+        self._watch = Watch(original)
         self._finest = next((p.dtype for p in original.parameters() if p.is_floating_point()), None)
         self.folded: set[nn.Module] = set()
         if self.as_it_is:
@@ -128,7 +129,7 @@ class Prepared(nn.Module):
     @contextlib.contextmanager
     def session(self, whole: bool = False) -> Iterator[None]:
         """One explanation: weights as the model has them now, arithmetic as chosen; ``whole`` splits no rows."""
-        if self._depth == 0 and self._seen != fingerprint(self.__dict__["original"]):
+        if self._depth == 0 and self._watch.changed():
             self._build()
         split, self._split = self._split, self._split and not whole
         self._depth += 1
@@ -216,17 +217,6 @@ def form_of(args: tuple[Any, ...]) -> Form:
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, (int, float, str, bool, type(None))) else None
-
-
-def fingerprint(model: nn.Module) -> tuple[Any, ...]:
-    """What changes when a model's weights, buffers or parts do."""
-    tensors = [
-        (id(t), 0 if t.is_inference() else t._version, t.data_ptr() if t.device.type != "meta" else 0)
-        for part in model.modules()
-        for t in (*part._parameters.values(), *part._buffers.values())
-        if t is not None
-    ]
-    return (tuple(map(id, model.modules())), tuple(tensors))
 
 
 def _joined(parts: list[Any], device: torch.device) -> Any:

@@ -29,6 +29,7 @@ from fastsal.explainers.activation.layer_grad_cam import LayerGradCam
 from fastsal.explainers.activation.layer_gradient_x_activation import LayerGradientXActivation
 from fastsal.explainers.activation.lrp import LRP
 from fastsal.explainers.base import Attribution, GradientAttribution, PerturbationAttribution
+from fastsal.explainers.compiled import Compiled, Explained, compile
 from fastsal.explainers.explain import Explanation, explain
 from fastsal.explainers.gradient.deep_lift import DeepLift
 from fastsal.explainers.gradient.deep_lift_shap import DeepLiftShap
@@ -60,11 +61,13 @@ __all__ = [
     "SSCAM",
     "AblationCAM",
     "Attribution",
+    "Compiled",
     "Deconvolution",
     "DeepLift",
     "DeepLiftShap",
     "EigenCAM",
     "EigenGradCAM",
+    "Explained",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",
@@ -104,6 +107,7 @@ __all__ = [
     "SmoothGradCAMPlusPlus",
     "XGradCAM",
     "cams",
+    "compile",
     "explain",
     "methods",
     "options",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.engine import Prepared, Step, Swept, evaluation, owners, run, scratch
+from fastsal.engine import Prepared, Step, Swept, evaluation, host_may_wait, owners, run, scratch
 from fastsal.explainers.targets import ExampleTarget, count_examples, example_scores, main_output
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -235,7 +235,7 @@ def select_target(output: Tensor, target: Target) -> Tensor:
         target = target(output)
     if isinstance(target, np.ndarray):
         target = target.tolist()
-    if isinstance(target, Tensor) and target.numel() == 1:
+    if isinstance(target, Tensor) and target.numel() == 1 and (host_may_wait() or target.dim() != 1):
         if target.is_floating_point() or target.dtype == torch.bool:
             raise TypeError(f"target: a tensor of {target.dtype} is not an index")
         target = int(target)
@@ -259,6 +259,8 @@ def select_target(output: Tensor, target: Target) -> Tensor:
             if target.dim() != 1 or target.is_floating_point() or target.dtype == torch.bool:
                 raise TypeError(f"target: {target.dtype} of shape {tuple(target.shape)} is not [B] of ints")
             column = target.to(device=output.device, dtype=torch.int64)
+            if not host_may_wait():
+                return _gathered_or_nan(output, column)
         else:
             column = torch.tensor([_index("target", entry) for entry in target], device=output.device)
         if column.numel():
@@ -272,6 +274,13 @@ def select_target(output: Tensor, target: Target) -> Tensor:
         )
     _in_range((index,), rest)
     return output[:, index]
+
+
+def _gathered_or_nan(output: Tensor, column: Tensor) -> Tensor:
+    """Entries [B] of an output [B, K]; NaN where there is none, which the device can tell without the host."""
+    count = output.shape[1]
+    scores = output.gather(1, (column % count)[:, None])[:, 0]
+    return torch.where((column >= -count) & (column < count), scores, torch.nan)
 
 
 def one_score_each(output: Any, target: Target, examples: int) -> Tensor:

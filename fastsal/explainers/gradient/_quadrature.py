@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import torch
+from torch import Tensor
 
 METHODS = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 
@@ -34,6 +36,23 @@ def rule(method: str, n_steps: int) -> tuple[list[float], list[float]]:
         "riemann_right": (1 / n_steps, 1),
     }
     return np.linspace(*ends[method], n_steps).tolist(), shares
+
+
+def rule_on(method: str, n_steps: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The rule as tensors [n_steps], which are not to be written to.
+
+    They are kept, since a copy to a GPU makes the host wait and cannot be part of a CUDA graph.
+    """
+    # What a dispatch mode makes may be its own kind of tensor.
+    make = _on_device if torch._C._len_torch_dispatch_stack() == 0 else _on_device.__wrapped__
+    with torch.inference_mode(False):
+        return make(method, n_steps, dtype, device)
+
+
+@functools.lru_cache(maxsize=16)
+def _on_device(method: str, n_steps: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    positions, weights = rule(method, n_steps)
+    return torch.tensor(positions, dtype=dtype, device=device), torch.tensor(weights, dtype=dtype, device=device)
 
 
 @functools.lru_cache(maxsize=16)

@@ -24,7 +24,7 @@ from fastsal.explainers.base import (
     tile_target,
 )
 from fastsal.explainers.gradient._input_gradient import altered_copies, input_gradients
-from fastsal.explainers.gradient._quadrature import rule
+from fastsal.explainers.gradient._quadrature import rule, rule_on
 from fastsal.ops import path
 
 
@@ -89,7 +89,7 @@ class IntegratedGradients(GradientAttribution):
         tensors = tuple(t if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in tensors)
         starts = as_baselines(baselines, tensors)
         additional = as_arguments(additional_forward_args)
-        positions, weights = rule(method, n_steps)
+        rule(method, n_steps)
         if internal_batch_size is not None and internal_batch_size < 1:
             raise ValueError(f"internal_batch_size: {internal_batch_size} is below 1")
         examples, device = examples_of(tensors), tensors[0].device
@@ -107,9 +107,9 @@ class IntegratedGradients(GradientAttribution):
             batches, shares = [], []
             for tensor, begin in zip(plain, starts, strict=True):
                 dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-                alphas = torch.tensor(positions[start:stop], dtype=dtype, device=device)
-                shares.append(torch.tensor(weights[start:stop], dtype=dtype, device=device))
-                batches.append(path.batch(tensor, alphas, baseline=begin))
+                positions, weights = rule_on(method, n_steps, dtype, device)
+                shares.append(weights[start:stop])
+                batches.append(path.batch(tensor, positions[start:stop], baseline=begin))
             with altered_copies(count):
                 gradients = input_gradients(
                     self.forward_func,

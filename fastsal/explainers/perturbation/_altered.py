@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine import ChunkTooLarge, Plan, scratch
-from fastsal.explainers.base import Target, at_least_one, could_be_per_example, tile, tile_target
-from fastsal.explainers.perturbation._scores import scores_of
+from fastsal.engine import ChunkTooLarge, Plan, run, scratch
+from fastsal.explainers.base import Target, at_least_one, could_be_per_example, resolved, tile, tile_target
+from fastsal.explainers.perturbation._scores import scores_of, selected
 
 
 class AlteredScores:
@@ -22,7 +22,7 @@ class AlteredScores:
         forward_func: module or callable, with one score or more per example, or the same number for a whole batch.
         inputs: tensors [B, ...], detached.
         additional: further arguments; per-example tensors are repeated for the copies.
-        target: which output to score.
+        target: which output to score; a function of the output is asked once, for the clean one.
         perturbations_per_eval: copies per model call; chosen from memory when None.
         first: what stands for the clean scores: the inputs unless other tensors like them are given.
 
@@ -46,13 +46,15 @@ class AlteredScores:
         perturbations_per_eval: int | None,
         first: tuple[Tensor, ...] | None = None,
     ) -> None:
-        self._forward_func, self._inputs, self._additional, self._target = forward_func, inputs, additional, target
+        self._forward_func, self._inputs, self._additional = forward_func, inputs, additional
         self._given = (
             None if perturbations_per_eval is None else at_least_one("perturbations_per_eval", perturbations_per_eval)
         )
         self._examples = inputs[0].shape[0]
         copies = tuple(map(scratch, inputs if first is None else first))
-        clean = scores_of(forward_func, copies, tuple(map(scratch, additional)), target).detach()
+        output = run(forward_func, copies, tuple(map(scratch, additional)))
+        self._target = resolved(target, output)
+        clean = selected(output, self._target).detach()
         self.shared = clean.dim() == 0 or clean.shape[0] != self._examples
         if clean.dim() == 0 and self._given not in (None, 1):
             raise ValueError("perturbations_per_eval: the output has one score per call, so it must be 1")

@@ -21,7 +21,11 @@ def scores_of(
     Raises:
         TypeError: for an output that is neither a tensor nor a number.
     """
-    output = run(forward_func, inputs, additional)
+    return selected(run(forward_func, inputs, additional), target)
+
+
+def selected(output: Any, target: Target) -> Tensor:
+    """The same of an output."""
     if isinstance(output, (int, float)) and not isinstance(output, bool):
         output = torch.tensor(output, dtype=torch.float64 if isinstance(output, float) else torch.int64)
     if not scores_examples(target):
