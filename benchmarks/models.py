@@ -119,6 +119,123 @@ class VisionTransformer(nn.Module):
         return out
 
 
+class InvertedResidual(nn.Module):
+    """Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (CVPR 2018), table 1."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = channels_in * expansion
+        parts: list[nn.Module] = []
+        if expansion != 1:
+            parts += [nn.Conv2d(channels_in, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU6(inplace=True)]
+        parts += [
+            nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(width, channels_out, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        ]
+        self.body = nn.Sequential(*parts)
+        self.residual = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x)
+        return x + out if self.residual else out
+
+
+class Classifier(nn.Module):
+    """Features, their mean over positions, and a linear head."""
+
+    def __init__(self, features: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.features, self.pool, self.head = features, nn.AdaptiveAvgPool2d(1), head
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.pool(self.features(x)).flatten(1))
+        return out
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of [B, C, H, W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return normed.permute(0, 3, 1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Liu et al., "A ConvNet for the 2020s" (CVPR 2022), figure 4; the linear layers as convolutions of one pixel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix, self.norm = nn.Conv2d(width, width, 7, padding=3, groups=width), nn.LayerNorm(width, eps=1e-6)
+        self.expand, self.act, self.project = nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        self.scale = nn.Parameter(torch.full((width,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.project(self.act(self.expand(self.norm(self.mix(x).permute(0, 2, 3, 1)))))
+        return x + (self.scale * out).permute(0, 3, 1, 2)
+
+
+def vgg16(device: str) -> nn.Module:
+    """VGG-16 (Simonyan and Zisserman, 2015, column D) for 224 x 224 images: 138.4 M parameters, 15.5 G multiply-adds."""
+    torch.manual_seed(0)
+    features: list[nn.Module] = []
+    channels = 3
+    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(count):
+            features += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            channels = width
+        features.append(nn.MaxPool2d(2))
+    head = nn.Sequential(
+        nn.AdaptiveAvgPool2d(7),
+        nn.Flatten(),
+        nn.Linear(25088, 4096),
+        nn.ReLU(inplace=True),
+        nn.Dropout(),
+        nn.Linear(4096, 4096),
+        nn.ReLU(inplace=True),
+        nn.Dropout(),
+        nn.Linear(4096, 1000),
+    )
+    return nn.Sequential(nn.Sequential(*features), head).eval().to(device)
+
+
+def mobilenet_v2(device: str) -> nn.Module:
+    """MobileNetV2 in evaluation mode, the same weights each time: 3.5 M parameters, 0.3 G multiply-adds at 224 x 224."""
+    torch.manual_seed(0)
+    parts: list[nn.Module] = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(inplace=True)]
+    channels = 32
+    for expansion, width, count, stride in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
+        for index in range(count):
+            parts.append(InvertedResidual(channels, width, stride if index == 0 else 1, expansion))
+            channels = width
+    parts += [nn.Conv2d(320, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6(inplace=True)]
+    return Classifier(nn.Sequential(*parts), nn.Linear(1280, 1000)).eval().to(device)
+
+
+def convnext_t(device: str) -> nn.Module:
+    """ConvNeXt-T in evaluation mode, the same weights each time: 28.6 M parameters, 4.5 G multiply-adds at 224 x 224."""
+    torch.manual_seed(0)
+    parts: list[nn.Module] = [nn.Conv2d(3, 96, 4, 4), ChannelNorm(96, eps=1e-6)]
+    channels = 96
+    for width, count in ((96, 3), (192, 3), (384, 9), (768, 3)):
+        if width != channels:
+            parts += [ChannelNorm(channels, eps=1e-6), nn.Conv2d(channels, width, 2, 2)]
+            channels = width
+        parts += [ConvNeXtBlock(width) for _ in range(count)]
+    head = nn.Sequential(nn.LayerNorm(768, eps=1e-6), nn.Linear(768, 1000))
+    return Classifier(nn.Sequential(*parts), head).eval().to(device)
+
+
 def vit_b_16(device: str) -> nn.Module:
     """ViT-B/16 in evaluation mode, the same weights each time: 86.6 M parameters, 17.6 G multiply-adds at 224 x 224."""
     torch.manual_seed(0)

@@ -95,7 +95,7 @@ def compile_case(index: int, architecture: int) -> dict[str, Any]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    case = _cases()[index]
+    case = _cases(architecture)[index]
     signature = signature_of(case.launch)
     source = ASTSource(
         fn=case.launch.kernel,
@@ -143,20 +143,26 @@ def _width(instruction: str) -> int:
     return 32
 
 
-_found: list[Any] = []
+_found: dict[int | None, list[Any]] = {}
 
 
-def _cases() -> list[Any]:
-    if not _found:
+def _cases(architecture: int | None = None) -> list[Any]:
+    """Cases of different signatures, with the blocks that an architecture has in the shipped tuning table."""
+    if architecture not in _found:
+        from fastsal_kernels._tuning import assumed
         from tools.kernel_cases import cases
 
-        seen = set()
+        if architecture is not None:
+            names = {case.name for case in _cases()}
+            with assumed(f"sm_{architecture}"):
+                _found[architecture] = [case for case in cases() if case.name in names]
+            return _found[architecture]
+        found: dict[tuple[str, ...], Any] = {}
         for case in cases():
-            key = (case.launch.kernel.__module__, case.launch.kernel.__name__, signature_of(case.launch).key())
-            if key not in seen:
-                seen.add(key)
-                _found.append(case)
-    return _found
+            kernel = case.launch.kernel
+            found.setdefault((kernel.__module__, kernel.__name__, signature_of(case.launch).key()), case)
+        _found[None] = list(found.values())
+    return _found[architecture]
 
 
 def _compile_quietly(index: int, architecture: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: ``fastsal explain | demo | doctor``."""
+"""The command line: ``fastsal explain | demo | doctor | tune``."""
 
 from fastsal.cli.entry import main
 

@@ -44,6 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
     _common(demo)
     doctor = commands.add_parser("doctor", help="versions, devices, backends, and why a backend is not used")
     _common(doctor)
+    tune = commands.add_parser("tune", help="measure the kernels' block sizes on this machine's GPU, and keep them")
+    tune.add_argument("--device", default="cuda", help="which GPU (default: %(default)s)")
+    tune.add_argument("--only", default="", metavar="TEXT", help="kernels whose name contains this text")
+    tune.add_argument("--out", metavar="FILE", help="table to write (default: the user's own, which fastsal reads)")
+    _common(tune)
     return parser
 
 
@@ -137,6 +142,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from fastsal.cli import doctor
 
         return doctor.run(arguments)
+    if arguments.command == "tune":
+        from fastsal.cli import tune
+
+        return tune.run(arguments)
     if arguments.command == "demo":
         from fastsal.cli import demo
 

@@ -2,10 +2,13 @@
 
 from fastsal.ops import cam, masks, noise, path, windows
 from fastsal.ops._backend import Backend, backend, backends_report, current_backend
+from fastsal.ops._tune import Tuned, tune
+from fastsal.ops._tune import save as save_tuning
 from fastsal.reference._numerics import accumulation_dtype
 
 __all__ = [
     "Backend",
+    "Tuned",
     "accumulation_dtype",
     "backend",
     "backends_report",
@@ -14,5 +17,7 @@ __all__ = [
     "masks",
     "noise",
     "path",
+    "save_tuning",
+    "tune",
     "windows",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastsal_kernels._launch import block_size, dense_like, launch, per_program, planes_of, vector_width
 from fastsal_kernels._numerics import bit, border
+from fastsal_kernels._tuning import setting
 
 
 @triton.jit(do_not_specialize=["seed", "start", "count", "threshold", "rows", "cells_w", "cell_d", "cell_h", "cell_w"])
@@ -260,9 +261,11 @@ def batch(
     x = dense_like(input, out)
     vector = vector_width(layout.length)
     # A baseline tile doubles what the program holds in registers.
-    block_h = block_size(layout.height, 16 if kind == 2 or cells[0] > 1 else 32)
-    block_q = block_size(layout.length, max(256, 2048 // block_h))
-    masks = per_program(count, 8)
+    heavy = kind == 2 or cells[0] > 1
+    blocks = setting("masks.batch heavy" if heavy else "masks.batch", input.numel(), input.device)
+    block_h = block_size(layout.height, blocks["rows"])
+    block_q = block_size(layout.length, max(256, blocks["tile"] // block_h))
+    masks = per_program(count, blocks["items"])
     launch(
         batch_kernel,
         (planes * triton.cdiv(layout.height, block_h), triton.cdiv(layout.length, block_q), triton.cdiv(count, masks)),
@@ -288,6 +291,7 @@ def batch(
         BLOCK_H=block_h,
         BLOCK_Q=block_q,
         MASKS=masks,
+        num_warps=blocks["num_warps"],
     )
 
 

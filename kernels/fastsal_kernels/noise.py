@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastsal_kernels._launch import INTERPRETED, dense_like, launch, vector_width
+from fastsal_kernels._tuning import setting
 
 HARDWARE = tl.constexpr(not INTERPRETED)
 RADIANS = tl.constexpr(2 * math.pi * 2.0**-23)
@@ -148,7 +149,8 @@ def batch(out: Tensor, input: Tensor, std: Tensor | None, deviation: float, seed
     interleaved = not out.is_contiguous()
     channels = out.shape[1] if interleaved else 1
     vector = vector_width(size)
-    block = 128 * 16 // out.element_size()
+    blocks = setting("noise.batch", size, input.device)
+    block = blocks["bytes"] // out.element_size()
     launch(
         batch_kernel,
         (triton.cdiv(size, block), triton.cdiv(stop, 8) - start // 8),
@@ -166,6 +168,7 @@ def batch(out: Tensor, input: Tensor, std: Tensor | None, deviation: float, seed
         TENSOR=std is not None,
         INTERLEAVED=interleaved,
         BLOCK=block,
+        num_warps=blocks["num_warps"],
     )
 
 
@@ -173,7 +176,8 @@ def fold(out: Tensor, values: Tensor, samples: int, start: int, partial: Tensor 
     """Launch ``fastsal::noise_fold``."""
     size = out[0].numel()
     vector = vector_width(size)
-    block = 256
+    blocks = setting("noise.fold", size, out.device)
+    block = blocks["block"]
     launch(
         fold_kernel,
         (triton.cdiv(size, block),),
@@ -186,7 +190,7 @@ def fold(out: Tensor, values: Tensor, samples: int, start: int, partial: Tensor 
         VECTOR=vector,
         SECOND=second,
         PARTIAL=partial is not None,
-        UNROLL=4,
+        UNROLL=blocks["unroll"],
         BLOCK=block,
-        num_warps=1,
+        num_warps=blocks["num_warps"],
     )

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastsal_kernels._launch import dense_like, launch, per_program, vector_width
+from fastsal_kernels._tuning import setting
 
 
 @triton.jit(do_not_specialize=["steps", "size_in_vectors", "fill"])
@@ -92,8 +93,8 @@ def batch(out: Tensor, input: Tensor, alphas: Tensor, baseline: Tensor | None, f
     size, count = input.numel(), alphas.shape[0]
     x = dense_like(input, out)
     vector = vector_width(size)
-    steps = per_program(count, 16)
-    block = 1024
+    blocks = setting("path.batch", size, input.device)
+    steps, block = per_program(count, blocks["items"]), blocks["block"]
     launch(
         batch_kernel,
         (triton.cdiv(size, block), triton.cdiv(count, steps)),
@@ -108,6 +109,7 @@ def batch(out: Tensor, input: Tensor, alphas: Tensor, baseline: Tensor | None, f
         BASELINE=1 if baseline is None else 2,
         BLOCK=block,
         STEPS=steps,
+        num_warps=blocks["num_warps"],
     )
 
 
@@ -123,7 +125,8 @@ def fold(
     """Launch ``fastsal::path_fold``."""
     size = out.numel()
     vector = vector_width(size)
-    block = 256
+    blocks = setting("path.fold", size, out.device)
+    block = blocks["block"]
     launch(
         fold_kernel,
         (triton.cdiv(size, block),),
@@ -140,7 +143,7 @@ def fold(
         INPUT=input is not None,
         BASELINE=1 if baseline is None else 2,
         PARTIAL=partial is not None,
-        UNROLL=4,
+        UNROLL=blocks["unroll"],
         BLOCK=block,
-        num_warps=1,
+        num_warps=blocks["num_warps"],
     )

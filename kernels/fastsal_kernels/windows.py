@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastsal_kernels._launch import block_size, dense_like, launch, per_program, planes_of, vector_width
 from fastsal_kernels._numerics import fill_like
+from fastsal_kernels._tuning import setting
 
 GEOMETRY = [f"{what}_{axis}" for what in ("count", "window", "stride") for axis in "cdhw"]
 """Small integers that would compile a kernel anew each time one is 1 or a multiple of 16."""
@@ -192,10 +193,12 @@ def batch(
     rows = input.numel() // layout.length
     x = dense_like(input, out)
     vector = vector_width(layout.length)
-    # A baseline tile, or a channel test per column, does not fit in registers beside 32 rows.
-    block_r = block_size(rows, 32 if baseline is None and layout.interleaved == 1 else 16)
-    block_q = block_size(layout.length, max(256, 2048 // block_r))
-    windows = per_program(stop - start, 8)
+    # A baseline tile, or a channel test per column, does not fit in registers beside as many rows.
+    heavy = baseline is not None or layout.interleaved != 1
+    blocks = setting("windows.batch heavy" if heavy else "windows.batch", input.numel(), input.device)
+    block_r = block_size(rows, blocks["rows"])
+    block_q = block_size(layout.length, max(256, blocks["tile"] // block_r))
+    windows = per_program(stop - start, blocks["items"])
     launch(
         batch_kernel,
         (triton.cdiv(rows, block_r), triton.cdiv(layout.length, block_q), triton.cdiv(stop - start, windows)),
@@ -219,6 +222,7 @@ def batch(
         BLOCK_R=block_r,
         BLOCK_Q=block_q,
         WINDOWS=windows,
+        num_warps=blocks["num_warps"],
     )
 
 

@@ -33,7 +33,7 @@ def environment(root: Path) -> dict[str, str]:
 
 def test_version_and_help(fastsal: Command) -> None:
     assert fastsal("--version").out == f"fastsal {__version__}\n"
-    for arguments in (("--help",), ("explain", "--help"), ("demo", "--help"), ("doctor", "--help")):
+    for arguments in (("--help",), ("explain", "--help"), ("demo", "--help"), ("doctor", "--help"), ("tune", "--help")):
         result = fastsal(*arguments)
         assert result.code == 0
         assert "usage: fastsal" in result.out
