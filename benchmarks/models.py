@@ -160,7 +160,8 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         normed = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
-        return normed.permute(0, 3, 1, 2)
+        out: Tensor = normed.permute(0, 3, 1, 2)
+        return out
 
 
 class ConvNeXtBlock(nn.Module):
@@ -178,7 +179,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 def vgg16(device: str) -> nn.Module:
-    """VGG-16 (Simonyan and Zisserman, 2015, column D) for 224 x 224 images: 138.4 M parameters, 15.5 G multiply-adds."""
+    """VGG-16 (Simonyan and Zisserman, 2015, column D) for 224 x 224: 138.4 M parameters, 15.5 G multiply-adds."""
     torch.manual_seed(0)
     features: list[nn.Module] = []
     channels = 3
@@ -202,7 +203,7 @@ def vgg16(device: str) -> nn.Module:
 
 
 def mobilenet_v2(device: str) -> nn.Module:
-    """MobileNetV2 in evaluation mode, the same weights each time: 3.5 M parameters, 0.3 G multiply-adds at 224 x 224."""
+    """MobileNetV2 in evaluation mode, the same weights each time: 3.5 M parameters, 0.3 G multiply-adds at 224."""
     torch.manual_seed(0)
     parts: list[nn.Module] = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(inplace=True)]
     channels = 32
@@ -223,7 +224,7 @@ def mobilenet_v2(device: str) -> nn.Module:
 
 
 def convnext_t(device: str) -> nn.Module:
-    """ConvNeXt-T in evaluation mode, the same weights each time: 28.6 M parameters, 4.5 G multiply-adds at 224 x 224."""
+    """ConvNeXt-T in evaluation mode, the same weights each time: 28.6 M parameters, 4.5 G multiply-adds at 224."""
     torch.manual_seed(0)
     parts: list[nn.Module] = [nn.Conv2d(3, 96, 4, 4), ChannelNorm(96, eps=1e-6)]
     channels = 96

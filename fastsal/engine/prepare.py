@@ -19,7 +19,7 @@ from fastsal.engine.replica import NotReplicable, replica
 
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 FIRST_ROWS = 8
-"""Rows per call at which memory formats are compared."""
+"""Rows per call at which memory formats are compared, where that is quick."""
 GAIN = 0.97
 """Another batch size or memory format is taken where it needs less than this share of the time."""
 
@@ -234,8 +234,9 @@ class _Preparation:
             return
         detail = "channels_last, as asked"
         if wanted == "auto":
-            before, after = self._compared([self.choice, choice], FIRST_ROWS)
-            measured = f"{1e3 * after:.2f} ms a row against {1e3 * before:.2f} at {FIRST_ROWS} rows"
+            rows = self._comparable(probe_seconds)
+            before, after = self._compared([self.choice, choice], rows)
+            measured = f"{1e3 * after:.2f} ms a row against {1e3 * before:.2f} at {rows} rows"
             if after > GAIN * before:
                 self.say(name, False, f"contiguous: channels_last took {measured}")
                 return
@@ -297,6 +298,8 @@ class _Preparation:
             """Whether a number of rows was measured and is the fastest yet."""
             if rows < 1 or rows > most or not self._fits(rows):
                 return False
+            if found and 2 * rows * min(found.values()) > 2 * (ends - time.perf_counter()):
+                return False
             try:
                 self._seconds(work, rows)
                 seconds = self._seconds(work, rows)
@@ -349,6 +352,12 @@ class _Preparation:
 
     def _by_row(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == self.arguments[0].shape[0]
+
+    def _comparable(self, probe_seconds: float) -> int:
+        """Rows at which two choices can be measured in the time, at least two."""
+        work = self._made(self.choice)
+        row = min(self._seconds(work, 1) for _ in range(2))
+        return max(2, min(FIRST_ROWS, int(probe_seconds / (6 * row))))
 
     def _compared(self, choices: list[Choice], rows: int) -> list[float]:
         """Seconds a row of each choice, measured in turn."""
