@@ -9,7 +9,7 @@ QUIET_THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 PYTEST := $(QUIET_THREADS) $(BIN)/python -m pytest --numprocesses auto --dist worksteal --benchmark-disable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint bench kernels clean
+.PHONY: help demo test test-fast lint bench bench-report kernels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ lint: $(VENV)/.dev ## ruff, mypy --strict and the import contract
 
 bench: $(VENV)/.bench ## time every op and explainer against its floor
 	$(BIN)/python -m benchmarks
+
+bench-report: bench ## all of that, and benchmarks/REPORT.md with its plots
+	$(BIN)/python -m benchmarks.report
 
 kernels: $(VENV)/.test ## the kernel gate: interpret, compile, and print each kernel's resources
 	$(QUIET_THREADS) $(BIN)/python -m tools.kernel_gate

@@ -1,6 +1,9 @@
-"""Run every benchmark, keep the figures with device, versions and date, and print them as a table.
+"""Run benchmarks, keep the figures with device, versions and date, and print them as tables.
 
-python -m benchmarks [--only TEXT] [--out FILE]
+python -m benchmarks [--only EXPRESSION] [--out FILE]
+
+Without --only the device's file is written anew; with it, rows that were not measured again stay, where they are of the
+same device and versions.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from benchmarks.tables import KINDS
 
 HERE = Path(__file__).resolve().parent
 
@@ -50,92 +55,54 @@ def _processor() -> str:
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
-def op_table(rows: list[dict[str, Any]]) -> str:
-    """Ops: milliseconds of each implementation, and how far the bytes alone are."""
-    lines = [
-        "| op | way | ms (median) | bytes that must move | floor ms (bytes / copy bandwidth) | over the floor |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        floor, time = 1e3 * row["floor_seconds"], 1e3 * row["seconds"]
-        lines.append(
-            f"| {row['group']} {row['case']} | {row['way']} | {time:.3f} | {row['floor_bytes']:,} | {floor:.3f} "
-            f"| {time / floor:.1f} x |"
-        )
-    return "\n".join(lines)
-
-
-def explainer_table(rows: list[dict[str, Any]]) -> str:
-    """Explainers: seconds beside those of the bare model passes, both measured in turn."""
-    lines = [
-        "| explainer | passes | s | bare passes, s | ratio (median of pairs) | least to most | ratio of the fastest "
-        "| of peak memory |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        memory = f"{row['ratio_of_peak_bytes']:.3f}" if "ratio_of_peak_bytes" in row else ""
-        lines.append(
-            f"| {row['group']} | {row['passes']} | {row['seconds']:.3f} | {row['floor_seconds']:.3f} "
-            f"| {row['ratio']:.3f} | {row['ratio_least']:.3f} to {row['ratio_most']:.3f} | {row['ratio_of_best']:.3f} "
-            f"| {memory} |"
-        )
-    return "\n".join(lines)
-
-
-def peer_table(rows: list[dict[str, Any]]) -> str:
-    """Explainers beside Captum's: how many times faster, and over the bare passes."""
-    columns = (
-        "explainer, model",
-        "s",
-        "Captum, s",
-        "Captum at its best, s (per eval)",
-        "times faster",
-        "than its best",
-        "over bare passes: median, fastest",
-        "peak MB",
-        "Captum's, at its best",
-    )
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for row in rows:
-        best = row["peer_best_size"] is not None
-        cells = (
-            f"{row['group']}, {row['model']}",
-            f"{row['seconds']:.3f}",
-            f"{row['peer_seconds']:.3f}",
-            f"{row['peer_best_seconds']:.3f} ({row['peer_best_size']})" if best else "",
-            f"{row['speedup']:.2f}",
-            f"{row['speedup_over_best']:.2f}" if best else "",
-            f"{row['over_floor']:.3f}, {row['over_floor_of_fastest']:.3f}",
-            f"{row['peak_bytes'] / 1e6:.1f}",
-            f"{row['peer_peak_bytes'] / 1e6:.1f}" + (f", {row['peer_best_peak_bytes'] / 1e6:.1f}" if best else ""),
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def collect(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """(ops, explainers, peers) of pytest-benchmark's report."""
-    ops, explainers, peers = [], [], []
+def collect(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows by kind, of pytest-benchmark's report."""
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for entry in report["benchmarks"]:
         row = {"group": entry["group"], **entry["extra_info"]}
-        if "ratio" in row:
-            explainers.append(row)
-            continue
-        if "speedup" in row:
-            peers.append({**row, **entry["params"]})
-            continue
         parameters = dict(entry["params"] or {})
-        row["way"] = parameters.pop("way", "")
-        row["case"] = " ".join(f"{name}={value}" for name, value in parameters.items())
-        row["seconds"] = entry["stats"]["median"]
-        ops.append(row)
-    return ops, explainers, peers
+        if "ways" in row:
+            found["comparisons"].append(row)
+        elif "points" in row:
+            found["scaling"].append(row)
+        elif "host_seconds" in row:
+            found["launches"].append(row)
+        elif "ratio" in row:
+            found["explainers"].append(row)
+        elif "speedup" in row:
+            found["peers"].append({**row, **parameters})
+        else:
+            row["way"] = parameters.pop("way", "")
+            row["case"] = " ".join(f"{name}={value}" for name, value in parameters.items())
+            row["seconds"] = entry["stats"]["median"]
+            found["ops"].append(row)
+    return found
+
+
+def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row is of, whenever it was measured."""
+    return tuple(row.get(key) for key in ("group", "case", "way", "model", "op", "passes"))
+
+
+def merged(
+    earlier: dict[str, Any], about: dict[str, Any], found: dict[str, list[dict[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """What was found, beside earlier rows of the same device and versions that were not measured again."""
+    same = all(earlier.get("machine", {}).get(key) == about[key] for key in about if key != "date")
+    if not same:
+        return found
+    result = {}
+    for kind, rows in found.items():
+        again = {identity(row): row for row in rows}
+        kept = [again.pop(identity(row), row) for row in earlier.get(kind, [])]
+        result[kind] = kept + [row for row in rows if identity(row) in again]
+    return result
 
 
 def main() -> int:
     """Entry point; pytest's exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--only", default="", help="benchmarks whose name contains this text")
+    parser.add_argument("--only", default="", help="benchmarks to run, as of pytest -k")
     parser.add_argument("--out", type=Path, help="where the JSON goes; benchmarks/results/DEVICE.json otherwise")
     options = parser.parse_args()
     about = machine()
@@ -150,18 +117,18 @@ def main() -> int:
         )  # fmt: skip
         if not raw.exists() or not raw.read_text():
             return int(status) or 1
-        ops, explainers, peers = collect(json.loads(raw.read_text()))
+        found = collect(json.loads(raw.read_text()))
+    for rows in found.values():
+        for row in rows:
+            row["date"] = about["date"]
+    earlier = json.loads(out.read_text()) if options.only and out.exists() else {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(
-        json.dumps({"machine": about, "ops": ops, "explainers": explainers, "peers": peers}, indent=1) + "\n"
-    )
+    kept = {"machine": about, **merged(earlier, about, found)}
+    out.write_text(json.dumps(kept, indent=1) + "\n")
     print("\n" + ", ".join(f"{key} {value}" for key, value in about.items()))
-    if ops:
-        print("\n" + op_table(ops))
-    if explainers:
-        print("\n" + explainer_table(explainers))
-    if peers:
-        print("\n" + peer_table(peers))
+    for kind, (heading, table) in KINDS.items():
+        if found[kind]:
+            print(f"\n{heading}\n\n{table(found[kind])}")
     print(f"\nwritten to {out}")
     return int(status)
 

@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from fastsal.ops import backend
+from fastsal.ops._define import Op
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -42,17 +46,40 @@ def copy_bandwidth() -> float:
     return 2 * source.numel() * source.element_size() / min(timed(lambda: target.copy_(source)) for _ in range(7))
 
 
-def bench(benchmark: Any, work: Callable[[], Any], floor_bytes: int) -> None:
+WAYS = ("fastsal", "reference", "compiled", "plain")
+"""Our op; its reference in PyTorch; that under torch.compile; and what one would write without either."""
+
+
+def bench(benchmark: Any, way: str, ours: Callable[[], Any], plain: Callable[[], Any], floor_bytes: int) -> None:
     """Time an implementation of an op, with the seconds that its bytes alone would take."""
     benchmark.extra_info["floor_bytes"] = floor_bytes
     benchmark.extra_info["floor_seconds"] = floor_bytes / copy_bandwidth()
-    work()
-
-    def settled() -> None:
+    work = {"plain": plain, "compiled": _compiled(ours) if way == "compiled" else ours}.get(way, ours)
+    with backend("reference" if way == "reference" else "auto"):
         work()
-        settle()
 
-    benchmark.pedantic(settled, rounds=7, iterations=1, warmup_rounds=1)
+        def settled() -> None:
+            work()
+            settle()
+
+        benchmark.pedantic(settled, rounds=7, iterations=1, warmup_rounds=1)
+
+
+def _compiled(ours: Callable[[], Any]) -> Callable[[], Any]:
+    """The references of the ops that a call runs, compiled, with the arguments that they got.
+
+    What the call does beside its ops is not in it.
+    """
+    calls: list[tuple[Any, tuple[Any, ...]]] = []
+    original = Op.__call__
+
+    def record(op: Op, *args: Any) -> Tensor:
+        calls.append((torch.compile(op._reference, dynamic=False), args))
+        return original(op, *args)
+
+    with mock.patch.object(Op, "__call__", record):
+        ours()
+    return lambda: [reference(*args) for reference, args in calls]
 
 
 def against_floor(
@@ -123,6 +150,62 @@ def peak_bytes(work: Callable[[], Any]) -> int:
     with peak:
         work()
     return peak.peak
+
+
+def in_turn(
+    benchmark: Any,
+    ways: dict[str, Callable[[], Any]],
+    repeats: int,
+    facts: dict[str, Any] | None = None,
+    memory: bool = False,
+) -> None:
+    """Time several ways to the same end in turn, each round beginning with another one.
+
+    A way's ``ratio`` is the median over rounds of its seconds by the first way's of the same round.
+    """
+    for way in ways.values():
+        way()
+    names = list(ways)
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for index in range(repeats):
+        for name in names[index % len(names) :] + names[: index % len(names)]:
+            found[name].append(timed(ways[name]))
+    rows = []
+    for name, seconds in found.items():
+        ratios = sorted(a / b for a, b in zip(seconds, found[names[0]], strict=True))
+        rows.append(
+            {
+                "way": name,
+                "seconds": statistics.median(seconds),
+                "least": min(seconds),
+                "most": max(seconds),
+                "ratio": statistics.median(ratios),
+                "ratio_least": ratios[0],
+                "ratio_most": ratios[-1],
+                **({"peak_bytes": peak_bytes(ways[name])} if memory else {}),
+            }
+        )
+    benchmark.extra_info.update(ways=rows, repeats=repeats, **(facts or {}))
+    benchmark.pedantic(lambda: None, rounds=1, iterations=1)
+
+
+def growth(benchmark: Any, axis: str, points: dict[int, Callable[[], Any]], repeats: int = 3) -> None:
+    """Time and peak memory along an axis: the fastest of some repeats at each point, taken in turn."""
+    for work in points.values():
+        work()
+    seconds = {
+        point: min(times)
+        for point, times in zip(
+            points, zip(*[[timed(work) for work in points.values()] for _ in range(repeats)], strict=True), strict=True
+        )
+    }
+    benchmark.extra_info.update(
+        axis=axis,
+        points=[
+            {"at": point, "seconds": seconds[point], "peak_bytes": peak_bytes(work)} for point, work in points.items()
+        ],
+    )
+    benchmark.pedantic(lambda: None, rounds=1, iterations=1)
 
 
 def against_peer(

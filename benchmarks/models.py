@@ -175,7 +175,8 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.project(self.act(self.expand(self.norm(self.mix(x).permute(0, 2, 3, 1)))))
-        return x + (self.scale * out).permute(0, 3, 1, 2)
+        out = x + (self.scale * out).permute(0, 3, 1, 2)
+        return out  # type: ignore[no-any-return]
 
 
 def vgg16(device: str) -> nn.Module:

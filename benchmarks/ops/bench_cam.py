@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import DEVICE, bench
-from fastsal.ops import backend, cam
+from benchmarks.measure import DEVICE, WAYS, bench
+from fastsal.ops import cam
 
 
 def plain_map(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -22,20 +22,22 @@ def plain_map(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 @pytest.mark.benchmark(group="cam.map")
-@pytest.mark.parametrize("way", ["fastsal", "reference", "plain"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("images", [1, 16])
 def bench_map(benchmark: Any, way: str, images: int) -> None:
     activations, gradients = (torch.randn(images, 2048, 7, 7, device=DEVICE) for _ in range(2))
     floor = (2 * activations.numel() + images * 224 * 224) * 4
-    if way == "plain":
-        bench(benchmark, lambda: plain_map(activations, gradients), floor)
-        return
-    with backend("auto" if way == "fastsal" else "reference"):
-        bench(benchmark, lambda: cam.map(activations, gradients, (224, 224)), floor)
+    bench(
+        benchmark,
+        way,
+        lambda: cam.map(activations, gradients, (224, 224)),
+        lambda: plain_map(activations, gradients),
+        floor,
+    )
 
 
 @pytest.mark.benchmark(group="cam.overlay")
-@pytest.mark.parametrize("way", ["fastsal", "reference", "plain"])
+@pytest.mark.parametrize("way", WAYS)
 def bench_overlay(benchmark: Any, way: str) -> None:
     activations, gradients = (torch.randn(16, 2048, 7, 7, device=DEVICE) for _ in range(2))
     image = torch.randint(0, 256, (16, 224, 224, 3), dtype=torch.uint8, device=DEVICE)
@@ -46,8 +48,4 @@ def bench_overlay(benchmark: Any, way: str) -> None:
         level = (plain_map(activations, gradients) * 255 + 0.5).long()
         return (0.5 * image.float() + 0.5 * colours[level].float() + 0.5).to(torch.uint8)
 
-    if way == "plain":
-        bench(benchmark, plain, floor)
-        return
-    with backend("auto" if way == "fastsal" else "reference"):
-        bench(benchmark, lambda: cam.overlay(activations, gradients, image, colours), floor)
+    bench(benchmark, way, lambda: cam.overlay(activations, gradients, image, colours), plain, floor)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import DEVICE, bench
-from fastsal.ops import backend, masks
+from benchmarks.measure import DEVICE, WAYS, bench
+from fastsal.ops import masks
 
 COUNT = 256 if DEVICE == "cuda" else 32
 
@@ -24,27 +24,19 @@ def plain_masks(count: int) -> Tensor:
 
 
 @pytest.mark.benchmark(group="masks.batch")
-@pytest.mark.parametrize("way", ["fastsal", "reference", "plain"])
+@pytest.mark.parametrize("way", WAYS)
 def bench_batch(benchmark: Any, way: str) -> None:
     image = torch.randn(1, 3, 224, 224, device=DEVICE)
     floor = (COUNT + 1) * image.numel() * 4
-    if way == "plain":
-        bench(benchmark, lambda: plain_masks(COUNT) * image, floor)
-        return
-    with backend("auto" if way == "fastsal" else "reference"):
-        bench(benchmark, lambda: masks.batch(image, 0, COUNT), floor)
+    bench(benchmark, way, lambda: masks.batch(image, 0, COUNT), lambda: plain_masks(COUNT) * image, floor)
 
 
 @pytest.mark.benchmark(group="masks.fold")
-@pytest.mark.parametrize("way", ["fastsal", "reference", "plain"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("outputs", [1, 100])
 def bench_fold(benchmark: Any, way: str, outputs: int) -> None:
     count = 8 * COUNT
     scores = torch.rand(count, outputs, device=DEVICE)
     floor = scores.numel() * 4 + outputs * 224 * 224 * 4
-    if way == "plain":
-        held = plain_masks(count).flatten(1)
-        bench(benchmark, lambda: scores.T @ held, floor)
-        return
-    with backend("auto" if way == "fastsal" else "reference"):
-        bench(benchmark, lambda: masks.fold(scores, 0, (224, 224)), floor)
+    held = plain_masks(count).flatten(1)
+    bench(benchmark, way, lambda: masks.fold(scores, 0, (224, 224)), lambda: scores.T @ held, floor)

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.measure import DEVICE, bench
-from fastsal.ops import backend, windows
+from benchmarks.measure import DEVICE, WAYS, bench
+from fastsal.ops import windows
 
 COUNT = 256 if DEVICE == "cuda" else 32
 GEOMETRY: dict[str, Any] = {"window": (3, 16, 16), "stride": (3, 8, 8)}
 
 
 @pytest.mark.benchmark(group="windows.batch")
-@pytest.mark.parametrize("way", ["fastsal", "reference", "plain"])
+@pytest.mark.parametrize("way", WAYS)
 def bench_batch(benchmark: Any, way: str) -> None:
     image = torch.randn(1, 3, 224, 224, device=DEVICE)
     floor = (COUNT + 1) * image.numel() * 4
@@ -28,15 +28,11 @@ def bench_batch(benchmark: Any, way: str) -> None:
             batch[index, :, y : y + 16, x : x + 16] = 0
         return batch
 
-    if way == "plain":
-        bench(benchmark, plain, floor)
-        return
-    with backend("auto" if way == "fastsal" else "reference"):
-        bench(benchmark, lambda: windows.batch(image, 0, COUNT, **GEOMETRY), floor)
+    bench(benchmark, way, lambda: windows.batch(image, 0, COUNT, **GEOMETRY), plain, floor)
 
 
 @pytest.mark.benchmark(group="windows.fold")
-@pytest.mark.parametrize("way", ["fastsal", "reference", "plain"])
+@pytest.mark.parametrize("way", WAYS)
 def bench_fold(benchmark: Any, way: str) -> None:
     differences = torch.randn(27 * 27, 1, device=DEVICE)
     floor = (differences.numel() + 3 * 224 * 224) * 4
@@ -50,8 +46,4 @@ def bench_fold(benchmark: Any, way: str) -> None:
             number[:, y : y + 16, x : x + 16] += 1
         return total / number
 
-    if way == "plain":
-        bench(benchmark, plain, floor)
-        return
-    with backend("auto" if way == "fastsal" else "reference"):
-        bench(benchmark, lambda: windows.fold(differences, (3, 224, 224), **GEOMETRY), floor)
+    bench(benchmark, way, lambda: windows.fold(differences, (3, 224, 224), **GEOMETRY), plain, floor)
