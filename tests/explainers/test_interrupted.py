@@ -1,4 +1,4 @@
-"""Memory that runs out, errors and interrupts in the middle: nothing lost, nothing left behind, nothing counted twice."""
+"""Memory that runs out, errors and interrupts in the middle: nothing lost, left behind or counted twice."""
 
 from __future__ import annotations
 
