@@ -115,7 +115,7 @@ def evaluation(forward_func: ForwardFunc, *, eager: bool = False) -> Iterator[No
 @contextlib.contextmanager
 def _evaluation(modules: list[nn.Module], eager: bool) -> Iterator[None]:
     # A frozen ScriptModule has no flag.
-    training = [part for module in modules for part in module.modules() if getattr(part, "training", False)]
+    training = [part for part in _parts(modules) if getattr(part, "training", False)]
     stance: Any = contextlib.nullcontext()
     if eager and "torch._dynamo" in sys.modules:  # nothing can have been compiled without it
         stance = torch.compiler.set_stance("force_eager")
@@ -127,6 +127,20 @@ def _evaluation(modules: list[nn.Module], eager: bool) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+def _parts(modules: list[nn.Module]) -> list[nn.Module]:
+    """All parts of the modules, without the names that ``Module.modules`` makes on its way."""
+    found: dict[nn.Module, None] = {}
+    pending: list[nn.Module] = list(modules)
+    while pending:
+        part = pending.pop()
+        if part not in found:
+            found[part] = None
+            # A ScriptModule's parts are not in a dict.
+            below = part._modules
+            pending += [child for child in below.values() if child is not None] if below else ()
+    return list(found)
 
 
 def scratch(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
@@ -49,7 +50,11 @@ def grid_of(shape: Sequence[int], size: Sequence[int]) -> Grid | None:
     An output with the input's number of dimensions is [B, C, *spatial], or [B, *spatial, C] where only these are what
     equal patches would give. Tokens [B, N, C] are the patches, and the fewest possible tokens before them.
     """
-    rest = tuple(shape[1:])
+    return _grid_of(tuple(shape[1:]), tuple(size))
+
+
+@lru_cache(maxsize=1024)
+def _grid_of(rest: tuple[int, ...], size: tuple[int, ...]) -> Grid | None:
     if len(rest) == len(size) + 1:
         if len(size) > 1:
             grids = _patch_grids(size)
