@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal_kernels import cam, masks, noise, path, windows
+from fastsal_kernels import cam, masks, noise, patches, path, windows
 from fastsal_kernels._launch import Launch, recording
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -108,6 +108,20 @@ def _path() -> Iterator[tuple[str, bool]]:
         yield f"fold {dtype_name} streamed", True
 
 
+def _patches() -> Iterator[tuple[str, bool]]:
+    starts = torch.zeros(16, 2, dtype=torch.int64)
+    for dtype_name, dtype in DTYPES.items():
+        cached = _image(dtype, torch.channels_last, 1, 64, 56, 56)
+        patch, out = (_image(dtype, torch.channels_last, 16, 64, side, side) for side in (10, 12))
+        patches.gather(out, cached, starts, [12, 12], patch, starts, 0.0)
+        yield f"gather {dtype_name} pasted", True
+        patches.gather(out, cached, starts, [12, 12], None, None, 0.0)
+        yield f"gather {dtype_name} of the map", True
+    cached = _image(torch.float32, torch.channels_last, 1, 3, 224, 224)
+    patches.gather(_image(torch.float32, torch.channels_last, 16, 3, 21, 21), cached, starts, [21, 21], None, None, 0.0)
+    yield "gather fp32 of an image", False
+
+
 def _noise() -> Iterator[tuple[str, bool]]:
     for dtype_name, dtype in DTYPES.items():
         for layout_name, layout in LAYOUTS.items():
@@ -162,12 +176,15 @@ def cases() -> list[Case]:
         ("windows", _windows),
         ("path", _path),
         ("noise", _noise),
+        ("patches", _patches),
         ("cam", _cam),
     ):
         with recording() as launches:
             for label, wide in generator():
                 for launch in launches:
                     kernel = launch.kernel.__name__.removesuffix("_kernel")
-                    found.append(Case(f"{module}.{kernel}: {label}", launch, wide and kernel in ("batch", "fold")))
+                    found.append(
+                        Case(f"{module}.{kernel}: {label}", launch, wide and kernel in ("batch", "fold", "gather"))
+                    )
                 launches.clear()
     return found

@@ -57,6 +57,13 @@ def observed() -> Iterator[list[Swept]]:
         _observers.reset(token)
 
 
+def note(swept: Swept) -> None:
+    """Tell whoever observes of sweeps that count as one."""
+    observer = _observers.get()
+    if observer is not None:
+        observer.append(swept)
+
+
 class ChunkTooLarge(RuntimeError):
     """Raised inside a step that can only run with fewer items: the chunk is halved and done again."""
 
@@ -129,6 +136,4 @@ def sweep(
     finally:
         if bar is not None:
             bar.close()
-        observer = _observers.get()
-        if observer is not None:
-            observer.append(Swept(description, total, tuple(sizes), retried, time.perf_counter() - began))
+        note(Swept(description, total, tuple(sizes), retried, time.perf_counter() - began))

@@ -363,6 +363,9 @@ class Attribution:
         """How the model is run: what :func:`fastsal.prepare` did and why not, and the last attribution's batches."""
         prepared = next((module for module in owners(self.forward_func) if isinstance(module, Prepared)), None)
         steps = (AS_IT_IS,) if prepared is None else tuple(prepared.steps)
+        incremental: Step | None = self.__dict__.get("_incremental")
+        if incremental is not None:
+            steps = (*steps, incremental)
         return Report(steps, self.__dict__.get("_sweeps", ()))
 
     def compute_convergence_delta(

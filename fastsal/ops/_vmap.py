@@ -38,6 +38,11 @@ def one_by_one(op: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, 
     results = []
     for index in range(info.batch_size):
         results.append(
-            op(*[arg if dim is None else arg.select(dim, index) for arg, dim in zip(args, in_dims, strict=True)])
+            op(
+                *[
+                    arg.select(dim, index) if isinstance(arg, Tensor) and dim is not None else arg
+                    for arg, dim in zip(args, in_dims, strict=True)
+                ]
+            )
         )
     return torch.stack(results), 0

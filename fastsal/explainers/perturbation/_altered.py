@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,15 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import ChunkTooLarge, Plan, run, scratch
-from fastsal.explainers.base import Target, at_least_one, could_be_per_example, resolved, tile, tile_target
+from fastsal.explainers.base import (
+    Target,
+    at_least_one,
+    could_be_per_example,
+    resolved,
+    target_of,
+    tile,
+    tile_target,
+)
 from fastsal.explainers.perturbation._scores import scores_of, selected
 
 
@@ -30,6 +39,8 @@ class AlteredScores:
         shape: of the selected output, [B, ...]; [1] or more for one that has no examples.
         dtype: of the selected output; float32 for one that has no negative numbers, as a difference may be one.
         clean: the scores of ``first``, flat.
+        seconds: what the clean pass took for each example.
+        additional: further arguments, as given.
         shared: whether the output's rows are not the examples; copies are scored one at a time unless told otherwise.
 
     Raises:
@@ -46,13 +57,15 @@ class AlteredScores:
         perturbations_per_eval: int | None,
         first: tuple[Tensor, ...] | None = None,
     ) -> None:
-        self._forward_func, self._inputs, self._additional = forward_func, inputs, additional
+        self._forward_func, self._inputs, self.additional = forward_func, inputs, additional
         self._given = (
             None if perturbations_per_eval is None else at_least_one("perturbations_per_eval", perturbations_per_eval)
         )
         self._examples = inputs[0].shape[0]
         copies = tuple(map(scratch, inputs if first is None else first))
+        began = time.perf_counter()
         output = run(forward_func, copies, tuple(map(scratch, additional)))
+        self.seconds = (time.perf_counter() - began) / self._examples
         self._target = resolved(target, output)
         clean = selected(output, self._target).detach()
         self.shared = clean.dim() == 0 or clean.shape[0] != self._examples
@@ -67,7 +80,7 @@ class AlteredScores:
     def plan(self, total: int) -> Plan:
         """Chunk sizes for ``total`` copies."""
         given = self._given
-        if given is None and (self.shared or could_be_per_example(self._additional, self._examples)):
+        if given is None and (self.shared or could_be_per_example(self.additional, self._examples)):
             given = 1
         row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in self._inputs)
         return Plan(total, self._examples, row_bytes, self._inputs[0].device, given, self._forward_func)
@@ -78,7 +91,7 @@ class AlteredScores:
             altered[i] if i in altered else tile(scratch(tensor), count, self._examples)
             for i, tensor in enumerate(self._inputs)
         )
-        extra = tuple(tile(scratch(value), count, self._examples) for value in self._additional)
+        extra = tuple(tile(scratch(value), count, self._examples) for value in self.additional)
         target = tile_target(self._target, count, self._examples)
         scores = scores_of(self._forward_func, batch, extra, target).detach()
         if tuple(scores.shape or (1,)) != (count * self.shape[0], *self.shape[1:]):
@@ -91,3 +104,12 @@ class AlteredScores:
                 f"not {count} times {self.shape}; where the output does not grow with the batch it must be 1"
             )
         return scores.reshape(count, -1).to(self._wide)
+
+    def output_of(self, rows: Tensor) -> Any:
+        """The model's output for rows of the one input."""
+        return run(self._forward_func, (rows,))
+
+    def of_rows(self, output: Any, count: int, example: int) -> Tensor:
+        """Scores [count, outputs of an example] of an output whose rows are altered copies of one example."""
+        target = tile_target(target_of(self._target, example, self._examples), count, 1)
+        return selected(output, target).detach().reshape(count, -1).to(self._wide)

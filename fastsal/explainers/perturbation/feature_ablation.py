@@ -22,7 +22,9 @@ from fastsal.explainers.base import (
     examples_of,
 )
 from fastsal.explainers.perturbation._altered import AlteredScores
-from fastsal.explainers.perturbation._features import absent_value, features_of, numbered, spread
+from fastsal.explainers.perturbation._changes import Changes, of_features
+from fastsal.explainers.perturbation._features import Features, absent_value, features_of, numbered, spread
+from fastsal.explainers.perturbation._incremental import checked_setting, incremental_scores
 
 Alter = Callable[[Tensor, int, range, Tensor], Tensor]
 """(input [B, ...], its place, P features, where [P, 1 or B, ...] each is) into copies [P, B, ...] without them."""
@@ -44,6 +46,8 @@ class FeatureAblation(PerturbationAttribution):
         feature_mask: Any = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
+        *,
+        incremental: bool | str = "auto",
     ) -> Any:
         """Attribution in the form of the inputs and the dtype of the output, [outputs, ...].
 
@@ -58,12 +62,17 @@ class FeatureAblation(PerturbationAttribution):
             perturbations_per_eval: features per model call. When None, chosen from memory, but 1 where an additional
                 tensor has as many entries as there are examples: only the caller knows whether to repeat it.
             show_progress: show a bar.
+            incremental: for features that are parts of an image, as of :meth:`fastsal.Occlusion.attribute`.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
+        setting = checked_setting(incremental)
         tensors, given_tuple = as_inputs(inputs)
         starts = as_baselines(baselines, tensors)
+
+        def changes(images: Tensor, features: Features) -> Changes:
+            return of_features(images, features.ids[0], features.total, starts[0])
 
         def replace(tensor: Tensor, place: int, _features: range, where: Tensor) -> Tensor:
             return torch.where(where, absent_value(starts[place], tensor), tensor)
@@ -77,6 +86,8 @@ class FeatureAblation(PerturbationAttribution):
             feature_mask,
             perturbations_per_eval,
             show_progress,
+            changes,
+            setting,
         )
 
     def _ablate(
@@ -89,8 +100,10 @@ class FeatureAblation(PerturbationAttribution):
         feature_mask: Any,
         perturbations_per_eval: int | None,
         show_progress: bool,
+        changes: Callable[[Tensor, Features], Changes] | None = None,
+        incremental: bool | str = False,
     ) -> Any:
-        """The sweep over the features."""
+        """The sweep over the features; ``changes`` are the same, where they may be computed incrementally."""
         examples_of(tensors)
         plain = tuple(scratch(t) if t.is_inference() else t.detach() for t in tensors)
         features = numbered(features_of(feature_mask, plain))
@@ -117,8 +130,22 @@ class FeatureAblation(PerturbationAttribution):
 
                 return commit
 
+            quick = None
+            if changes is not None:
+                quick = incremental_scores(
+                    self,
+                    scores,
+                    plain,
+                    lambda: changes(plain[0], features),
+                    incremental,
+                    perturbations_per_eval,
+                    show_progress,
+                )
             total = features.total
-            sweep(total, step, scores.plan(total), show_progress=show_progress, description=self.get_name())
+            if quick is None:
+                sweep(total, step, scores.plan(total), show_progress=show_progress, description=self.get_name())
+            else:
+                torch.sub(scores.clean, quick, out=found)
             results = [
                 spread(found, ids, tensor, scores.shared).to(device=tensor.device, dtype=scores.dtype)
                 for ids, tensor in zip(features.ids, plain, strict=True)

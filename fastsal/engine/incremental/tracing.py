@@ -1,0 +1,171 @@
+"""A forward function as a graph of functional operations, of any number of rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import TreeSpec, tree_flatten
+
+from fastsal.engine.forward import owners, run
+
+
+class NotTraceable(ValueError):
+    """A forward function that is not one graph for every input."""
+
+
+class Traced(NamedTuple):
+    """A graph.
+
+    Attributes:
+        nodes: calls of operations, in order.
+        input: the placeholder of the one input.
+        constants: values of the nodes that hold weights and the like; the tensors are the model's own.
+        outputs: what the graph returns, flat: nodes and constants.
+        spec: how the flat outputs are put together.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    input: fx.Node
+    constants: dict[fx.Node, Any]
+    outputs: tuple[Any, ...]
+    spec: TreeSpec
+
+    def shape(self, node: fx.Node) -> tuple[Any, ...] | None:
+        """Of a node's value: ints, and a symbol for the rows; None for what is no tensor."""
+        value = node.meta.get("val")
+        return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+class _Call(nn.Module):
+    """A forward function of one tensor as a module that has the function's modules as parts."""
+
+    def __init__(self, forward_func: Callable[..., Any], tell: Callable[[TreeSpec], None]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(owners(forward_func))
+        self.__dict__.update(forward_func=forward_func, tell=tell)
+
+    def forward(self, rows: Tensor) -> list[Any]:
+        leaves, spec = tree_flatten(run(self.__dict__["forward_func"], (rows,)))
+        self.__dict__["tell"](spec)
+        return leaves
+
+
+def trace(forward_func: Callable[..., Any], input: Tensor) -> Traced:
+    """The graph of a forward function, by ``torch.fx`` over its operations or, where that cannot, by ``torch.export``.
+
+    The first takes a fifth of the time; the second follows values that are written over and read again.
+
+    Call inside ``evaluation(forward_func)`` and ``torch.no_grad``.
+
+    Args:
+        forward_func: module or callable of one tensor.
+        input: [1, ...], of the shape that the graph is to be of.
+
+    Raises:
+        NotTraceable: where the function's course depends on values, or its modules have hooks.
+    """
+    specs: list[TreeSpec] = []
+    call = _Call(forward_func, specs.append)
+    if any(_has_hooks(part) for part in call.modules()):
+        raise NotTraceable("its modules have hooks, which would see symbols")
+    reasons = []
+    for front in (_captured, _exported):
+        try:
+            with _attributes_kept(call):
+                return front(call, torch.cat([input.detach()] * 2), specs)
+        except Exception as error:  # whatever a model's own code makes of symbols
+            reasons.append((str(error).strip() or type(error).__name__).split("\n", 1)[0])
+    raise NotTraceable(f"torch.fx: {reasons[0]}; torch.export: {reasons[1]}")
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
+
+
+@contextlib.contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """What a forward writes to its modules, symbols here, is undone."""
+    before = {part: dict(vars(part)) for part in model.modules()}
+    try:
+        yield
+    finally:
+        for part, attributes in before.items():
+            vars(part).clear()
+            vars(part).update(attributes)
+
+
+def _exported(call: _Call, rows: Tensor, specs: list[TreeSpec]) -> Traced:
+    program = torch.export.export(call, (rows,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+    program = program.run_decompositions({})
+    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
+    constants: dict[fx.Node, Any] = {}
+    given: list[fx.Node] = []
+    held = {**dict(call.named_parameters()), **dict(call.named_buffers()), **program.constants}
+    for node, spec in zip(inputs, program.graph_signature.input_specs, strict=True):
+        if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT:
+            given.append(node)
+        else:
+            constants[node] = held[spec.target]
+    if program.graph_signature.buffers_to_mutate or len(given) != 1:
+        raise NotTraceable("it writes to its buffers")
+    return _traced(program.graph, given[0], constants, specs[-1])
+
+
+def _captured(call: _Call, rows: Tensor, specs: list[TreeSpec]) -> Traced:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    dynamic = [DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (rows.dim() - 1)]
+    context: Any = StatelessSymbolicContext(dynamic_sizes=dynamic)
+    fake = mode.from_tensor(rows, symbolic_context=context)
+    with mode:
+        module = make_fx(call, pre_dispatch=True)(fake)
+    # Other guards are those of torch's own choices between ways to the same result.
+    if mode.shape_env is not None and mode.shape_env.replacements:
+        raise NotTraceable("it is written for one number of rows")
+    (given,) = (node for node in module.graph.nodes if node.op == "placeholder")
+    constants = {node: getattr(module, str(node.target)) for node in module.graph.nodes if node.op == "get_attr"}
+    for node in module.graph.nodes:
+        _make_functional(node)
+    return _traced(module.graph, given, constants, specs[-1])
+
+
+def _make_functional(node: fx.Node) -> None:
+    """Put the functional form in the place of an operation that writes over its argument.
+
+    Raises:
+        NotTraceable: where the argument may be read again, or there is no such form.
+    """
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+        return
+    name = target._schema.name.split("::")[1]
+    form = getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), target._overloadname, None)
+    source = node.args[0]
+    written = [each.name for each in target._schema.arguments if each.is_write]
+    if form is None or written != [target._schema.arguments[0].name] or not isinstance(source, fx.Node):
+        raise NotTraceable(f"{target} writes over its arguments")
+    if source.op != "call_function" or aliases(source) or len(source.users) != 1:
+        raise NotTraceable(f"{target} writes over a value that is read elsewhere")
+    node.target = form
+
+
+def aliases(node: fx.Node) -> bool:
+    """Whether a value may share memory with another."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return True
+    return target is torch.ops.aten.dropout.default or any(each.alias_info for each in target._schema.returns)
+
+
+def _traced(graph: fx.Graph, given: fx.Node, constants: dict[fx.Node, Any], spec: TreeSpec) -> Traced:
+    nodes = tuple(node for node in graph.nodes if node.op == "call_function")
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    outputs = output.args[0]
+    return Traced(nodes, given, constants, tuple(outputs) if isinstance(outputs, (list, tuple)) else (outputs,), spec)

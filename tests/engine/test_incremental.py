@@ -1,0 +1,213 @@
+"""Incremental inference: what each kind of layer makes of a change, against the plain forward in float64."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastsal.engine import evaluation
+from fastsal.engine.incremental import Incremental, NotTraceable, trace
+from fastsal.ops import patches
+
+SIDE = 21
+
+
+class Function(nn.Module):
+    """A module around a function of its parts."""
+
+    def __init__(self, function: Callable[..., Any], *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts, self.function = nn.ModuleList(parts), function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x, *self.parts)
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, **options)
+
+
+def head(channels: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5)]
+
+
+def channels_last_block(x: Tensor, stem: nn.Module, norm: nn.Module, wide: nn.Module, narrow: nn.Module) -> Tensor:
+    """As in ConvNeXt."""
+    x = stem(x)
+    y = narrow(F.gelu(wide(norm(x.permute(0, 2, 3, 1))))).permute(0, 3, 1, 2)
+    return (x + 0.5 * y).mean((-2, -1))
+
+
+def squeezed(x: Tensor, first: nn.Module, gate: nn.Module, last: nn.Module) -> Tensor:
+    """Squeeze and excitation: from the gate on everything depends on the whole map."""
+    x = first(x).relu()
+    return last(x * gate(x.mean((2, 3), keepdim=True)).sigmoid()).amax((2, 3))
+
+
+def written_over(x: Tensor, first: nn.Module, second: nn.Module) -> Tensor:
+    x = first(x)
+    return second(x.relu_()).add_(x).flatten(1)
+
+
+def read_before_written(x: Tensor, first: nn.Module) -> Tensor:
+    """A view that sees what is written after it was made."""
+    x = first(x)
+    view = x[:, :2]
+    x.relu_()
+    return torch.cat([view, x], 1).mean((2, 3))
+
+
+def norm_over_channels(x: Tensor, first: nn.Module) -> Tensor:
+    x = first(x)
+    mean = x.mean(1, keepdim=True)
+    x = (x - mean) / ((x - mean).pow(2).mean(1, keepdim=True) + 1e-6).sqrt()
+    a, b = x.chunk(2, 1)
+    return (a * b.softmax(1)).flatten(1)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "stride, padding": lambda: nn.Sequential(conv(3, 6, 7, stride=2, padding=3), nn.ReLU(), *head(6)),
+    "dilation, groups": lambda: nn.Sequential(conv(3, 6, dilation=2, padding=2), conv(6, 6, groups=6), *head(6)),
+    "same padding": lambda: nn.Sequential(conv(3, 4, 3, padding="same"), conv(4, 4, (1, 5), padding=(0, 2)), *head(4)),
+    "reflected border": lambda: nn.Sequential(conv(3, 4, padding=1, padding_mode="reflect"), *head(4)),
+    "max pool": lambda: nn.Sequential(conv(3, 4), nn.MaxPool2d(3, 2, 1), conv(4, 4), *head(4)),
+    "max pool, rounded up": lambda: nn.Sequential(conv(3, 4), nn.MaxPool2d(2, 2, ceil_mode=True), conv(4, 4), *head(4)),
+    "average pool": lambda: nn.Sequential(conv(3, 4), nn.AvgPool2d(3, 2, 1), conv(4, 4), *head(4)),
+    "average pool, uncounted border": lambda: nn.Sequential(
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False), conv(3, 4), *head(4)
+    ),
+    "batch norm": lambda: nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.Hardswish(True), conv(4, 4), *head(4)),
+    "group norm": lambda: nn.Sequential(conv(3, 4), nn.GroupNorm(2, 4), nn.SiLU(), conv(4, 4), *head(4)),
+    "stride above kernel": lambda: nn.Sequential(conv(3, 4, 1, stride=3), conv(4, 4), *head(4)),
+    "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3, stride=2), conv(4, 4), *head(4)),
+    "pooled to its size": lambda: nn.Sequential(
+        conv(3, 4, 5), nn.AdaptiveAvgPool2d(17), nn.Flatten(), nn.Linear(1156, 5)
+    ),
+    "pooled to another": lambda: nn.Sequential(conv(3, 4, 5), nn.AdaptiveAvgPool2d(5), nn.Flatten(), nn.Linear(100, 5)),
+    "residual": lambda: Function(
+        lambda x, a, b: (a(x) + b(x).relu()).mean((2, 3)), conv(3, 4, 1), conv(3, 4, 5, padding=2)
+    ),
+    "concatenated": lambda: Function(
+        lambda x, a, b: torch.cat([a(x), x, b(x)], 1).flatten(1), conv(3, 4, padding=1), conv(3, 2, 5, padding=2)
+    ),
+    "channels last": lambda: Function(
+        channels_last_block, conv(3, 4, 5), nn.LayerNorm(4), nn.Linear(4, 8), nn.Linear(8, 4)
+    ),
+    "norm over channels": lambda: Function(norm_over_channels, conv(3, 4)),
+    "squeeze and excitation": lambda: Function(squeezed, conv(3, 4), conv(4, 4, 1), conv(4, 4)),
+    "written over": lambda: Function(written_over, conv(3, 4), conv(4, 4, padding=1)),
+    "read before written": lambda: Function(read_before_written, conv(3, 4)),
+    "a map of positions": lambda: Function(
+        lambda x, a: (a(x) * torch.arange(19.0, dtype=x.dtype)[:, None]).flatten(1), conv(3, 2)
+    ),
+    "several outputs": lambda: Function(lambda x, a: {"map": a(x), "pair": (x.mean((1, 2, 3)), 3)}, conv(3, 2)),
+    "constant output": lambda: Function(lambda x, a: (a(x), a.weight * 2), conv(3, 2)),
+}
+
+
+def rectangles() -> Tensor:
+    """Windows of several sizes, some over the corners."""
+    found = [
+        (y, min(y + h, SIDE), x, min(x + w, SIDE))
+        for (h, w), y, x in itertools.product([(3, 4), (1, 1)], range(0, SIDE, 4), range(0, SIDE, 4))
+    ]
+    return torch.tensor(found)
+
+
+def leaves(value: Any) -> list[Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def outputs(model: Any, dtype: torch.dtype, least: int, whole_rows: int | None) -> tuple[Incremental, float]:
+    """The engine, and the largest difference from the plain forward over all positions and outputs."""
+    image = torch.randn(1, 3, SIDE, SIDE, dtype=dtype, generator=torch.Generator().manual_seed(3))
+    bounds, apart = rectangles(), 0.0
+    with evaluation(model), torch.no_grad():
+        engine = Incremental(trace(model, image), bounds, patches.gather, least, whole_rows)
+        engine.prepare(image)
+        for group in engine.groups:
+            window = engine.window(group)
+            rows = torch.arange(len(group.positions)).flip(0)
+            changed = image.repeat(len(rows), 1, 1, 1)
+            for row, (top, bottom, left, right) in zip(changed, bounds[group.positions[rows]].tolist(), strict=True):
+                row[:, top:bottom, left:right] = 1.5
+            altered = torch.stack(
+                [
+                    row[:, y : y + window.size[0], x : x + window.size[1]]
+                    for row, (y, x) in zip(changed, window.starts[rows].tolist(), strict=True)
+                ]
+            )
+            got, want = leaves(engine(group, rows, altered)), leaves(model(changed))
+            assert len(got) == len(want)
+            for a, b in zip(got, want, strict=True):
+                assert (a.shape, a.dtype) == (b.shape, b.dtype)
+                apart = max(apart, float((a - b).abs().max()))
+    assert sorted(torch.cat([group.positions for group in engine.groups]).tolist()) == list(range(len(bounds)))
+    return engine, apart
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("least", "whole_rows"), [(1000, None), (3, 4)], ids=["one group", "groups"])
+def test_equals_the_plain_forward(name: str, least: int, whole_rows: int | None) -> None:
+    torch.manual_seed(1)
+    model = NETWORKS[name]().double().eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+    _, apart = outputs(model, torch.float64, least, whole_rows)
+    assert apart < 1e-12
+
+
+def test_local_layers_recompute_parts_alone() -> None:
+    model = nn.Sequential(conv(3, 8, padding=1), nn.ReLU(), conv(8, 8, padding=1), *head(8)).eval()
+    engine, apart = outputs(model, torch.float32, 1000, None)
+    assert engine.gain > 5  # 3 x 4 of 21 x 21, grown by two layers of 3 x 3
+    assert apart < 1e-5
+
+
+def test_the_model_is_as_it_was() -> None:
+    """A forward that keeps what it saw would keep symbols."""
+
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = conv(3, 4)
+            self.seen: Any = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = self.first(x)
+            return self.seen.mean((2, 3))  # type: ignore[no-any-return]
+
+    model = Keeps().eval()
+    with evaluation(model), torch.no_grad():
+        trace(model, torch.zeros(1, 3, 8, 8))
+    assert model.seen is None
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x, a: a(x).mean((2, 3)) * (1.0 if x.sum() > 0 else 2.0), "torch.fx: .*; torch.export: "),
+        (lambda x, a: a(x).mean((2, 3)) * float(x.max()), "torch.fx: .*; torch.export: "),
+        (lambda x, a: a(x).mean((2, 3)).view(2, 4), "torch.fx: .*; torch.export: "),
+    ],
+    ids=["branch", "value", "rows"],
+)
+def test_what_depends_on_values_is_refused(function: Callable[..., Any], reason: str) -> None:
+    model = Function(function, conv(3, 4)).eval()
+    with evaluation(model), torch.no_grad(), pytest.raises(NotTraceable, match=reason):
+        trace(model, torch.zeros(1, 3, 8, 8))
+
+
+def test_hooks_would_see_symbols() -> None:
+    model = nn.Sequential(conv(3, 4), *head(4)).eval()
+    model[0].register_forward_hook(lambda *_: None)
+    with evaluation(model), torch.no_grad(), pytest.raises(NotTraceable, match="hooks"):
+        trace(model, torch.zeros(1, 3, 8, 8))
