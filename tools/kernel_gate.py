@@ -211,6 +211,9 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.pop("TRITON_INTERPRET", None)
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+    import torch
+
+    torch.set_num_threads(1)  # a fork cannot use the threads that its parent has started
     began = time.perf_counter()
     results = run([int(arch) for arch in options.architectures.split(",")], options.only, options.workers)
     failed = [row for row in results if row["failures"]]

@@ -24,6 +24,7 @@ MODELS = {
 }
 # Windows per side.
 SIDE = {"resnet50": 7} if DEVICE == "cpu" else {}
+LOCAL = ("resnet50", "vgg16", "mobilenetv2")
 SIZES = (4, 8, 16) if DEVICE == "cpu" else (16, 64, 256)
 MASKS = 48 if DEVICE == "cpu" else 1024
 REPEATS = 5
@@ -78,12 +79,13 @@ def bench_occlusion(benchmark: Any, model: str) -> None:
 
     best = min(SIZES, key=lambda size: timed(captums(size)))
     explainer = fastsal.Occlusion(prepared(model))
-    explainer.attribute(x, **geometry)
+    explainer.attribute(x, **geometry, incremental=False)
     ways = {
-        "prepared": ours(prepared(model)),
+        "prepared": ours(prepared(model), incremental=False),
         "bare passes of the prepared model": bare(prepared(model), x, explainer, clean=True),
-        "prepared, bfloat16": ours(prepared(model, "bfloat16")),
-        "plain model": ours(network(model)),
+        **({"prepared, incremental": ours(prepared(model), incremental=True)} if model in LOCAL else {}),
+        "prepared, bfloat16": ours(prepared(model, "bfloat16"), incremental=False),
+        "plain model": ours(network(model), incremental=False),
         f"Captum at its best ({best} per eval)": captums(best),
     }
     facts = {"case": f"{model}, {(224 // side) ** 2} windows", **steps(model)}
