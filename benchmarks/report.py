@@ -1,4 +1,4 @@
-"""REPORT.md: the kept figures of every device as tables and plots.
+"""REPORT.md: the kept figures of every device as tables and plots; some of the tables go into the README too.
 
 python -m benchmarks.report
 """
@@ -12,6 +12,9 @@ from typing import Any
 from benchmarks.tables import KINDS, Row
 
 HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+IN_README = ("comparisons", "explainers", "peers")
 NOTES = {
     "comparisons": "Each round runs all ways in turn, beginning with another one; ratios are of the same round. "
     "`make bench-report` makes all of it, `python -m benchmarks --only bench_prepared` this part.",
@@ -27,6 +30,7 @@ NOTES = {
 
 def write() -> Path:
     """Makes the report and its plots; returns the report's path."""
+    measured: list[str] = []
     parts = [
         "# Benchmarks\n",
         "Written by `make bench-report`; not edited. Figures of one device are of its own file in `results/`.\n",
@@ -35,18 +39,25 @@ def write() -> Path:
         kept = json.loads(file.read_text())
         about = kept["machine"]
         parts.append(f"## {about['device']}\n")
-        parts.append(", ".join(f"{key} {value}" for key, value in about.items() if value is not None) + "\n")
+        machine = ", ".join(f"{key} {value}" for key, value in about.items() if value is not None)
+        parts.append(machine + "\n")
+        measured.append(f"**{machine}**\n")
         for kind, (heading, table) in KINDS.items():
             rows = kept.get(kind, [])
             if not rows:
                 continue
             parts += [f"### {heading}\n", NOTES[kind] + "\n", table(rows) + "\n"]
+            if kind in IN_README:
+                measured += [f"{heading}. {NOTES[kind]}\n", table(rows) + "\n"]
             picture = _plot(kind, rows, file.stem)
             if picture is not None:
                 parts.append(f"![{heading}]({picture.relative_to(HERE)})\n")
             parts += _preparations(rows) if kind == "comparisons" else []
     report = HERE / "REPORT.md"
     report.write_text("\n".join(parts))
+    readme = README.read_text()
+    before, after = readme.split(BEGIN)[0], readme.split(END)[1]
+    README.write_text(before + BEGIN + "\n" + "\n".join(measured) + END + after)
     return report
 
 

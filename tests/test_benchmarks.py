@@ -97,8 +97,16 @@ def test_a_report_has_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )  # fmt: skip
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "one.json").write_text(json.dumps({"machine": ABOUT, **rows}))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     monkeypatch.setattr(report, "HERE", tmp_path)
+    monkeypatch.setattr(report, "README", readme)
     text = report.write().read_text()
+    begun, ended = readme.read_text().split(report.BEGIN)
+    assert begun == "before\n"
+    assert ended.endswith(f"{report.END}\nafter\n")
+    assert "old" not in ended
+    assert tables.ways(rows["comparisons"]) in ended
     for heading, _ in tables.KINDS.values():
         assert f"### {heading}" in text
     assert "- x: model: a replica" in text
@@ -119,3 +127,14 @@ def test_peak_bytes_counts_what_is_held() -> None:
         small()(torch.zeros(1, 3, 8, 8))
         torch.ones(1000)
     assert peak.peak >= 4000
+
+
+def test_the_readme_has_the_rows_of_the_report() -> None:
+    """What the README says of speed is what was measured."""
+    readme, written = report.README.read_text(), (report.README.parent / "benchmarks" / "REPORT.md").read_text()
+    for file in (report.README.parent / "benchmarks" / "results").glob("*.json"):
+        kept = json.loads(file.read_text())
+        for kind in report.IN_README:
+            table = tables.KINDS[kind][1](kept[kind])
+            assert table in readme
+            assert table in written

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal_kernels import cam, masks, noise, patches, path, windows
+from fastsal_kernels import cam, masks, noise, patches, path, ranks, windows
 from fastsal_kernels._launch import Launch, recording
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -122,6 +122,18 @@ def _patches() -> Iterator[tuple[str, bool]]:
     yield "gather fp32 of an image", False
 
 
+def _ranks() -> Iterator[tuple[str, bool]]:
+    places, counts = torch.zeros(1, 224, 224, dtype=torch.int64), torch.zeros(16, dtype=torch.int64)
+    for dtype_name, dtype in DTYPES.items():
+        for layout_name, layout in LAYOUTS.items():
+            x = _image(dtype, layout)
+            ranks.batch(_repeat(x, 16), x, x, places, counts)
+            yield f"batch {dtype_name} {layout_name}", True
+    x = _image(torch.float32, torch.contiguous_format, 1, 1, 1)
+    ranks.batch(_repeat(x, 1), x, x, torch.zeros(1, 1, dtype=torch.int64), counts[:1])
+    yield "batch fp32 one element", False
+
+
 def _noise() -> Iterator[tuple[str, bool]]:
     for dtype_name, dtype in DTYPES.items():
         for layout_name, layout in LAYOUTS.items():
@@ -177,6 +189,7 @@ def cases() -> list[Case]:
         ("path", _path),
         ("noise", _noise),
         ("patches", _patches),
+        ("ranks", _ranks),
         ("cam", _cam),
     ):
         with recording() as launches:

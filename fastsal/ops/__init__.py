@@ -1,6 +1,6 @@
 """The ops: what makes and folds the batches of the explainers, on whichever backend the tensors allow."""
 
-from fastsal.ops import cam, masks, noise, patches, path, windows
+from fastsal.ops import cam, masks, noise, patches, path, ranks, windows
 from fastsal.ops._backend import Backend, backend, backends_report, current_backend
 from fastsal.ops._tune import Tuned, tune
 from fastsal.ops._tune import save as save_tuning
@@ -18,6 +18,7 @@ __all__ = [
     "noise",
     "patches",
     "path",
+    "ranks",
     "save_tuning",
     "tune",
     "windows",

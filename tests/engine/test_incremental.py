@@ -71,6 +71,17 @@ def norm_over_channels(x: Tensor, first: nn.Module) -> Tensor:
     return (a * b.softmax(1)).flatten(1)
 
 
+def switched_off(x: Tensor, first: nn.Module, second: nn.Module) -> Tensor:
+    with torch.no_grad():
+        x = first(x)
+    return second(x).mean((2, 3))
+
+
+def in_lower_precision(x: Tensor, first: nn.Module) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return first(x).mean((2, 3))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "stride, padding": lambda: nn.Sequential(conv(3, 6, 7, stride=2, padding=3), nn.ReLU(), *head(6)),
     "dilation, groups": lambda: nn.Sequential(conv(3, 6, dilation=2, padding=2), conv(6, 6, groups=6), *head(6)),
@@ -107,6 +118,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         lambda x, a: (a(x) * torch.arange(19.0, dtype=x.dtype)[:, None]).flatten(1), conv(3, 2)
     ),
     "several outputs": lambda: Function(lambda x, a: {"map": a(x), "pair": (x.mean((1, 2, 3)), 3)}, conv(3, 2)),
+    "gradients switched off": lambda: Function(switched_off, conv(3, 4), conv(4, 4)),
+    "number of rows": lambda: Function(
+        lambda x, a: torch.cat([torch.ones(x.shape[0], 2, dtype=x.dtype), a(x).mean((2, 3))], 1), conv(3, 2)
+    ),
     "constant output": lambda: Function(lambda x, a: (a(x), a.weight * 2), conv(3, 2)),
 }
 
@@ -197,13 +212,21 @@ def test_the_model_is_as_it_was() -> None:
         (lambda x, a: a(x).mean((2, 3)) * (1.0 if x.sum() > 0 else 2.0), "torch.fx: .*; torch.export: "),
         (lambda x, a: a(x).mean((2, 3)) * float(x.max()), "torch.fx: .*; torch.export: "),
         (lambda x, a: a(x).mean((2, 3)).view(2, 4), "torch.fx: .*; torch.export: "),
+        (lambda x, a: a(x).mean((2, 3)) * torch.ones(len(x), 1), "one number of rows"),
     ],
-    ids=["branch", "value", "rows"],
+    ids=["branch", "value", "rows", "length"],
 )
 def test_what_depends_on_values_is_refused(function: Callable[..., Any], reason: str) -> None:
     model = Function(function, conv(3, 4)).eval()
     with evaluation(model), torch.no_grad(), pytest.raises(NotTraceable, match=reason):
         trace(model, torch.zeros(1, 3, 8, 8))
+
+
+def test_autocast_inside_a_model_is_in_the_graph_and_not_left_on() -> None:
+    model = Function(in_lower_precision, conv(3, 4)).eval()
+    _, apart = outputs(model, torch.float32, 1000, None)
+    assert apart < 2 * torch.finfo(torch.bfloat16).eps
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_hooks_would_see_symbols() -> None:

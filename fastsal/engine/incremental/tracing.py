@@ -165,7 +165,13 @@ def aliases(node: fx.Node) -> bool:
 
 
 def _traced(graph: fx.Graph, given: fx.Node, constants: dict[fx.Node, Any], spec: TreeSpec) -> Traced:
-    nodes = tuple(node for node in graph.nodes if node.op == "call_function")
+    # Nothing here has gradients, so that where they are switched off does not matter.
+    nodes = tuple(
+        node for node in graph.nodes if node.op == "call_function" and node.target is not torch._C._set_grad_enabled
+    )
+    for node in nodes:
+        if not isinstance(node.target, torch._ops.OpOverload) and getattr(node.target, "__module__", "") != "_operator":
+            raise NotTraceable(f"it uses {getattr(node.target, '__name__', node.target)}")
     (output,) = (node for node in graph.nodes if node.op == "output")
     outputs = output.args[0]
     return Traced(nodes, given, constants, tuple(outputs) if isinstance(outputs, (list, tuple)) else (outputs,), spec)

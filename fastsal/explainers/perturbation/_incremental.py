@@ -21,6 +21,8 @@ from fastsal.ops import patches
 
 FEWEST = 48
 """Positions below which nothing is traced."""
+MOST = 2**16
+"""Positions above which the plan itself would take long."""
 LEAST_GAIN = 1.2
 """Times fewer multiply-adds than the plain sweep's, below which the copies would eat what is saved."""
 LEAST_TRACES = 4
@@ -124,6 +126,8 @@ def _attempt(
     count = len(made.rectangles)
     if not forced and count < FEWEST:
         return f"there are fewer than {FEWEST} positions"
+    if count > MOST:
+        return f"there are more than {MOST} positions"
     traced = _traced(explainer, scores, image, count, forced)
     if isinstance(traced, str):
         return traced

@@ -78,8 +78,8 @@ class Occlusion(PerturbationAttribution):
             show_progress: show a bar.
             incremental: compute only what a window changes of each layer's map, and keep the rest (Nakandala, Kumar,
                 Papakonstantinou, SIGMOD 2019): exact up to rounding, and checked against the plain forward in every
-                call. ``"auto"``: images of models with local layers, where it pays; ``plan()`` tells. True: or an
-                error that says why not; False: never.
+                call. ``"auto"``: where layers are local and it pays, after a trace of the model; ``plan()``
+                tells. True: or an error that says why not. False: never, and the same bits in every call.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a stride above its window.
