@@ -73,6 +73,8 @@ def prepare(
     checked_precision(precision)
     if memory_format not in MEMORY_FORMATS:
         raise ValueError(f"memory_format: {memory_format!r} is not one of {', '.join(MEMORY_FORMATS)}")
+    if not probe_seconds >= 0:
+        raise ValueError(f"probe_seconds: {probe_seconds} is below 0; 0 measures nothing")
     values = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
     arguments = tuple(map(scratch, (*values, *extra)))
@@ -95,7 +97,7 @@ def prepare(
             preparation.compile("reduce-overhead" if cuda_graphs else compile)
             preparation.split(split)
             preparation.find_rows(probe_seconds)
-    return preparation.result()
+        return preparation.result()
 
 
 class _Preparation:

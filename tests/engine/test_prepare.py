@@ -92,6 +92,14 @@ def test_a_model_in_train_mode_is_prepared_for_evaluation() -> None:
     assert not any(parameter.requires_grad for parameter in fast.parameters())
 
 
+def test_gradients_pass_what_was_prepared_in_inference_mode() -> None:
+    model = lively(small())
+    with torch.inference_mode():
+        prepared = fastsal.prepare(model, image(), probe_seconds=0)
+    found = fastsal.Saliency(prepared).attribute(image(), 1)
+    torch.testing.assert_close(found, fastsal.Saliency(model).attribute(image(), 1), rtol=1e-4, atol=1e-6)
+
+
 def test_changes_of_the_model_are_seen() -> None:
     torch.manual_seed(0)
     model, x = lively(small().double()), image().double()
@@ -350,6 +358,8 @@ def test_refusals() -> None:
         fastsal.prepare(model, x, precision="half")
     with pytest.raises(ValueError, match="memory_format: 'nhwc' is not one of"):
         fastsal.prepare(model, x, memory_format="nhwc")
+    with pytest.raises(ValueError, match="probe_seconds: -1 is below 0"):
+        fastsal.prepare(small(), image(), probe_seconds=-1)
     with pytest.raises(ValueError, match="inputs: the first must be a tensor"):
         fastsal.prepare(model, x[:0])
 
