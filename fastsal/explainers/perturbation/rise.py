@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +25,13 @@ from fastsal.explainers.base import (
     tile,
     tile_target,
 )
+from fastsal.explainers.perturbation._rise_designs import checked_design, designed
+from fastsal.explainers.perturbation._rise_estimators import Masks, checked_estimator, estimated
 from fastsal.explainers.perturbation._scores import rows, scores_of
-from fastsal.ops import masks
+from fastsal.ops import accumulation_dtype, masks
+
+REPLICATES = 16
+"""Of a run whose standard error is asked for: their spread tells it within an eighth or so."""
 
 
 class RISE(PerturbationAttribution):
@@ -48,9 +54,12 @@ class RISE(PerturbationAttribution):
         probability: float = 0.5,
         border: masks.Border = "reflect",
         seed: int | None = 0,
+        design: str = "independent",
+        estimator: str = "plain",
+        return_standard_error: bool = False,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
-    ) -> Tensor:
+    ) -> Any:
         """Maps [B, 1, *spatial] of the target, or [B, K, *spatial] of all outputs [B, K] at once when target is None.
 
         Args:
@@ -63,12 +72,18 @@ class RISE(PerturbationAttribution):
             probability: that a cell keeps the input.
             border: ``reflect`` (the authors' code) or ``clamp``.
             seed: the same seed gives the same masks at every batch size; None draws it from torch's global generator.
+            design: how masks are chosen: ``independent`` (the paper), ``antithetic`` (pairs of opposite masks),
+                ``balanced`` (each cell kept equally often) or ``sobol`` (spread evenly). Each has the same mean map.
+            estimator: ``plain`` (the paper's mean of score times mask), ``centred`` (of the score's deviation from its
+                mean) or ``regression`` (of what is left of it by a linear fit on the mask, whose part is known). Each
+                estimates the same map; all but the plain of independent masks keep n_masks scores of each output.
+            return_standard_error: return (maps, their standard errors) from 16 independent replicates of the design.
             perturbations_per_eval: masks per model call. When None, chosen from memory, but 1 where an additional
                 tensor has as many entries as there are examples: only the caller knows whether to repeat it.
             show_progress: show a bar.
 
         Returns:
-            float32 (float64 for float64 scores).
+            float32 (float64 for float64 scores); with ``return_standard_error`` two of these.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
@@ -86,29 +101,60 @@ class RISE(PerturbationAttribution):
         additional = as_arguments(additional_forward_args)
         plain = scratch(tensor) if tensor.is_inference() else tensor.detach()
         examples, size = examples_of((plain,)), list(plain.shape[2:])
-        design: dict[str, Any] = {"seed": as_seed(seed), "grid_size": grid_size}
+        checked_design(design)
+        checked_estimator(estimator)
+        grid = masks.cells(size, grid_size)
+        sizes = _replicates(n_masks, return_standard_error)
+        key = as_seed(seed)
+        chosen = designed(design, sizes, size, grid, probability, key)
+        run = Masks(size, grid, border, probability, key, None if chosen is None else chosen.to(plain.device))
+        streams = design == "independent" and estimator == "plain" and not return_standard_error
         if perturbations_per_eval is None and could_be_per_example(additional, examples):
             perturbations_per_eval = 1
         row_bytes = plain[:1].numel() * plain.element_size()
         plan = Plan(n_masks, examples, row_bytes, plain.device, perturbations_per_eval, self.forward_func)
         state: Tensor | None = None
+        kept: Tensor | None = None
 
         def step(start: int, stop: int) -> Callable[[], None]:
             count = stop - start
-            batch = masks.batch(plain, start, stop, **design, probability=probability, border=border, baseline=begin)
+            batch = run.batch(plain, start, stop, begin)
             extra = tuple(tile(scratch(value), count, examples) for value in additional)
             scores = scores_of(self.forward_func, (batch,), extra, tile_target(target, count, examples))
             scores = rows(scores, count, examples).reshape(count, -1)
-            added = masks.accumulate(scores, start, size, **design, probability=probability, partial=state)
+            added = run.accumulated(scores, start, state) if streams else scores
 
             def commit() -> None:
-                nonlocal state
-                state = added
+                nonlocal state, kept
+                if streams:
+                    state = added
+                    return
+                if kept is None:
+                    kept = scores.new_empty((n_masks, scores.shape[1]))
+                kept[start:stop] = scores
 
             return commit
 
         with evaluation(self.forward_func), torch.no_grad():
             sweep(n_masks, step, plan, show_progress=show_progress, description="RISE")
-            assert state is not None
-            maps = masks.finish(state, size, grid_size=grid_size, border=border)
-            return (maps / (n_masks * probability)).reshape(examples, -1, *size)
+            if state is not None:
+                return (run.finished(state) / (n_masks * probability)).reshape(examples, -1, *size)
+            assert kept is not None
+            maps, error = estimated(kept, estimator, run, sizes)
+            dtype = accumulation_dtype(kept.dtype)
+            found = [each.to(dtype).reshape(examples, -1, *size) for each in (maps, error) if each is not None]
+            return tuple(found) if return_standard_error else found[0]
+
+
+def _replicates(n_masks: int, several: bool) -> list[int]:
+    """Masks of each replicate, in whole pairs as far as that goes.
+
+    Raises:
+        ValueError: for fewer masks than two for each.
+    """
+    if not several:
+        return [n_masks]
+    if n_masks < 2 * REPLICATES:
+        raise ValueError(f"n_masks: {n_masks} is below {2 * REPLICATES}, two for each of {REPLICATES} replicates")
+    edges = [2 * (n_masks * index // (2 * REPLICATES)) for index in range(REPLICATES)] + [n_masks]
+    return [high - low for low, high in itertools.pairwise(edges)]
