@@ -24,7 +24,7 @@ MODELS = {
 }
 # Windows per side.
 SIDE = {"resnet50": 7} if DEVICE == "cpu" else {}
-LOCAL = ("resnet50", "vgg16", "mobilenetv2")
+LOCAL = ("resnet50",)
 SIZES = (4, 8, 16) if DEVICE == "cpu" else (16, 64, 256)
 MASKS = 48 if DEVICE == "cpu" else 1024
 REPEATS = 5
