@@ -8,7 +8,7 @@ from fastsal.engine.plan import Plan
 from fastsal.engine.prepare import prepare
 from fastsal.engine.prepared import Prepared, Step, unprepared
 from fastsal.engine.reading import UNRELATED, Reading, read, replaced
-from fastsal.engine.sweep import ChunkTooLarge, Swept, observed, sweep
+from fastsal.engine.sweep import ChunkTooLarge, Swept, chunks, observed, sweep
 from fastsal.engine.tap import Tap, tap
 from fastsal.engine.watch import Watch
 
@@ -25,6 +25,7 @@ __all__ = [
     "Swept",
     "Tap",
     "Watch",
+    "chunks",
     "default_layer",
     "evaluation",
     "grid_of",

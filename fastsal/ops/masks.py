@@ -36,9 +36,9 @@ class Design(NamedTuple):
     words: Tensor
     offsets: Tensor
 
-    def __getitem__(self, part: Any) -> Any:
-        """Some of the masks, for a slice."""
-        return Design(self.words[part], self.offsets[part]) if isinstance(part, slice) else tuple(self)[part]
+    def part(self, start: int, stop: int) -> Design:
+        """The masks start .. stop."""
+        return Design(self.words[start:stop], self.offsets[start:stop])
 
     def to(self, device: torch.device) -> Design:
         """The same on a device."""

@@ -63,7 +63,8 @@ Drawn = tuple[np.ndarray, np.ndarray]
 
 def _offsets(uniform: np.ndarray, cells: Sequence[int]) -> np.ndarray:
     sizes = np.array(cells)
-    return np.minimum((uniform * sizes).astype(np.int64), sizes - 1)
+    places: np.ndarray = np.minimum((uniform * sizes).astype(np.int64), sizes - 1)
+    return places
 
 
 def _antithetic(source: np.random.Generator, count: int, cells: int, cell: Sequence[int], probability: float) -> Drawn:

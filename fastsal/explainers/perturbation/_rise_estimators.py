@@ -43,7 +43,15 @@ class Masks(NamedTuple):
     design: masks.Design | None
 
     def _part(self, start: int, stop: int) -> masks.Design | None:
-        return None if self.design is None else self.design[start:stop]
+        return None if self.design is None else self.design.part(start, stop)
+
+    def drawn(self, count: int) -> masks.Design:
+        """The first masks, of the seed's too."""
+        part = self._part(0, count)
+        if part is not None:
+            return part
+        grid = tuple(self.grid)
+        return masks.drawn(0, count, self.size, seed=self.seed, grid_size=grid, probability=self.probability)
 
     def batch(self, input: Tensor, start: int, stop: int, baseline: float | Tensor) -> Tensor:
         """The input under masks start .. stop."""
@@ -134,12 +142,7 @@ class _Regression:
     def _of_masks(self, count: int) -> Tensor:
         """[N, features], without their mean, the probability."""
         run = self._run
-        design = run.design
-        if design is None:
-            design = masks.drawn(
-                0, count, run.size, seed=run.seed, grid_size=tuple(run.grid), probability=run.probability
-            )
-        grids, offsets = masks.opened(design, run.grid)
+        grids, offsets = masks.opened(run.drawn(count), run.grid)
         found = grids.to(torch.float64)
         for axis in range(len(run.size)):
             matrices = self._pooled[axis].to(found.device)[offsets[:, axis]]

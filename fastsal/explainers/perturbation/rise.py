@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastsal.engine import Plan, evaluation, scratch, sweep
+from fastsal.engine import Plan, scratch
+from fastsal.explainers._anytime import GROUPS, Anytime, Run, execute, groups, limits_of, relative, scoring
 from fastsal.explainers._random import as_seed
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
@@ -30,11 +30,11 @@ from fastsal.explainers.perturbation._rise_estimators import Masks, checked_esti
 from fastsal.explainers.perturbation._scores import rows, scores_of
 from fastsal.ops import accumulation_dtype, masks
 
-REPLICATES = 16
-"""Of a run whose standard error is asked for: their spread tells it within an eighth or so."""
+UNITS = {"independent": 1, "antithetic": 2, "balanced": 64, "sobol": 64}
+"""Masks of a part of a design that does not depend on the other parts, where a sweep may end at any time."""
 
 
-class RISE(PerturbationAttribution):
+class RISE(Anytime, PerturbationAttribution):
     """Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models" (BMVC 2018), eq. 6.
 
     Costs n_masks passes per example; memory does not grow with n_masks, and the masks are never held. The paper's
@@ -57,6 +57,8 @@ class RISE(PerturbationAttribution):
         design: str = "independent",
         estimator: str = "plain",
         return_standard_error: bool = False,
+        tolerance: float | None = None,
+        deadline: float | None = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
     ) -> Any:
@@ -78,6 +80,8 @@ class RISE(PerturbationAttribution):
                 mean) or ``regression`` (of what is left of it by a linear fit on the mask, whose part is known). Each
                 estimates the same map; all but the plain of independent masks keep n_masks scores of each output.
             return_standard_error: return (maps, their standard errors) from 16 independent replicates of the design.
+            tolerance: stop when the relative error is estimated to be below it, and return an :class:`Estimate`.
+            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
             perturbations_per_eval: masks per model call. When None, chosen from memory, but 1 where an additional
                 tensor has as many entries as there are examples: only the caller knows whether to repeat it.
             show_progress: show a bar.
@@ -88,6 +92,7 @@ class RISE(PerturbationAttribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
+        limits = limits_of(tolerance, deadline)
         tensors, _ = as_inputs(inputs)
         if len(tensors) > 1:
             raise ValueError(f"inputs: {len(tensors)} given; RISE masks one, the others go in additional_forward_args")
@@ -104,11 +109,19 @@ class RISE(PerturbationAttribution):
         checked_design(design)
         checked_estimator(estimator)
         grid = masks.cells(size, grid_size)
-        sizes = _replicates(n_masks, return_standard_error)
+        sizes, unit, several = [n_masks], UNITS[design], limits.estimating or return_standard_error
+        if limits.estimating:
+            # Blocks of any other design do not depend on each other as it is.
+            if design == "sobol":
+                sizes = [min(unit, n_masks - start) for start in range(0, n_masks, unit)]
+        elif return_standard_error:
+            if n_masks < 2 * GROUPS:
+                raise ValueError(f"n_masks: {n_masks} is below {2 * GROUPS}, two for each of {GROUPS} replicates")
+            sizes = groups(n_masks, 2)
         key = as_seed(seed)
         chosen = designed(design, sizes, size, grid, probability, key)
         run = Masks(size, grid, border, probability, key, None if chosen is None else chosen.to(plain.device))
-        streams = design == "independent" and estimator == "plain" and not return_standard_error
+        streams = design == "independent" and estimator == "plain" and not several
         if perturbations_per_eval is None and could_be_per_example(additional, examples):
             perturbations_per_eval = 1
         row_bytes = plain[:1].numel() * plain.element_size()
@@ -135,26 +148,37 @@ class RISE(PerturbationAttribution):
 
             return commit
 
-        with evaluation(self.forward_func), torch.no_grad():
-            sweep(n_masks, step, plan, show_progress=show_progress, description="RISE")
+        def shaped(values: Tensor) -> Tensor:
+            assert kept is not None
+            return values.to(accumulation_dtype(kept.dtype)).reshape(examples, -1, *size)
+
+        def finish() -> Any:
             if state is not None:
                 return (run.finished(state) / (n_masks * probability)).reshape(examples, -1, *size)
             assert kept is not None
             maps, error = estimated(kept, estimator, run, sizes)
-            dtype = accumulation_dtype(kept.dtype)
-            found = [each.to(dtype).reshape(examples, -1, *size) for each in (maps, error) if each is not None]
-            return tuple(found) if return_standard_error else found[0]
+            return shaped(maps) if error is None else (shaped(maps), shaped(error))
 
+        def estimate(done: int) -> tuple[Tensor, Tensor, float, int]:
+            assert kept is not None
+            # Parts of a block differ more from each other than blocks do: until there are enough blocks, an error that
+            # is not too small.
+            part = unit if done >= GROUPS * unit else 1
+            maps, error = estimated(kept[:done], estimator, run, groups(done, part))
+            found = shaped(maps), torch.full_like(shaped(maps), torch.inf) if error is None else shaped(error)
+            return *found, relative(*((each.flatten(0, 1).flatten(1),) for each in found)), done
 
-def _replicates(n_masks: int, several: bool) -> list[int]:
-    """Masks of each replicate, in whole pairs as far as that goes.
-
-    Raises:
-        ValueError: for fewer masks than two for each.
-    """
-    if not several:
-        return [n_masks]
-    if n_masks < 2 * REPLICATES:
-        raise ValueError(f"n_masks: {n_masks} is below {2 * REPLICATES}, two for each of {REPLICATES} replicates")
-    edges = [2 * (n_masks * index // (2 * REPLICATES)) for index in range(REPLICATES)] + [n_masks]
-    return [high - low for low, high in itertools.pairwise(edges)]
+        return execute(
+            Run(
+                n_masks,
+                step,
+                plan,
+                "RISE",
+                show_progress,
+                lambda: scoring(self.forward_func),
+                finish,
+                estimate,
+                f"n_masks={n_masks}",
+            ),
+            limits,
+        )
