@@ -34,7 +34,7 @@ def explain(n_masks: int, seed: int = 0, **options: Any) -> Any:
 
 @cache
 def converged() -> Tensor:
-    """The map of all 2^12 grids at all 12 offsets, of which every mask of the probability 0.5 is one, as likely as any."""
+    """The map of all 2^12 grids at all 12 offsets: the masks of the probability 0.5, equally likely."""
     grids = (torch.arange(4096)[:, None] >> torch.arange(12)) & 1 == 1
     offsets = torch.cartesian_prod(torch.arange(4), torch.arange(3))
     rows, columns = masks.interpolation(SIZE, tuple(GRID))
