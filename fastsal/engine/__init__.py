@@ -1,5 +1,6 @@
 """How a model is run: the sweep (generate, score, fold) and the tap (one pass that is read on the way)."""
 
+from fastsal.engine.first_layer import FirstLayer, first_layer
 from fastsal.engine.forward import evaluation, owner, owners, run, scratch
 from fastsal.engine.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.grid import Grid, grid_of
@@ -15,6 +16,7 @@ from fastsal.engine.watch import Watch
 __all__ = [
     "UNRELATED",
     "ChunkTooLarge",
+    "FirstLayer",
     "Graph",
     "Grid",
     "Layer",
@@ -28,6 +30,7 @@ __all__ = [
     "chunks",
     "default_layer",
     "evaluation",
+    "first_layer",
     "grid_of",
     "host_may_wait",
     "layers",

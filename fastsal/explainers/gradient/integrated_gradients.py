@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import Plan, evaluation
-from fastsal.explainers._anytime import Anytime, Run, execute, limits_of, relative
+from fastsal.explainers._anytime import Anytime, Run, execute, limits_of, relative, scoring
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
     Baselines,
@@ -26,6 +26,7 @@ from fastsal.explainers.base import (
     tile,
     tile_target,
 )
+from fastsal.explainers.gradient._front import front_of
 from fastsal.explainers.gradient._input_gradient import altered_copies, input_gradients
 from fastsal.explainers.gradient._points import Doubled, Sums, Weighted
 from fastsal.explainers.gradient._quadrature import rule
@@ -68,6 +69,7 @@ class IntegratedGradients(Anytime, GradientAttribution):
         *,
         tolerance: float | None = None,
         deadline: float | None = None,
+        first_layer_once: bool | str = "auto",
         show_progress: bool = False,
         create_graph: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
@@ -87,6 +89,10 @@ class IntegratedGradients(Anytime, GradientAttribution):
                 an :class:`Estimate`. The rule is then the trapezoid's with 2, 3, 5, 9 ... points, each doubling reusing
                 all points before; it is at least the completeness gap, and at least what the last doubling changed.
             deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
+            first_layer_once: where the model reads its one input through an affine layer alone (a convolution, a patch
+                embedding), run that layer for both ends of the path, which is straight behind it too, and its backward
+                for the sum of the gradients: equal up to rounding, which is checked. ``"auto"``: where it pays; True:
+                also where it does not, with an error where it cannot be; False: never.
             show_progress: show a bar.
             create_graph: keep the graph, so that the attribution can be trained through; memory grows with n_steps.
             grad_kwargs: further arguments of ``torch.autograd.grad``.
@@ -115,15 +121,22 @@ class IntegratedGradients(Anytime, GradientAttribution):
         if not create_graph:
             plain = tuple(t.detach().clone() if t.is_inference() else t.detach() for t in tensors)
 
+        front = None
+        if not create_graph:
+            with scoring(self.forward_func):
+                front = front_of(self, plain, starts, additional, points.total * examples, first_layer_once)
+        elif first_layer_once is True:
+            raise ValueError("first_layer_once: it goes without create_graph")
+
         def step(start: int, stop: int) -> Callable[[], None]:
             count = stop - start
+            ends = zip(plain, starts, strict=True) if front is None else [(front.end, front.start)]
             batches = tuple(
-                path.batch(tensor, points.positions(start, stop, tensor), baseline=begin)
-                for tensor, begin in zip(plain, starts, strict=True)
+                path.batch(tensor, points.positions(start, stop, tensor), baseline=begin) for tensor, begin in ends
             )
             with altered_copies(count):
                 gradients = input_gradients(
-                    self.forward_func,
+                    self.forward_func if front is None else front.behind,
                     batches,
                     tuple(tile(value, count, examples) for value in additional),
                     tile_target(target, count, examples),
@@ -133,6 +146,8 @@ class IntegratedGradients(Anytime, GradientAttribution):
             return points.fold(gradients, start, stop)
 
         def attributed(means: Sums) -> tuple[Tensor, ...]:
+            if front is not None:
+                means = [front.pulled(means[0]).to(means[0].dtype)]
             return tuple(
                 mean * (tensor.to(mean.dtype) - begin) if self._multiply_by_inputs else mean
                 for mean, tensor, begin in zip(means, plain, starts, strict=True)
