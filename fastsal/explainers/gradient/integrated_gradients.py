@@ -108,7 +108,8 @@ class IntegratedGradients(Anytime, GradientAttribution):
         tensors = tuple(t if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in tensors)
         starts = as_baselines(baselines, tensors)
         additional = as_arguments(additional_forward_args)
-        rule(method, n_steps)
+        # The ladder of points does not use the rule, whose nodes may take longer than the deadline.
+        rule(method, 2 if limits.estimating else n_steps)
         if internal_batch_size is not None and internal_batch_size < 1:
             raise ValueError(f"internal_batch_size: {internal_batch_size} is below 1")
         examples, device = examples_of(tensors), tensors[0].device

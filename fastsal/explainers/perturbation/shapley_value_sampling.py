@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,8 @@ class ShapleyValueSampling(Anytime, PerturbationAttribution):
             show_progress: show a bar.
             seed: chooses the orders; None draws it from torch's global generator.
             tolerance: stop when the relative error is estimated to be below it, after n_samples at the most, and return
-                an :class:`Estimate`. Only whole orders count; there is none before the first.
+                an :class:`Estimate`. Only whole orders count; before the first is whole, features that have
+                not joined have 0, and errors are infinite.
             deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
 
         Raises:
@@ -113,9 +115,11 @@ class ShapleyValueSampling(Anytime, PerturbationAttribution):
 
             return commit
 
-        def estimate(_done: int) -> tuple[Any, Any, float, int] | None:
-            if spread is None or not spread.count:
-                return None
+        def estimate(_done: int) -> tuple[Any, Any, float, int]:
+            assert spread is not None
+            if not spread.count:
+                # What has joined in the first order, of which nothing is known yet.
+                return game.shaped(total), game.shaped(torch.full_like(total, torch.inf)), math.inf, 0
             mean, error = spread.mean, spread.error()
             return game.shaped(mean), game.shaped(error), relative((mean.T,), (error.T,)), spread.count
 
