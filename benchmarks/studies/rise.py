@@ -23,9 +23,9 @@ from torch import Tensor, nn
 import fastsal
 from benchmarks.__main__ import machine
 from benchmarks.models import Basic, ResNet
-from fastsal.explainers._anytime import groups
-from fastsal.explainers.perturbation._rise_designs import DESIGNS, designed
-from fastsal.explainers.perturbation._rise_estimators import ESTIMATORS, Masks, estimated
+from fastsal.explainers._anytime import GROUPS
+from fastsal.explainers.perturbation._rise_designs import DESIGNS, Masks
+from fastsal.explainers.perturbation._rise_estimators import ESTIMATORS, estimated
 from fastsal.metrics import deletion, insertion
 from fastsal.models import demo, demo_canvases
 from tools import demo_data
@@ -59,8 +59,7 @@ def scores(model: nn.Module, run: Masks, image: Tensor, label: int, count: int) 
 
 
 def masks_of(design: str, size: int, count: int, seed: int) -> Masks:
-    grid, shape = [GRID, GRID], [size, size]
-    return Masks(shape, grid, "reflect", 0.5, seed, designed(design, [count], shape, grid, 0.5, seed))
+    return Masks((size, size), (GRID, GRID), "reflect", 0.5, seed, design, count)
 
 
 def distance(found: Tensor, truth: Tensor) -> float:
@@ -89,7 +88,7 @@ def study(task: Task) -> Iterator[str]:
         image = task.images[index]
         run = masks_of("independent", size, task.truth, 1)
         many = scores(task.model, run, image, label, task.truth)
-        truth, error = estimated(many, "regression", run, groups(task.truth, 2))
+        truth, error = estimated(many, "regression", run, run.groups(task.truth, GROUPS))
         assert error is not None
         noise.append(float(error.square().sum() / (truth - truth.mean()).square().sum()))
         for design in DESIGNS:
@@ -98,7 +97,7 @@ def study(task: Task) -> Iterator[str]:
                     run = masks_of(design, size, count, 100 + repeat)
                     few = scores(task.model, run, image, label, count)
                     for estimator in ESTIMATORS:
-                        found, _ = estimated(few, estimator, run, [count])
+                        found, _ = estimated(few, estimator, run, run.groups(count, 1))
                         key = design, estimator, count
                         errors[key][index, repeat] = distance(found[0], truth[0])
                         if repeat == 0:

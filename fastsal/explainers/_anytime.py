@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import inspect
-import itertools
 import math
 import numbers
 import time
@@ -210,14 +209,6 @@ def relative(maps: tuple[Tensor, ...], errors: tuple[Tensor, ...], *, centred: b
     ratio = (error / flat.square().mean(1)).where(error > 0, 0.0 * error)
     worst = float(ratio.max().sqrt())
     return worst if not math.isnan(worst) else math.inf
-
-
-def groups(count: int, unit: int = 1) -> list[int]:
-    """Sizes of at most :data:`GROUPS` groups of samples, each but the last of whole units, as even as that allows."""
-    units = -(-count // unit)
-    number = min(GROUPS, units)
-    edges = [unit * (units * index // number) for index in range(number)] + [count]
-    return [high - low for low, high in itertools.pairwise(edges)]
 
 
 class Anytime:

@@ -36,9 +36,9 @@ class Design(NamedTuple):
     words: Tensor
     offsets: Tensor
 
-    def part(self, start: int, stop: int) -> Design:
-        """The masks start .. stop."""
-        return Design(self.words[start:stop], self.offsets[start:stop])
+    def part(self, which: slice) -> Design:
+        """Some of the masks."""
+        return Design(self.words[which], self.offsets[which])
 
     def to(self, device: torch.device) -> Design:
         """The same on a device."""

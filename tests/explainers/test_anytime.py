@@ -29,9 +29,9 @@ def pixels(batch: int = 2) -> Tensor:
 
 CASES: dict[str, tuple[Callable[[Any], Any], dict[str, Any], str]] = {
     "rise": (fastsal.RISE, {"n_masks": 512, "grid_size": 3}, "n_masks"),
-    "rise-sobol": (
+    "rise-published": (
         fastsal.RISE,
-        {"n_masks": 512, "grid_size": 3, "design": "sobol", "estimator": "centred"},
+        {"n_masks": 512, "grid_size": 3, "design": "independent", "estimator": "plain"},
         "n_masks",
     ),
     "smoothgrad": (fastsal.SmoothGrad, {"n_samples": 512, "abs": False}, "n_samples"),
@@ -57,11 +57,11 @@ def with_count(name: str, count: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_tolerance_that_cannot_be_met_gives_all_samples(name: str) -> None:
-    """The map is that of the plain call (of RISE with the block-wise Sobol masks: of another draw), with a warning."""
+    """The map is that of the plain call (of RISE's default: of replicates, another draw), with a warning."""
     with pytest.warns(UserWarning, match="tolerance: 1e-09 is not reached with"):
         found = explain(name, tolerance=1e-9)
     assert found.samples == CASES[name][1][CASES[name][2]]
-    if name != "rise-sobol":
+    if name != "rise":
         torch.testing.assert_close(found.attribution, explain(name), rtol=1e-9, atol=1e-12)
     assert found.error.shape == found.attribution.shape
     assert (found.error >= 0).all()
@@ -83,7 +83,7 @@ def test_standard_errors_cover(name: str) -> None:
     """Of 95 % intervals by Student's distribution, as many hold the converged value, within 4 %."""
     truth = torch.stack([explain(name, seed=10_000 + seed) for seed in range(40)]).mean(0)
     # With 15 degrees of freedom where errors are from 16 groups, 63 of 64 samples or orders.
-    quantile = 2.131 if name in ("rise", "rise-sobol", "kernelshap") else 1.998
+    quantile = 2.131 if name in ("rise", "rise-published", "kernelshap") else 1.998
     count = 64 if name in (*GRADIENTS, "shapley") else 256
     inside = []
     for seed in range(60):
@@ -177,7 +177,7 @@ def test_improve_yields_ever_more_samples(name: str) -> None:
     assert not any(modes)
     assert [estimate.samples for estimate in seen] == sorted({estimate.samples for estimate in seen})
     assert seen[-1].samples == given[count]
-    if name != "rise-sobol":
+    if name != "rise":
         torch.testing.assert_close(seen[-1].attribution, explain(name), rtol=1e-9, atol=1e-12)
     assert all(a.seconds < b.seconds for a, b in itertools.pairwise(seen))
 

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 import fastsal
-from fastsal.explainers.perturbation._rise_designs import DESIGNS, designed
+from fastsal.explainers.perturbation._rise_designs import DESIGNS, Masks
 from fastsal.explainers.perturbation._rise_estimators import ESTIMATORS
 from fastsal.ops import masks
 
 SIZE, GRID = [12, 10], [3, 4]
+
+
+def run_of(design: str, count: int, probability: float, seed: int, replicates: int = 1) -> Masks:
+    return Masks(tuple(SIZE), tuple(GRID), "reflect", probability, seed, design, count * replicates, replicates)
 
 
 def score(batch: Tensor) -> Tensor:
@@ -60,9 +64,7 @@ def by_definition(grids: Tensor, offsets: Tensor, estimator: str, p: float) -> T
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("estimator", ["plain", "centred"])
 def test_by_definition(design: str, estimator: str) -> None:
-    chosen = designed(design, [70], SIZE, GRID, 0.4, 5)
-    if chosen is None:
-        chosen = masks.drawn(0, 70, SIZE, seed=5, grid_size=tuple(GRID), probability=0.4)
+    chosen = run_of(design, 70, 0.4, 5).drawn(70)
     expected = by_definition(*masks.opened(chosen, GRID), estimator, 0.4)
     got = explain(70, 5, design=design, estimator=estimator, probability=0.4)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
@@ -73,11 +75,9 @@ def test_by_definition(design: str, estimator: str) -> None:
 def test_each_mask_keeps_each_cell_with_the_probability(design: str, probability: float) -> None:
     """Over many replicates; the offsets are uniform too."""
     replicates = 2000
-    chosen = designed(design, [6] * replicates, SIZE, GRID, probability, 1)
-    if chosen is None:
-        chosen = masks.drawn(0, 6 * replicates, SIZE, seed=1, grid_size=tuple(GRID), probability=probability)
+    chosen = run_of(design, 6, probability, 1, replicates).drawn(6 * replicates)
     grids, offsets = masks.opened(chosen, GRID)
-    share = grids.double().unflatten(0, (replicates, 6)).mean(0)
+    share = grids.double().unflatten(0, (6, replicates)).mean(1)
     deviation = (probability * (1 - probability) / replicates) ** 0.5
     assert (share - probability).abs().max() < 5 * deviation
     for axis, (extent, cells) in enumerate(zip(SIZE, GRID, strict=True)):
@@ -88,12 +88,12 @@ def test_each_mask_keeps_each_cell_with_the_probability(design: str, probability
 
 
 def test_designs_are_what_they_say() -> None:
-    pairs, offsets = masks.opened(designed("antithetic", [10], SIZE, GRID, 0.5, 0), GRID)
+    pairs, offsets = masks.opened(run_of("antithetic", 10, 0.5, 0).drawn(10), GRID)
     assert torch.equal(pairs[::2], ~pairs[1::2])
     assert torch.equal(offsets[::2], offsets[1::2])
-    grids, _ = masks.opened(designed("balanced", [128], SIZE, GRID, 0.25, 0), GRID)
+    grids, _ = masks.opened(run_of("balanced", 128, 0.25, 0).drawn(128), GRID)
     assert (grids.unflatten(0, (2, 64)).sum(1) == 16).all()
-    grids, _ = masks.opened(designed("sobol", [256], SIZE, GRID, 0.5, 0), GRID)
+    grids, _ = masks.opened(run_of("sobol", 256, 0.5, 0).drawn(256), GRID)
     assert (grids.sum(0) == 128).all()
 
 
@@ -110,12 +110,18 @@ def test_the_estimand_is_the_papers(design: str, estimator: str) -> None:
     assert (apart < 5 * error + slack + 2e-3).all()
 
 
-def test_the_default_is_the_paper_bit_for_bit() -> None:
+def test_the_papers_way_bit_for_bit() -> None:
     expected = masks.fold(
         score(masks.batch(image()[:1], 0, 50, seed=3, grid_size=tuple(GRID))), 0, SIZE, seed=3, grid_size=tuple(GRID)
     ) / (50 * 0.5)
     got = fastsal.RISE(score).attribute(
-        image()[:1], n_masks=50, grid_size=tuple(GRID), seed=3, perturbations_per_eval=50
+        image()[:1],
+        n_masks=50,
+        grid_size=tuple(GRID),
+        seed=3,
+        perturbations_per_eval=50,
+        design="independent",
+        estimator="plain",
     )
     assert torch.equal(got[0], expected)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fastsal.ops import masks
 
@@ -27,30 +31,131 @@ def checked_design(design: str) -> str:
     return design
 
 
+class Masks(NamedTuple):
+    """The masks of a run, as ``fastsal.ops.masks`` takes them.
+
+    Attributes:
+        size, grid, border, probability, seed: of all masks.
+        design: one of :data:`DESIGNS`.
+        total: masks.
+        replicates: of designs other than the independent one, so many that do not depend on each other take turns.
+    """
+
+    size: tuple[int, ...]
+    grid: tuple[int, ...]
+    border: masks.Border
+    probability: float
+    seed: int
+    design: str
+    total: int
+    replicates: int = 1
+
+    def groups(self, count: int, most: int) -> list[slice]:
+        """At most so many groups of the first masks, which do not depend on each other: the replicates, if any."""
+        if self.design != "independent":
+            return [slice(index, count, self.replicates) for index in range(min(self.replicates, count))]
+        number = min(most, count)
+        edges = [count * index // number for index in range(number + 1)]
+        return [slice(low, high) for low, high in itertools.pairwise(edges)]
+
+    def _part(self, which: slice, device: torch.device) -> masks.Design | None:
+        if self.design == "independent":
+            return None
+        return designed(
+            self.design, self.total, self.replicates, self.size, self.grid, self.probability, self.seed, device
+        ).part(which)
+
+    def drawn(self, count: int) -> masks.Design:
+        """The first masks, on the CPU."""
+        part = self._part(slice(count), torch.device("cpu"))
+        if part is not None:
+            return part
+        return masks.drawn(0, count, self.size, seed=self.seed, grid_size=self.grid, probability=self.probability)
+
+    def batch(self, input: Tensor, start: int, stop: int, baseline: float | Tensor) -> Tensor:
+        """The input under masks start .. stop."""
+        return masks.batch(
+            input,
+            start,
+            stop,
+            seed=self.seed,
+            grid_size=self.grid,
+            probability=self.probability,
+            border=self.border,
+            baseline=baseline,
+            design=self._part(slice(start, stop), input.device),
+        )
+
+    def accumulated(self, scores: Tensor, which: slice, state: Tensor | None) -> Tensor:
+        """The state with some masks added, each times its scores [N, K]."""
+        return masks.accumulate(
+            scores,
+            which.start,
+            self.size,
+            seed=self.seed,
+            grid_size=self.grid,
+            probability=self.probability,
+            partial=state,
+            design=self._part(which, scores.device),
+        )
+
+    def finished(self, state: Tensor) -> Tensor:
+        """Maps [K, *size] of a state."""
+        return masks.finish(state, self.size, grid_size=self.grid, border=self.border)
+
+
 def designed(
-    design: str, sizes: Sequence[int], size: Sequence[int], grid: Sequence[int], probability: float, seed: int
-) -> masks.Design | None:
-    """The masks of a design, on the CPU; None for independent ones, which a seed gives.
+    design: str,
+    count: int,
+    replicates: int,
+    size: tuple[int, ...],
+    grid: tuple[int, ...],
+    probability: float,
+    seed: int,
+    device: torch.device,
+) -> masks.Design:
+    """The masks of a design other than the independent ones, which a seed gives; not to be written to.
+
+    The last few are kept, since a copy to a GPU makes the host wait and cannot be part of a CUDA graph.
 
     Args:
         design: ``antithetic``: pairs with the same offsets in which a cell that one draw keeps the other is as far as
             can be from keeping; ``balanced``: in every 64 masks each cell is kept equally often; ``sobol``: a
             scrambled Sobol sequence over cells and offsets (Owen 1998).
-        sizes: masks of each replicate; replicates are independent of each other.
+        count: masks.
+        replicates: so many that are independent of each other take turns.
         size: the input's spatial sizes.
         grid: cells per dimension.
         probability: that a cell is kept.
         seed: of all of it.
+        device: where they are to be.
     """
-    if design == "independent":
-        return None
+    # What is kept is no tensor of a mode's own kind.
+    with torch.inference_mode(False), _disable_current_modes():
+        return _kept(design, count, replicates, size, grid, probability, seed, device)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(
+    design: str,
+    count: int,
+    replicates: int,
+    size: tuple[int, ...],
+    grid: tuple[int, ...],
+    probability: float,
+    seed: int,
+    device: torch.device,
+) -> masks.Design:
     draw = {"antithetic": _antithetic, "balanced": _balanced, "sobol": _sobol}[design]
     cells = [-(-extent // number) for extent, number in zip(size, grid, strict=True)]
     source = np.random.Generator(np.random.Philox(key=[seed % 2**64, 0x5A11]))
-    parts = [draw(source, count, prod(grid), cells, probability) for count in sizes]
-    kept, places = (np.concatenate([part[index] for part in parts]) for index in (0, 1))
+    each = -(-count // replicates)
+    parts = [draw(source, each, prod(grid), cells, probability) for _ in range(replicates)]
+    kept, places = (
+        np.stack([part[index] for part in parts], 1).reshape(each * replicates, -1)[:count] for index in (0, 1)
+    )
     shape = (len(kept), *grid)
-    return masks.design_of(_tensor(kept).view(shape), _tensor(places.astype(np.int64)))
+    return masks.design_of(_tensor(kept).view(shape), _tensor(places.astype(np.int64))).to(device)
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.explainers._anytime import GROUPS, Anytime, Run, execute, groups, limits_of, relative, scoring
+from fastsal.explainers._anytime import GROUPS, Anytime, Run, execute, limits_of, relative, scoring
 from fastsal.explainers._random import generator
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import Baselines, Inputs, PerturbationAttribution, Target
@@ -132,10 +132,10 @@ def _values(present: Tensor, outputs: Tensor) -> Tensor:
 def _jackknife(present: Tensor, outputs: Tensor) -> Tensor:
     """Standard errors [B, M]: the spread of the values without each group of coalitions, times the groups less one."""
     count, players = len(present) - 2, present.shape[1]
-    sizes = groups(count) if count else []
+    sizes = [count * (index + 1) // GROUPS - count * index // GROUPS for index in range(GROUPS)]
     if players == 1:
         return torch.zeros(len(outputs), 1, dtype=torch.float64, device="cpu")
-    if len(sizes) < GROUPS or count - max(sizes) < players:
+    if min(sizes) == 0 or count - max(sizes) < players:
         return torch.full((len(outputs), players), torch.inf, dtype=torch.float64, device="cpu")
     group = torch.arange(len(sizes), device="cpu").repeat_interleave(torch.tensor(sizes, device="cpu"))
     without = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import Plan, scratch
-from fastsal.explainers._anytime import GROUPS, Anytime, Run, execute, groups, limits_of, relative, scoring
+from fastsal.explainers._anytime import GROUPS, Anytime, Run, execute, limits_of, relative, scoring
 from fastsal.explainers._random import as_seed
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
@@ -25,13 +25,10 @@ from fastsal.explainers.base import (
     tile,
     tile_target,
 )
-from fastsal.explainers.perturbation._rise_designs import checked_design, designed
-from fastsal.explainers.perturbation._rise_estimators import Masks, checked_estimator, estimated
+from fastsal.explainers.perturbation._rise_designs import Masks, checked_design
+from fastsal.explainers.perturbation._rise_estimators import checked_estimator, estimated
 from fastsal.explainers.perturbation._scores import rows, scores_of
 from fastsal.ops import accumulation_dtype, masks
-
-UNITS = {"independent": 1, "antithetic": 2, "balanced": 64, "sobol": 64}
-"""Masks of a part of a design that does not depend on the other parts, where a sweep may end at any time."""
 
 
 class RISE(Anytime, PerturbationAttribution):
@@ -54,8 +51,8 @@ class RISE(Anytime, PerturbationAttribution):
         probability: float = 0.5,
         border: masks.Border = "reflect",
         seed: int | None = 0,
-        design: str = "independent",
-        estimator: str = "plain",
+        design: str = "sobol",
+        estimator: str = "regression",
         return_standard_error: bool = False,
         tolerance: float | None = None,
         deadline: float | None = None,
@@ -78,7 +75,7 @@ class RISE(Anytime, PerturbationAttribution):
                 ``balanced`` (each cell kept equally often) or ``sobol`` (spread evenly). Each has the same mean map.
             estimator: ``plain`` (the paper's mean of score times mask), ``centred`` (of the score's deviation from its
                 mean) or ``regression`` (of what is left of it by a linear fit on the mask, whose part is known). Each
-                estimates the same map; all but the plain of independent masks keep n_masks scores of each output.
+                estimates the same map; all but the plain one keep n_masks scores of each output.
             return_standard_error: return (maps, their standard errors) from 16 independent replicates of the design.
             tolerance: stop when the relative error is estimated to be below it, and return an :class:`Estimate`.
             deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
@@ -109,19 +106,12 @@ class RISE(Anytime, PerturbationAttribution):
         checked_design(design)
         checked_estimator(estimator)
         grid = masks.cells(size, grid_size)
-        sizes, unit, several = [n_masks], UNITS[design], limits.estimating or return_standard_error
-        if limits.estimating:
-            # Blocks of any other design do not depend on each other as it is.
-            if design == "sobol":
-                sizes = [min(unit, n_masks - start) for start in range(0, n_masks, unit)]
-        elif return_standard_error:
-            if n_masks < 2 * GROUPS:
-                raise ValueError(f"n_masks: {n_masks} is below {2 * GROUPS}, two for each of {GROUPS} replicates")
-            sizes = groups(n_masks, 2)
+        several = limits.estimating or return_standard_error
+        if return_standard_error and n_masks < 2 * GROUPS:
+            raise ValueError(f"n_masks: {n_masks} is below {2 * GROUPS}, two for each of {GROUPS} replicates")
         key = as_seed(seed)
-        chosen = designed(design, sizes, size, grid, probability, key)
-        run = Masks(size, grid, border, probability, key, None if chosen is None else chosen.to(plain.device))
-        streams = design == "independent" and estimator == "plain" and not several
+        run = Masks(tuple(size), tuple(grid), border, probability, key, design, n_masks, GROUPS if several else 1)
+        streams = estimator == "plain" and not several
         if perturbations_per_eval is None and could_be_per_example(additional, examples):
             perturbations_per_eval = 1
         row_bytes = plain[:1].numel() * plain.element_size()
@@ -135,7 +125,7 @@ class RISE(Anytime, PerturbationAttribution):
             extra = tuple(tile(scratch(value), count, examples) for value in additional)
             scores = scores_of(self.forward_func, (batch,), extra, tile_target(target, count, examples))
             scores = rows(scores, count, examples).reshape(count, -1)
-            added = run.accumulated(scores, start, state) if streams else scores
+            added = run.accumulated(scores, slice(start, stop), state) if streams else scores
 
             def commit() -> None:
                 nonlocal state, kept
@@ -156,15 +146,12 @@ class RISE(Anytime, PerturbationAttribution):
             if state is not None:
                 return (run.finished(state) / (n_masks * probability)).reshape(examples, -1, *size)
             assert kept is not None
-            maps, error = estimated(kept, estimator, run, sizes)
+            maps, error = estimated(kept, estimator, run, run.groups(n_masks, GROUPS if several else 1))
             return shaped(maps) if error is None else (shaped(maps), shaped(error))
 
         def estimate(done: int) -> tuple[Tensor, Tensor, float, int]:
             assert kept is not None
-            # Parts of a block differ more from each other than blocks do: until there are enough blocks, an error that
-            # is not too small.
-            part = unit if done >= GROUPS * unit else 1
-            maps, error = estimated(kept[:done], estimator, run, groups(done, part))
+            maps, error = estimated(kept[:done], estimator, run, run.groups(done, GROUPS))
             found = shaped(maps), torch.full_like(shaped(maps), torch.inf) if error is None else shaped(error)
             return *found, relative(*((each.flatten(0, 1).flatten(1),) for each in found)), done
 

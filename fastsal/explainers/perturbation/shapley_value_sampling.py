@@ -76,8 +76,9 @@ class ShapleyValueSampling(Anytime, PerturbationAttribution):
             perturbations_per_eval,
         )
         players, empty = game.count, game.scores.clean
-        total = empty.new_zeros((players, empty.numel()))
-        spread = _Spread(total) if limits.estimating else None
+        with torch.inference_mode(False):
+            total = empty.new_zeros((players, empty.numel()))
+            spread = _Spread(total) if limits.estimating else None
         # Only the orders of the samples that a chunk meets are held.
         orders: dict[int, Tensor] = {}
         before = empty

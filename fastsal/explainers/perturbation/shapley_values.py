@@ -74,7 +74,6 @@ class ShapleyValues(ShapleyValueSampling):
         # float64 is on the scores' device, or for those without it on the CPU.
         device = torch.device("cpu") if empty.device.type == "mps" else empty.device
         wide = torch.promote_types(empty.dtype, torch.float64)
-        total = torch.zeros((players, empty.numel()), dtype=wide, device=device)
         bits = torch.arange(players, device="cpu")
 
         def add(present: Tensor, values: Tensor) -> Tensor:
@@ -93,10 +92,11 @@ class ShapleyValues(ShapleyValueSampling):
 
             return commit
 
-        if players:
-            total += add(torch.zeros((1, players), dtype=torch.bool, device="cpu"), empty[None])
         items = 2**players - 1
         with scoring(self.forward_func):
+            total = torch.zeros((players, empty.numel()), dtype=wide, device=device)
+            if players:
+                total += add(torch.zeros((1, players), dtype=torch.bool, device="cpu"), empty[None])
             plan = game.scores.plan(items)
             sweep(items, step, plan, show_progress=show_progress, description=self.get_name())
         return game.shaped(total)
