@@ -42,29 +42,29 @@ def _masks() -> Iterator[tuple[str, bool]]:
                     continue
                 tensor = x if baseline == "tensor" else None
                 fill = 0.5 if baseline == "number" else 0.0
-                masks.batch(_repeat(x, 16), x, tensor, fill, 0, 0, 16, [7, 7], 0.5, True)
+                masks.batch(_repeat(x, 16), x, tensor, fill, 0, 0, 16, [7, 7], 0.5, True, None, None)
                 yield f"batch {dtype_name} {layout_name} baseline={baseline}", True
     x = _image(torch.bfloat16, torch.contiguous_format)
-    masks.batch(_repeat(x, 16), x, None, 0.0, 0, 0, 16, [8, 8], 0.5, False)
+    masks.batch(_repeat(x, 16), x, None, 0.0, 0, 0, 16, [8, 8], 0.5, False, None, None)
     yield "batch bf16 nchw clamp", True
     x = _image(torch.float32, torch.contiguous_format, 1, 3, 299, 299)
-    masks.batch(_repeat(x, 16), x, None, 0.0, 0, 0, 16, [7, 7], 0.5, True)
+    masks.batch(_repeat(x, 16), x, None, 0.0, 0, 0, 16, [7, 7], 0.5, True, None, None)
     yield "batch fp32 299x299", False
     x = _image(torch.bfloat16, torch.contiguous_format, 1, 1, 96, 96, 96)
-    masks.batch(_repeat(x, 8), x, None, 0.0, 0, 0, 8, [7, 7, 7], 0.5, True)
+    masks.batch(_repeat(x, 8), x, None, 0.0, 0, 0, 8, [7, 7, 7], 0.5, True, None, None)
     yield "batch bf16 volume", True
     x = _image(torch.float32, torch.contiguous_format, 1, 12, 4096)
-    masks.batch(_repeat(x, 8), x, None, 0.0, 0, 0, 8, [7], 0.5, True)
+    masks.batch(_repeat(x, 8), x, None, 0.0, 0, 0, 8, [7], 0.5, True, None, None)
     yield "batch fp32 series", True
     x = _image(torch.float32, torch.contiguous_format, 1, 1, 5)
-    masks.batch(_repeat(x, 1), x, x, 0.0, 0, 0, 1, [7], 0.5, True)
+    masks.batch(_repeat(x, 1), x, x, 0.0, 0, 0, 1, [7], 0.5, True, None, None)
     yield "batch fp32 tiny", False
     for outputs in (1, 1000):
         scores = torch.zeros(64, outputs)
         state = torch.empty(32 * 32, outputs, 49)
-        masks.accumulate(state, scores, None, 0, 0, [224, 224], [7, 7], 0.5)
+        masks.accumulate(state, scores, None, 0, 0, [224, 224], [7, 7], 0.5, None, None)
         yield f"accumulate K={outputs}", False
-        masks.accumulate(state, scores, state, 0, 64, [224, 224], [7, 7], 0.5)
+        masks.accumulate(state, scores, state, 0, 64, [224, 224], [7, 7], 0.5, None, None)
         yield f"accumulate K={outputs} streamed", False
 
 

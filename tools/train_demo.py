@@ -12,13 +12,14 @@ import argparse
 import datetime
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -54,11 +55,11 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images * gain * shade).clamp(0, 1)
 
 
-def train(canvases: Canvases, steps: int, batch_size: int, seed: int) -> DemoNet:
+def train(canvases: Canvases, steps: int, batch_size: int, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
     """A trained model in evaluation mode, its weights averaged over the last few hundred steps; prints the loss."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = DemoNet()
+    model = make()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
@@ -87,7 +88,7 @@ def train(canvases: Canvases, steps: int, batch_size: int, seed: int) -> DemoNet
 
 
 @torch.no_grad()
-def accuracy(model: DemoNet, canvases: Canvases) -> float:
+def accuracy(model: nn.Module, canvases: Canvases) -> float:
     """Share of the canvases whose digit the model names."""
     images = to_float(canvases.images)
     predicted = torch.cat([model(batch).argmax(1) for batch in images.split(100)])
@@ -142,7 +143,7 @@ def main() -> None:
     indices = np.arange(arguments.canvases) % len(training.labels)
     drawn = demo_data.draw(training, indices, np.random.default_rng(SEED))
     print(f"{arguments.canvases} training canvases drawn in {time.perf_counter() - started:.0f} s", flush=True)
-    model = train(drawn, arguments.steps, arguments.batch_size, SEED)
+    model = train(drawn, arguments.steps, arguments.batch_size, SEED, DemoNet)
     seconds = time.perf_counter() - started
     exam = demo_data.draw(held_out, np.tile(np.arange(len(held_out.labels)), 6), np.random.default_rng(SEED + 1))
     packaged = shared_out(held_out, 11, np.random.default_rng(SEED + 2))

@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -96,7 +96,20 @@ def sweep(
     show_progress: bool = False,
     description: str = "",
 ) -> None:
-    """Run items 0 .. total in chunks.
+    """Run items 0 .. total in chunks; arguments and errors as of :func:`chunks`."""
+    for _ in chunks(total, step, plan, show_progress=show_progress, description=description):
+        pass
+
+
+def chunks(
+    total: int,
+    step: Callable[[int, int], Callable[[], None]],
+    plan: Plan,
+    *,
+    show_progress: bool = False,
+    description: str = "",
+) -> Generator[int, None, None]:
+    """Run items 0 .. total in chunks; after each, yield how many are done. Close the generator to end early.
 
     Args:
         total: number of items (masks, windows, steps).
@@ -133,7 +146,8 @@ def sweep(
             if bar is not None:
                 bar.update(stop - start)
             start = stop
+            yield start
     finally:
         if bar is not None:
             bar.close()
-        note(Swept(description, total, tuple(sizes), retried, time.perf_counter() - began))
+        note(Swept(description, start, tuple(sizes), retried, time.perf_counter() - began))

@@ -1,6 +1,7 @@
 """The explainers: gradient-based, activation-based and perturbation-based, and one call for all of them."""
 
 from fastsal.explainers import targets
+from fastsal.explainers._anytime import Estimate
 from fastsal.explainers.activation.cam.ablation_cam import AblationCAM
 from fastsal.explainers.activation.cam.class_cam import CAM
 from fastsal.explainers.activation.cam.eigen_cam import EigenCAM, EigenGradCAM
@@ -67,6 +68,7 @@ __all__ = [
     "DeepLiftShap",
     "EigenCAM",
     "EigenGradCAM",
+    "Estimate",
     "Explained",
     "Explanation",
     "FeatureAblation",

@@ -107,8 +107,8 @@ class _Task:
         show_progress: bool,
     ) -> None:
         if not isinstance(inputs, Tensor) or inputs.dim() < 3 or not inputs.is_floating_point():
-            given = f"{inputs.dtype} of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs)
-            raise ValueError(f"inputs: {given} is not floating point of shape [B, C, *shape]")
+            found = f"{inputs.dtype} of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs)
+            raise ValueError(f"inputs: {found} is not floating point of shape [B, C, *shape]")
         if inputs.numel() == 0:
             raise ValueError(f"inputs: shape {tuple(inputs.shape)} has no examples, or no elements")
         self.inputs = inputs.detach()
@@ -210,7 +210,8 @@ class _Task:
         )
         output = main_output(run(self._forward_func, (rows,), additional)).to(torch.float64)
         chances = output.softmax(1) if self._softmax else output
-        return chances.gather(1, classes[places.to(classes.device)][:, None])[:, 0].to(rows.device)
+        chosen: Tensor = chances.gather(1, classes[places.to(classes.device)][:, None])[:, 0].to(rows.device)
+        return chosen
 
 
 def _area(scores: Tensor, fractions: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,42 @@ LARGEST_GRID = 31
 """A row of a grid is held in one 32-bit word, which also needs the cell to the right of the last."""
 
 
+class Design(NamedTuple):
+    """Masks that were chosen elsewhere, in the place of those of a seed.
+
+    Attributes:
+        words: [N, rows of a grid], int32: cell k of a row in bit k; rows of all but the last dimension, in order.
+        offsets: [N, 3], int32: crop offsets in depth, height and width, each below ceil(size / cells).
+    """
+
+    words: Tensor
+    offsets: Tensor
+
+    def part(self, which: slice) -> Design:
+        """Some of the masks."""
+        return Design(self.words[which], self.offsets[which])
+
+    def to(self, device: torch.device) -> Design:
+        """The same on a device."""
+        return Design(self.words.to(device), self.offsets.to(device))
+
+
+def design_of(grids: Tensor, offsets: Tensor) -> Design:
+    """A design of grids [N, *grid] (bool), one to three dimensions, and offsets [N, as many] (integers).
+
+    Raises:
+        ValueError: for shapes that do not fit, or a dimension of more than 31 cells.
+    """
+    dimensions = grids.dim() - 1
+    if not 1 <= dimensions <= 3 or tuple(offsets.shape) != (grids.shape[0], dimensions):
+        raise ValueError(f"offsets: shape {tuple(offsets.shape)} is not [N, dimensions] of grids {tuple(grids.shape)}")
+    if max(grids.shape[1:]) > LARGEST_GRID:
+        raise ValueError(f"grids: shape {tuple(grids.shape)} has more than {LARGEST_GRID} cells in a dimension")
+    bits = torch.arange(grids.shape[-1], dtype=torch.int32, device=grids.device)
+    words = (grids.to(torch.int32) << bits).sum(-1, dtype=torch.int32).reshape(grids.shape[0], -1)
+    return Design(words, torch.nn.functional.pad(offsets.to(torch.int32), (3 - dimensions, 0)))
+
+
 def _empty_batch(input: Tensor, baseline: Any, fill: Any, seed: Any, start: Any, stop: Any, *rest: Any) -> Tensor:
     shape = ((stop - start) * input.shape[0], *input.shape[1:])
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
@@ -38,7 +74,7 @@ def _vmap_batch(info: Any, dims: tuple[Any, ...], input: Tensor, baseline: Tenso
 
 _batch = Op(
     "masks_batch(Tensor input, Tensor? baseline, float fill, int seed, SymInt start, SymInt stop, "
-    "int[] grid, float probability, bool mirror) -> Tensor",
+    "int[] grid, float probability, bool mirror, Tensor? words, Tensor? offsets) -> Tensor",
     reference=reference.batch,
     kernel="masks.batch",
     empty=_empty_batch,
@@ -51,7 +87,7 @@ def _state_shape(outputs: int, size: Sequence[int], grid: Sequence[int]) -> tupl
 
 
 def _empty_accumulate(
-    scores: Tensor, partial: Any, seed: Any, start: Any, size: Sequence[int], grid: Sequence[int], probability: Any
+    scores: Tensor, partial: Any, seed: Any, start: Any, size: Sequence[int], grid: Sequence[int], *rest: Any
 ) -> Tensor:
     shape = _state_shape(scores.shape[1], size, grid)
     return torch.empty(shape, dtype=accumulation_dtype(scores.dtype), device=scores.device)
@@ -65,7 +101,7 @@ def _vmap_accumulate(info: Any, dims: tuple[Any, ...], scores: Tensor, partial: 
 
 _accumulate = Op(
     "masks_accumulate(Tensor scores, Tensor? partial, int seed, SymInt start, int[] size, int[] grid, "
-    "float probability) -> Tensor",
+    "float probability, Tensor? words, Tensor? offsets) -> Tensor",
     reference=reference.accumulate,
     kernel="masks.accumulate",
     empty=_empty_accumulate,
@@ -79,10 +115,20 @@ def _mirror(border: str) -> bool:
     return border == "reflect"
 
 
-def _design(size: Sequence[int], grid_size: int | Sequence[int], probability: float, seed: int) -> list[int]:
+def cells(size: Sequence[int], grid_size: int | Sequence[int]) -> list[int]:
+    """Cells of a grid in each dimension.
+
+    Raises:
+        TypeError, ValueError: for what is not one int of 1 to 31, or one for each dimension.
+    """
     grid = per_dimension("grid_size", grid_size, len(size))
     if max(grid) > LARGEST_GRID:
         raise ValueError(f"grid_size: {grid_size} is above {LARGEST_GRID}")
+    return grid
+
+
+def _design(size: Sequence[int], grid_size: int | Sequence[int], probability: float, seed: int) -> list[int]:
+    grid = cells(size, grid_size)
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"probability: {probability} is not in [0, 1]")
     try:
@@ -92,6 +138,59 @@ def _design(size: Sequence[int], grid_size: int | Sequence[int], probability: fl
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed: {seed} does not fit in 64 bits")
     return grid
+
+
+def drawn(
+    start: int,
+    stop: int,
+    size: Sequence[int],
+    *,
+    seed: int = 0,
+    grid_size: int | Sequence[int] = 7,
+    probability: float = 0.5,
+    device: torch.device | str = "cpu",
+) -> Design:
+    """The masks start .. stop of a seed, as a design."""
+    grid = _design(size, grid_size, probability, seed)
+    index_range(start, stop)
+    extent, cells = reference.as_volume(list(size)), reference.as_volume(grid)
+    cell = reference.cell_sizes(extent, cells)
+    grids, offsets = reference.draw(seed, start, stop - start, cells, cell, probability, torch.device(device))
+    return design_of(grids.view(stop - start, *grid), offsets[:, 3 - len(grid) :])
+
+
+def opened(design: Design, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Grids [N, *grid] (bool) and offsets [N, dimensions] (int64) of a design."""
+    grids, offsets = reference.unpack(design.words, design.offsets, reference.as_volume(list(grid)))
+    return grids.view(len(grids), *grid), offsets[:, 3 - len(grid) :]
+
+
+def interpolation(
+    size: Sequence[int], grid_size: int | Sequence[int] = 7, *, border: Border = "reflect"
+) -> list[Tensor]:
+    """How a mask is made of its grid: for each dimension matrices [offsets, size, cells], float64, on the CPU.
+
+    A mask of an image with the offsets (s, t) is ``y[s] @ grid @ x[t].T``; each row of a matrix sums to one.
+    """
+    grid = per_dimension("grid_size", grid_size, len(size))
+    found = []
+    for extent, cells, cell in zip(size, grid, reference.cell_sizes(size, grid), strict=True):
+        offsets = torch.arange(cell, dtype=torch.int64, device="cpu")
+        found.append(reference.interpolation_weights(offsets, extent, cells, cell, _mirror(border)))
+    return found
+
+
+def _checked(
+    design: Design | None, count: int, grid: Sequence[int], device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    if design is None:
+        return None, None
+    rows = prod(grid[:-1])
+    for name, tensor, shape in (("words", design.words, (count, rows)), ("offsets", design.offsets, (count, 3))):
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.int32 or tensor.device != device:
+            given = f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+            raise ValueError(f"design: its {name} are {given}, not int32 of shape {shape} on {device}")
+    return design.words, design.offsets
 
 
 def batch(
@@ -104,6 +203,7 @@ def batch(
     probability: float = 0.5,
     border: Border = "reflect",
     baseline: float | Tensor = 0.0,
+    design: Design | None = None,
 ) -> Tensor:
     """Input under each of RISE's random masks start .. stop.
 
@@ -116,6 +216,7 @@ def batch(
         border: ``reflect`` mirrors the grid at the border without repeating the edge, as the authors' code does;
             ``clamp`` repeats the edge, as ``F.interpolate`` does.
         baseline: what shows where the mask is 0: a number, or a tensor that broadcasts to input.
+        design: the masks start .. stop themselves, in the place of those of the seed.
 
     Returns:
         [(stop - start) * B, C, *spatial] in the input's dtype and memory format, row (n - start) * B + b.
@@ -129,7 +230,8 @@ def batch(
     grid = _design(size, grid_size, probability, seed)
     index_range(start, stop)
     tensor, fill = split_baseline(input, baseline)
-    return _batch(input, tensor, fill, seed, start, stop, grid, float(probability), _mirror(border))
+    words, offsets = _checked(design, stop - start, grid, input.device)
+    return _batch(input, tensor, fill, seed, start, stop, grid, float(probability), _mirror(border), words, offsets)
 
 
 def accumulate(
@@ -141,6 +243,7 @@ def accumulate(
     grid_size: int | Sequence[int] = 7,
     probability: float = 0.5,
     partial: Tensor | None = None,
+    design: Design | None = None,
 ) -> Tensor:
     """Add the masks start .. start + N, weighted by scores, to the state from which :func:`finish` makes maps.
 
@@ -150,6 +253,7 @@ def accumulate(
         size: the input's spatial sizes.
         seed, grid_size, probability: as in :func:`batch`.
         partial: the state after the earlier masks; chunks give the same bits as one call.
+        design: as in :func:`batch`.
 
     Returns:
         The new state, float32 (float64 for float64 scores); its size does not depend on N.
@@ -169,7 +273,8 @@ def accumulate(
         if tuple(partial.shape) != shape or partial.dtype != dtype:
             given = f"{partial.dtype} of shape {tuple(partial.shape)}"
             raise ValueError(f"partial: {given} is not the state of earlier masks, {dtype} of shape {shape}")
-    return _accumulate(scores, partial, seed, start, size, grid, float(probability))
+    words, offsets = _checked(design, scores.shape[0], grid, scores.device)
+    return _accumulate(scores, partial, seed, start, size, grid, float(probability), words, offsets)
 
 
 def finish(

@@ -4,8 +4,9 @@ Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-
 A grid of s cells per dimension is drawn, each 1 with probability p; it is resized bilinearly so that it spans s + 1
 cells of ceil(size / s) pixels, and a crop of the input's size is taken at a random offset within one cell.
 
-Mask n is a function of (seed, n) alone. Grid cell e of mask n is lane e % 4 of Philox4x32 at the counter
-(n low, n high, e // 4, 0); the offsets are lanes 0 to 2 (depth, height, width) at the counter (n low, n high, 0, 1).
+Unless the masks are given, mask n is a function of (seed, n) alone: grid cell e is lane e % 4 of Philox4x32 at the
+counter (n low, n high, e // 4, 0); the offsets are lanes 0 to 2 (depth, height, width) at the counter
+(n low, n high, 0, 1).
 
 NaN: a masked element is m * x + (1 - m) * b, so a NaN in the input stays also where the mask is 0.
 """
@@ -71,6 +72,18 @@ def _(
     return grids, torch.empty((count, 3), dtype=torch.int64, device=device)
 
 
+def unpack(words: Tensor, offsets: Tensor, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Grids [count, *grid] (bool) and offsets [count, 3] (int64) of a given design.
+
+    Args:
+        words: [count, rows of a grid], int32, cell k of a row in bit k.
+        offsets: [count, 3], int32.
+    """
+    column = torch.arange(grid[2], dtype=torch.int32, device=words.device)
+    bits = (words[:, :, None] >> column) & 1
+    return bits.bool().view(words.shape[0], *grid), offsets.to(torch.int64)
+
+
 def interpolation_weights(offset: Tensor, size: int, grid: int, cell: int, mirror: bool) -> Tensor:
     """Matrices [len(offset), size, grid] (float64) that resize one grid dimension and crop it at each offset."""
     dtype = wide_dtype(offset.device)
@@ -93,16 +106,21 @@ def masks(
     mirror: bool,
     dtype: torch.dtype,
     device: torch.device,
+    words: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """Masks [count, *size] of one to three spatial dimensions, values in [0, 1]."""
     extent, cells = as_volume(size), as_volume(grid)
     cell = cell_sizes(extent, cells)
-    grids, offsets = draw(seed, start, count, cells, cell, probability, device)
+    if words is None or offsets is None:
+        grids, places = draw(seed, start, count, cells, cell, probability, device)
+    else:
+        grids, places = unpack(words, offsets, cells)
     result: Tensor = grids.to(dtype)
     for axis in (2, 1, 0):
         if extent[axis] == cells[axis] == 1:
             continue
-        weights = interpolation_weights(offsets[:, axis], extent[axis], cells[axis], cell[axis], mirror).to(dtype)
+        weights = interpolation_weights(places[:, axis], extent[axis], cells[axis], cell[axis], mirror).to(dtype)
         result = torch.einsum("nij,n...j->n...i", weights, result.movedim(axis + 1, -1)).movedim(-1, axis + 1)
     return result.reshape(count, *size)
 
@@ -117,11 +135,13 @@ def batch(
     grid: Sequence[int],
     probability: float,
     mirror: bool,
+    words: Tensor | None,
+    offsets: Tensor | None,
 ) -> Tensor:
     """Masked copies [(stop - start) * B, C, *spatial] of input [B, C, *spatial]; row (n - start) * B + b."""
     dtype = accumulation_dtype(input.dtype)
     count, size = stop - start, input.shape[2:]
-    mask = masks(seed, start, count, size, grid, probability, mirror, dtype, input.device)
+    mask = masks(seed, start, count, size, grid, probability, mirror, dtype, input.device, words, offsets)
     mask = mask.view(count, 1, 1, *size)
     result = mask * input.to(dtype)
     if baseline is not None:
@@ -140,6 +160,8 @@ def accumulate(
     size: Sequence[int],
     grid: Sequence[int],
     probability: float,
+    words: Tensor | None,
+    offsets: Tensor | None,
 ) -> Tensor:
     """Sum of scores [N, K] times grid per crop offset: [offsets, K, cells], the state from which finish makes maps.
 
@@ -150,8 +172,11 @@ def accumulate(
     cell = cell_sizes(extent, cells)
     dtype = accumulation_dtype(scores.dtype)
     count, outputs = scores.shape
-    grids, offsets = draw(seed, start, count, cells, cell, probability, scores.device)
-    bucket = (offsets[:, 0] * cell[1] + offsets[:, 1]) * cell[2] + offsets[:, 2]
+    if words is None or offsets is None:
+        grids, places = draw(seed, start, count, cells, cell, probability, scores.device)
+    else:
+        grids, places = unpack(words, offsets, cells)
+    bucket = (places[:, 0] * cell[1] + places[:, 1]) * cell[2] + places[:, 2]
     terms = scores.to(dtype)[:, :, None] * grids.flatten(1)[:, None].to(dtype)
     if partial is None:
         partial = terms.new_zeros((cell[0] * cell[1] * cell[2], outputs, terms.shape[2]))

@@ -248,12 +248,15 @@ def batch(
     grid: Sequence[int],
     probability: float,
     mirror: bool,
+    words: Tensor | None,
+    offsets: Tensor | None,
 ) -> None:
     """Launch ``fastsal::masks_batch``."""
     count, cells = stop - start, _volume(grid)
     size = _volume(input.shape[2:])
     cell = [triton.cdiv(extent, number) for extent, number in zip(size, cells, strict=True)]
-    words, offsets = _draw(seed, start, count, cells, cell, probability, input.device)
+    if words is None or offsets is None:
+        words, offsets = _draw(seed, start, count, cells, cell, probability, input.device)
     scale = [number / ((number + 1) * pixels) for number, pixels in zip(cells, cell, strict=True)]
     layout = planes_of(out)
     planes = input.shape[0] * layout.channels // layout.interleaved * layout.depth
@@ -272,8 +275,8 @@ def batch(
         out,
         x,
         x if baseline is None else dense_like(baseline, out),
-        words,
-        offsets,
+        words.contiguous(),
+        offsets.contiguous(),
         count,
         planes,
         layout.depth,
@@ -304,12 +307,15 @@ def accumulate(
     size: Sequence[int],
     grid: Sequence[int],
     probability: float,
+    words: Tensor | None,
+    offsets: Tensor | None,
 ) -> None:
     """Launch ``fastsal::masks_accumulate``."""
     cells = _volume(grid)
     cell = [triton.cdiv(extent, number) for extent, number in zip(_volume(size), cells, strict=True)]
     count, outputs = scores.shape
-    words, offsets = _draw(seed, start, count, cells, cell, probability, scores.device)
+    if words is None or offsets is None:
+        words, offsets = _draw(seed, start, count, cells, cell, probability, scores.device)
     bucket = (offsets[:, 0] * cell[1] + offsets[:, 1]) * cell[2] + offsets[:, 2]
     ordered, order = torch.sort(bucket, stable=True)
     buckets = cell[0] * cell[1] * cell[2]
@@ -324,7 +330,7 @@ def accumulate(
         out,
         out if partial is None else partial.contiguous(),
         scores.contiguous(),
-        words,
+        words.contiguous(),
         order,
         starts,
         outputs,

@@ -75,7 +75,7 @@ LIMITED = """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4))
     x = torch.randn(1, 3, 64, 64)
-    arguments = dict(sliding_window_shapes=(3, 4, 4), strides=(3, 4, 4), target=1)
+    arguments = dict(sliding_window_shapes=(3, 4, 4), strides=(3, 4, 4), target=1, incremental=False)
     explainer = fastsal.Occlusion(model)
     expected = explainer.attribute(x, **arguments, perturbations_per_eval=8)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -27,6 +27,7 @@ def test_definition(dimensions: int, border: Any) -> None:
     model, x = small(dimensions, dtype=torch.float64), image(dimensions, batch=2, dtype=torch.float64)
     options: dict[str, Any] = {"grid_size": 3, "probability": 0.4, "border": border, "seed": 11}
     expected = by_definition(model, x, 40, **options)
+    options |= {"design": "independent", "estimator": "plain"}
     found = fastsal.RISE(model).attribute(x, n_masks=40, **options)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
     one = fastsal.RISE(model).attribute(x, target=[2, 0], n_masks=40, **options)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastsal.engine import ChunkTooLarge, Plan, sweep
+from fastsal.engine import ChunkTooLarge, Plan
+from fastsal.explainers._anytime import Anytime, Run, execute, limits_of, relative
 from fastsal.explainers._random import generator
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
@@ -30,7 +32,7 @@ from fastsal.ops import noise
 TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 
-class NoiseTunnel(Attribution):
+class NoiseTunnel(Anytime, Attribution):
     """Moments of another explainer's attributions A of x + N(0, stdev²), over nt_samples draws.
 
     smoothgrad is their mean (Smilkov et al., "SmoothGrad", 2017), smoothgrad_sq the mean of their squares and vargrad
@@ -68,6 +70,8 @@ class NoiseTunnel(Attribution):
         draw_baseline_from_distrib: bool = False,
         *,
         seed: int | None = None,
+        tolerance: float | None = None,
+        deadline: float | None = None,
         show_progress: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -83,6 +87,9 @@ class NoiseTunnel(Attribution):
                 these, one per input.
             draw_baseline_from_distrib: give every noisy example a row of its own, drawn from the baselines.
             seed: chooses the noise; None draws it from torch's global generator.
+            tolerance: stop when the relative error of the mean (smoothgrad) is estimated to be below it, after
+                nt_samples at the most, and return an :class:`Estimate`.
+            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
             show_progress: show a bar.
             **kwargs: arguments of the explainer; per-example ones (target, baselines, additional_forward_args,
                 feature_mask) are repeated. With return_convergence_delta the result is (attribution, delta
@@ -91,6 +98,7 @@ class NoiseTunnel(Attribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
+        limits = limits_of(tolerance, deadline)
         tensors, given_tuple = as_inputs(inputs)
         examples = examples_of(tensors)
         for tensor in tensors:
@@ -112,6 +120,10 @@ class NoiseTunnel(Attribution):
         row_bytes = sum(t[:1].numel() * t.element_size() for t in plain)
         plan = Plan(nt_samples, examples, 2 * row_bytes, plain[0].device, nt_samples_batch_size, self.forward_func)
         with_delta = bool(kwargs.get("return_convergence_delta")) and self.has_convergence_delta()
+        if limits.estimating and (nt_type != "smoothgrad" or with_delta or create_graph):
+            raise ValueError(
+                "tolerance, deadline: for nt_type='smoothgrad', without return_convergence_delta and create_graph"
+            )
         state: list[Tensor] = []
         dtypes: list[torch.dtype] = []
         deltas: list[Tensor] = []
@@ -141,7 +153,7 @@ class NoiseTunnel(Attribution):
                     count,
                     start=start,
                     partial=state[i] if state else None,
-                    second=nt_type != "smoothgrad",
+                    second=nt_type != "smoothgrad" or limits.estimating,
                 )
                 for i, part in enumerate(parts)
             ]
@@ -154,14 +166,46 @@ class NoiseTunnel(Attribution):
 
             return commit
 
-        with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
-            sweep(nt_samples, step, plan, show_progress=show_progress, description="Noise Tunnel")
-            results = [
-                _moment(moments, nt_type, nt_samples).to(dtype if dtype.is_floating_point else moments.dtype)
-                for moments, dtype in zip(state, dtypes, strict=True)
+        def like(values: list[Tensor]) -> Any:
+            # Of an attribution that has no fractions the mean has.
+            kept = [
+                dtype if dtype.is_floating_point else value.dtype for value, dtype in zip(values, dtypes, strict=True)
             ]
-        result = as_result(results, form)
-        return (result, torch.cat(deltas).T.reshape(-1)) if with_delta else result
+            return as_result([value.to(dtype) for value, dtype in zip(values, kept, strict=True)], form)
+
+        def finish() -> Any:
+            result = like([_moment(moments, nt_type, nt_samples) for moments in state])
+            return (result, torch.cat(deltas).T.reshape(-1)) if with_delta else result
+
+        def estimate(done: int) -> tuple[Any, Any, float, int]:
+            means = [moments[0] for moments in state]
+            # The second moment is about the mean; with one sample there is none.
+            errors = [
+                (moments[1] / (done * (done - 1))).sqrt() if done > 1 else torch.full_like(moments[0], torch.inf)
+                for moments in state
+            ]
+            return like(means), like(errors), relative(tuple(means), tuple(errors)), done
+
+        return execute(
+            Run(
+                nt_samples,
+                step,
+                plan,
+                "Noise Tunnel",
+                show_progress,
+                lambda: _outside_of_inference(create_graph),
+                finish,
+                estimate,
+                f"{nt_samples} samples",
+            ),
+            limits,
+        )
+
+
+@contextlib.contextmanager
+def _outside_of_inference(create_graph: bool) -> Iterator[None]:
+    with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
+        yield
 
 
 def deviations_of(stdevs: Any, inputs: int) -> tuple[float | Tensor, ...]:

@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from fastsal.explainers._anytime import Anytime
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import GradientAttribution, Inputs, Target, as_inputs
 from fastsal.explainers.gradient.noise_tunnel import NoiseTunnel
 from fastsal.explainers.gradient.saliency import Saliency
 
 
-class SmoothGrad(GradientAttribution):
+class SmoothGrad(Anytime, GradientAttribution):
     """Smilkov, Thorat, Kim, Viégas, Wattenberg, "SmoothGrad: removing noise by adding noise" (2017), section 3.
 
     The shorthand of ``NoiseTunnel(Saliency(forward_func))``, with the paper's noise level. Costs n_samples forward and
@@ -36,6 +37,8 @@ class SmoothGrad(GradientAttribution):
         noise_level: float = 0.15,
         stdevs: Any = None,
         seed: int | None = 0,
+        tolerance: float | None = None,
+        deadline: float | None = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         create_graph: bool = False,
@@ -52,6 +55,9 @@ class SmoothGrad(GradientAttribution):
             stdevs: standard deviation in the input's units, in place of noise_level: a number, a tensor that
                 broadcasts to the input, or a tuple of these, one per input.
             seed: chooses the noise; None draws it from torch's global generator.
+            tolerance: stop when the relative error is estimated to be below it, after n_samples at the most, and return
+                an :class:`Estimate`.
+            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
             perturbations_per_eval: draws per model call; chosen from memory when None.
             show_progress: show a bar.
             create_graph: keep the graph, so that the attribution can be trained through; memory grows with n_samples.
@@ -67,6 +73,8 @@ class SmoothGrad(GradientAttribution):
             nt_samples_batch_size=perturbations_per_eval,
             stdevs=stdevs,
             seed=seed,
+            tolerance=tolerance,
+            deadline=deadline,
             show_progress=show_progress,
             target=target,
             abs=abs,

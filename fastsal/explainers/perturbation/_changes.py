@@ -24,6 +24,14 @@ class Changes(NamedTuple):
     rectangles: Tensor
     altered: Callable[[int, Tensor, Tensor, tuple[int, int]], Tensor]
 
+    def of(self, positions: Tensor) -> Changes:
+        """Some of them, [n] in ascending order."""
+
+        def altered(example: int, chosen: Tensor, starts: Tensor, size: tuple[int, int]) -> Tensor:
+            return self.altered(example, positions[chosen.cpu()], starts, size)
+
+        return Changes(self.rectangles[positions], altered)
+
 
 def of_windows(images: Tensor, window: list[int], stride: list[int], baseline: Baseline) -> Changes:
     """A window of each image replaced by the baseline, in the order of :func:`fastsal.ops.windows.batch`."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine import evaluation
+from fastsal.explainers._anytime import GROUPS, Anytime, Run, execute, limits_of, relative, scoring
 from fastsal.explainers._random import generator
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import Baselines, Inputs, PerturbationAttribution, Target
@@ -34,7 +34,7 @@ def draw_coalitions(n_samples: int, total: int, random: torch.Generator) -> Tens
     return torch.cat([ends, order.argsort(1) < drawn[:, None]])
 
 
-class KernelShap(Lime):
+class KernelShap(Anytime, Lime):
     """Shapley values, as coefficients of a linear model of the score on which features are present.
 
     Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS 2017), theorem 2. They add up to
@@ -63,6 +63,8 @@ class KernelShap(Lime):
         show_progress: bool = False,
         *,
         seed: int | None = None,
+        tolerance: float | None = None,
+        deadline: float | None = None,
     ) -> Any:
         """Shapley values in the form and shapes of the inputs; arguments and dtypes as of :meth:`Lime.attribute`.
 
@@ -70,21 +72,75 @@ class KernelShap(Lime):
             n_samples: coalitions, with that of all features and the empty one; at least 2. Below the number of
                 features the values are those of least squares that fit.
             return_input_shape: False returns the values [B, M] ([1, M] for one score per batch).
+            tolerance: stop when the relative error is estimated to be below it, after n_samples at the most, and return
+                an :class:`Estimate`. Errors are those of the jackknife over 16 groups of coalitions (Quenouille 1956,
+                Tukey 1958), infinite while a fit without a group has fewer coalitions than features.
+            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
 
         Raises:
             TypeError, ValueError: as of :meth:`Lime.attribute`.
         """
+        limits = limits_of(tolerance, deadline)
         check_counts(n_samples, 2, perturbations_per_eval)
         problem = problem_of(inputs, baselines, feature_mask)
         # An id that no element has is no player: it would take a part of what the others share.
         ids, total = named_ids(problem.features), problem.features.total
         problem = problem._replace(features=numbered(problem.features))
-        evaluate = self._evaluator(problem, target, additional_forward_args, perturbations_per_eval, show_progress)
         present = draw_coalitions(n_samples, problem.features.total, generator(seed))
-        with evaluation(self.forward_func), torch.no_grad():
-            outputs = evaluate(present)
-            wide = outputs.to(torch.float64)
-            found = shapley_regression(present[2:], wide[:, 2:], empty=wide[:, 1], full=wide[:, 0])
+        distinct, where = _distinct(present)
+        found, step, plan = self._scoring(problem, target, additional_forward_args, perturbations_per_eval, distinct)
+
+        def shaped(values: Tensor, like: Tensor) -> Any:
             if not return_input_shape:
-                found = found.new_zeros((len(found), total)).index_copy(1, ids, found)
-            return result_of(problem, found, outputs, return_input_shape)
+                values = values.new_zeros((len(values), total)).index_copy(1, ids, values)
+            return result_of(problem, values, like, return_input_shape)
+
+        def finish() -> Any:
+            outputs = torch.cat(found).cpu()[where].T
+            return shaped(_values(present, outputs), outputs)
+
+        def estimate(done: int) -> tuple[Any, Any, float, int] | None:
+            count = int((where >= done).int().argmax()) if done < len(distinct) else n_samples
+            if count < 2:
+                return None
+            outputs = torch.cat(found).cpu()[where[:count]].T
+            values, error = _values(present[:count], outputs), _jackknife(present[:count], outputs)
+            return shaped(values, outputs), shaped(error, outputs), relative((values,), (error,)), count
+
+        name, limit = self.get_name(), f"n_samples={n_samples}"
+        run = Run(
+            len(distinct), step, plan, name, show_progress, lambda: scoring(self.forward_func), finish, estimate, limit
+        )
+        return execute(run, limits)
+
+
+def _distinct(present: Tensor) -> tuple[Tensor, Tensor]:
+    """(each coalition once, in the order in which they come first, and the place of each sample in it)."""
+    rows, where = torch.unique(present, dim=0, return_inverse=True)
+    samples = torch.arange(len(present), device="cpu")
+    first = samples.new_full((len(rows),), len(present)).scatter_reduce(0, where, samples, "amin")
+    order = first.argsort()
+    return rows[order], order.argsort()[where]
+
+
+def _values(present: Tensor, outputs: Tensor) -> Tensor:
+    """Shapley values [B, M] from coalitions [n, M], all features and none first, and their scores [B, n]."""
+    wide = outputs.to(torch.float64)
+    return shapley_regression(present[2:], wide[:, 2:], empty=wide[:, 1], full=wide[:, 0])
+
+
+def _jackknife(present: Tensor, outputs: Tensor) -> Tensor:
+    """Standard errors [B, M]: the spread of the values without each group of coalitions, times the groups less one."""
+    count, players = len(present) - 2, present.shape[1]
+    sizes = [count * (index + 1) // GROUPS - count * index // GROUPS for index in range(GROUPS)]
+    if players == 1:
+        return torch.zeros(len(outputs), 1, dtype=torch.float64, device="cpu")
+    if min(sizes) == 0 or count - max(sizes) < players:
+        return torch.full((len(outputs), players), torch.inf, dtype=torch.float64, device="cpu")
+    group = torch.arange(len(sizes), device="cpu").repeat_interleave(torch.tensor(sizes, device="cpu"))
+    without = []
+    for index in range(len(sizes)):
+        kept = torch.cat([torch.ones(2, dtype=torch.bool, device="cpu"), group != index])
+        without.append(_values(present[kept], outputs[:, kept]))
+    each = torch.stack(without)
+    return ((len(sizes) - 1) * (each - each.mean(0)).square().mean(0)).sqrt()

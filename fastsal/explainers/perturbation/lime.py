@@ -187,36 +187,46 @@ class Lime(LimeBase):
         show_progress: bool,
     ) -> Callable[[Tensor], Tensor]:
         """Scores [B, n], or [1, n] of whole batches, for coalitions [n, M], or [n, B, M] of the examples' own."""
-        plain, examples = problem.inputs, problem.inputs[0].shape[0]
-        additional = as_arguments(additional_forward_args)
-        alone = perturbations_per_eval is None and could_be_per_example(additional, examples)
-        row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in plain)
 
         def evaluate(samples: Tensor) -> Tensor:
             present, where = samples.to("cpu").bool(), None
             if present.dim() == 2:
                 present, where = torch.unique(present, dim=0, return_inverse=True)
-            total = len(present)
-            plan = Plan(
-                total, examples, row_bytes, plain[0].device, 1 if alone else perturbations_per_eval, self.forward_func
-            )
-            found: list[Tensor] = []
-
-            def step(start: int, stop: int) -> Callable[[], None]:
-                count = stop - start
-                batch = coalitions(plain, problem.baselines, problem.features, present[start:stop])
-                extra = tuple(tile(scratch(value), count, examples) for value in additional)
-                scores = scores_of(self.forward_func, batch, extra, tile_target(target, count, examples))
-                whole = scores.numel() == count == 1
-                items = 1 if whole else count * examples
-                each = item_scores(scores, items, target, perturbations_per_eval).reshape(count, -1)
-                return lambda: found.append(each)
-
-            sweep(total, step, plan, show_progress=show_progress, description=self.get_name())
+            found, step, plan = self._scoring(problem, target, additional_forward_args, perturbations_per_eval, present)
+            sweep(len(present), step, plan, show_progress=show_progress, description=self.get_name())
             scores = torch.cat(found).cpu()
             return (scores if where is None else scores[where]).T
 
         return evaluate
+
+    def _scoring(
+        self,
+        problem: Problem,
+        target: Target,
+        additional_forward_args: Any,
+        perturbations_per_eval: int | None,
+        present: Tensor,
+    ) -> tuple[list[Tensor], Callable[[int, int], Callable[[], None]], Plan]:
+        """(a list that the step appends scores [n, B] to, the step, the plan) of a sweep over coalitions [n, ...]."""
+        plain, examples = problem.inputs, problem.inputs[0].shape[0]
+        additional = as_arguments(additional_forward_args)
+        alone = perturbations_per_eval is None and could_be_per_example(additional, examples)
+        size = 1 if alone else perturbations_per_eval
+        row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in plain)
+        plan = Plan(len(present), examples, row_bytes, plain[0].device, size, self.forward_func)
+        found: list[Tensor] = []
+
+        def step(start: int, stop: int) -> Callable[[], None]:
+            count = stop - start
+            batch = coalitions(plain, problem.baselines, problem.features, present[start:stop])
+            extra = tuple(tile(scratch(value), count, examples) for value in additional)
+            scores = scores_of(self.forward_func, batch, extra, tile_target(target, count, examples))
+            whole = scores.numel() == count == 1
+            items = 1 if whole else count * examples
+            each = item_scores(scores, items, target, perturbations_per_eval).reshape(count, -1)
+            return lambda: found.append(each)
+
+        return found, step, plan
 
     def _weights(self, problem: Problem, samples: Tensor, counts: list[int], *, together: bool) -> Tensor:
         """[G, n] for samples [1 or G, n, M]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import evaluation, scratch, sweep
+from fastsal.explainers._anytime import Estimate, relative
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
     Baselines,
@@ -24,8 +26,9 @@ from fastsal.explainers.base import (
     examples_of,
 )
 from fastsal.explainers.perturbation._altered import AlteredScores
-from fastsal.explainers.perturbation._changes import of_windows
+from fastsal.explainers.perturbation._changes import Changes, of_windows
 from fastsal.explainers.perturbation._incremental import checked_setting, incremental_scores
+from fastsal.explainers.perturbation._refine import checked_refine, refined
 from fastsal.ops import windows
 
 
@@ -61,6 +64,7 @@ class Occlusion(PerturbationAttribution):
         show_progress: bool = False,
         *,
         incremental: bool | str = "auto",
+        refine: float | None = None,
     ) -> Any:
         """Attribution in the form and shapes of the inputs, in the finer of their dtype and the output's.
 
@@ -80,13 +84,22 @@ class Occlusion(PerturbationAttribution):
                 Papakonstantinou, SIGMOD 2019): exact up to rounding, and checked against the plain forward in every
                 call. ``"auto"``: where layers are local and it pays, after a trace of the model; ``plan()``
                 tells. True: or an error that says why not. False: never, and the same bits in every call.
+            refine: of one input, from coarse to fine: score windows side by side, then all those next to one that
+                changes an output by more than this share (between 0 and 1) of the most that any does, and interpolate
+                elsewhere. Returns an :class:`Estimate` whose ``error`` is what interpolation misses, measured on a
+                tenth of the windows left out, drawn at random; ``samples`` are the windows scored.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a stride above its window.
         """
+        began = time.perf_counter()
         setting = checked_setting(incremental)
         tensors, given_tuple = as_inputs(inputs)
         examples_of(tensors)
+        if refine is not None:
+            refine = checked_refine(refine)
+            if len(tensors) > 1:
+                raise ValueError(f"refine: for one input, {len(tensors)} are given")
         plain = tuple(scratch(tensor) if tensor.is_inference() else tensor.detach() for tensor in tensors)
         shapes = _per_input("sliding_window_shapes", sliding_window_shapes, len(plain), given_tuple)
         steps = _per_input("strides", strides, len(plain), given_tuple)
@@ -98,45 +111,61 @@ class Occlusion(PerturbationAttribution):
             scores = AlteredScores(
                 self.forward_func, plain, as_arguments(additional_forward_args), target, perturbations_per_eval
             )
-            results = []
-            for index, (tensor, (window, stride)) in enumerate(zip(plain, geometry, strict=True)):
-                quick = incremental_scores(
-                    self,
-                    scores,
-                    plain,
-                    lambda: of_windows(plain[0], *geometry[0], starts[0]),
-                    setting,
-                    perturbations_per_eval,
-                    show_progress,
-                )
-                total = prod(windows.counts(tensor.shape[1:], window, stride))
-                found = scores.clean.new_empty((total, scores.clean.numel()), device=tensor.device)
 
-                def step(
-                    start: int,
-                    stop: int,
-                    index: int = index,
-                    window: Any = window,
-                    stride: Any = stride,
-                    found: Tensor = found,
-                ) -> Callable[[], None]:
-                    batch = windows.batch(
+            def change(index: int, positions: Tensor | None = None) -> Tensor:
+                """[positions, outputs] of one input; of all positions, or of some in ascending order."""
+                window, stride = geometry[index]
+
+                def changes() -> Changes:
+                    all_of_them = of_windows(plain[0], window, stride, starts[0])
+                    return all_of_them if positions is None else all_of_them.of(positions)
+
+                rows = perturbations_per_eval
+                quick = incremental_scores(self, scores, plain, changes, setting, rows, show_progress)
+                if quick is not None:
+                    return scores.clean - quick
+                total = prod(windows.counts(plain[index].shape[1:], window, stride))
+                total = total if positions is None else len(positions)
+                found = scores.clean.new_empty((total, scores.clean.numel()), device=plain[index].device)
+
+                def batch(start: int, stop: int) -> Tensor:
+                    return windows.batch(
                         plain[index], start, stop, window=window, stride=stride, baseline=starts[index]
                     )
-                    change = scores.clean - scores(stop - start, {index: batch})
+
+                def step(start: int, stop: int) -> Callable[[], None]:
+                    if positions is None:
+                        rows = batch(start, stop)
+                    else:
+                        rows = torch.cat([batch(place, place + 1) for place in positions[start:stop].tolist()])
+                    changed = scores.clean - scores(stop - start, {index: rows})
 
                     def commit() -> None:
-                        found[start:stop] = change
+                        found[start:stop] = changed
 
                     return commit
 
-                if quick is None:
-                    sweep(total, step, scores.plan(total), show_progress=show_progress, description="Occlusion")
-                else:
-                    torch.sub(scores.clean, quick, out=found)
-                folded = windows.fold(found, tensor.shape[1:], window=window, stride=stride)
-                results.append(folded.to(_finer(tensor.dtype, scores.dtype)))
-        return as_result(results, given_tuple)
+                sweep(total, step, scores.plan(total), show_progress=show_progress, description="Occlusion")
+                return found
+
+            def folded(index: int, found: Tensor) -> Tensor:
+                window, stride = geometry[index]
+                values = windows.fold(found, plain[index].shape[1:], window=window, stride=stride)
+                return values.to(_finer(plain[index].dtype, scores.dtype))
+
+            if refine is None:
+                return as_result([folded(index, change(index)) for index in range(len(plain))], given_tuple)
+            counts = windows.counts(plain[0].shape[1:], *geometry[0])
+            window, stride = (_per_dimension(each, len(counts)) for each in geometry[0])
+            found = refined(lambda positions: change(0, positions), counts, window, stride, refine)
+            maps, errors = folded(0, found.changes), folded(0, found.error)
+        ratio, seconds = relative((maps,), (errors,)), time.perf_counter() - began
+        attribution, error = (as_result([each], given_tuple) for each in (maps, errors))
+        return Estimate(attribution, error, ratio, found.scored, seconds)
+
+
+def _per_dimension(value: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
+    return (value,) * dimensions if isinstance(value, int) else tuple(value)
 
 
 def _finer(of_input: torch.dtype, of_output: torch.dtype) -> torch.dtype:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fastsal.engine import sweep
+from fastsal.explainers._anytime import scoring
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import Baselines, Inputs, Target
-from fastsal.explainers.perturbation._altered import AlteredScores
-from fastsal.explainers.perturbation._features import Features
+from fastsal.explainers.perturbation._players import Players
 from fastsal.explainers.perturbation.shapley_value_sampling import ShapleyValueSampling
 
 MANY, MOST = 16, 24
@@ -49,52 +49,54 @@ class ShapleyValues(ShapleyValueSampling):
             TypeError, ValueError: for arguments outside of the above, or more than 24 features.
         """
 
-        def contributions(scores: AlteredScores, features: Features, score: Callable[..., Tensor]) -> Tensor:
-            players = features.total
-            if players > MOST:
-                raise ValueError(
-                    f"feature_mask: {players} features have 2^{players} coalitions; group them into at most {MOST}, "
-                    "or use ShapleyValueSampling or KernelShap"
-                )
-            if players > MANY:
-                warnings.warn(f"{players} features take {2**players} forward passes", UserWarning, stacklevel=5)
-            share = torch.tensor(
-                [math.factorial(s) * math.factorial(players - s - 1) / math.factorial(players) for s in range(players)],
-                dtype=torch.float64,
-                device="cpu",
-            )
-            wide = torch.promote_types(scores.clean.dtype, torch.float64)
-            total = torch.zeros((players, scores.clean.numel()), dtype=wide, device=_wide_device(scores))
-            bits = torch.arange(players, device="cpu")
-
-            def add(present: Tensor, values: Tensor) -> Tensor:
-                # A coalition counts with it for its members, and against those who could join.
-                size = present.sum(1, keepdim=True)
-                weight = torch.where(present, share[(size - 1).clamp_min(0)], -share[size.clamp_max(players - 1)])
-                return weight.T.to(total) @ values.to(total)
-
-            def step(start: int, stop: int) -> Callable[[], None]:
-                coalition = torch.arange(start + 1, stop + 1, device="cpu")[:, None]
-                present = (coalition >> bits) & 1 == 1
-                change = add(present, score(present))
-
-                def commit() -> None:
-                    total.add_(change)
-
-                return commit
-
-            if players:
-                total += add(torch.zeros((1, players), dtype=torch.bool, device="cpu"), scores.clean[None])
-            items = 2**players - 1
-            sweep(items, step, scores.plan(items), show_progress=show_progress, description=self.get_name())
-            return total
-
-        return self._values(
-            inputs, baselines, target, additional_forward_args, feature_mask, perturbations_per_eval, contributions
+        game = Players(
+            self.forward_func,
+            inputs,
+            baselines,
+            target,
+            additional_forward_args,
+            feature_mask,
+            perturbations_per_eval,
         )
+        players, empty = game.count, game.scores.clean
+        if players > MOST:
+            raise ValueError(
+                f"feature_mask: {players} features have 2^{players} coalitions; group them into at most {MOST}, "
+                "or use ShapleyValueSampling or KernelShap"
+            )
+        if players > MANY:
+            warnings.warn(f"{players} features take {2**players} forward passes", UserWarning, stacklevel=3)
+        share = torch.tensor(
+            [math.factorial(s) * math.factorial(players - s - 1) / math.factorial(players) for s in range(players)],
+            dtype=torch.float64,
+            device="cpu",
+        )
+        # float64 is on the scores' device, or for those without it on the CPU.
+        device = torch.device("cpu") if empty.device.type == "mps" else empty.device
+        wide = torch.promote_types(empty.dtype, torch.float64)
+        bits = torch.arange(players, device="cpu")
 
+        def add(present: Tensor, values: Tensor) -> Tensor:
+            # A coalition counts with it for its members, and against those who could join.
+            size = present.sum(1, keepdim=True)
+            weight = torch.where(present, share[(size - 1).clamp_min(0)], -share[size.clamp_max(players - 1)])
+            return weight.T.to(total) @ values.to(total)
 
-def _wide_device(scores: AlteredScores) -> torch.device:
-    """Where float64 can be: the scores' device, or the CPU for those without it."""
-    device = scores.clean.device
-    return torch.device("cpu") if device.type == "mps" else device
+        def step(start: int, stop: int) -> Callable[[], None]:
+            coalition = torch.arange(start + 1, stop + 1, device="cpu")[:, None]
+            present = (coalition >> bits) & 1 == 1
+            change = add(present, game.score(present))
+
+            def commit() -> None:
+                total.add_(change)
+
+            return commit
+
+        items = 2**players - 1
+        with scoring(self.forward_func):
+            total = torch.zeros((players, empty.numel()), dtype=wide, device=device)
+            if players:
+                total += add(torch.zeros((1, players), dtype=torch.bool, device="cpu"), empty[None])
+            plan = game.scores.plan(items)
+            sweep(items, step, plan, show_progress=show_progress, description=self.get_name())
+        return game.shaped(total)

@@ -1,0 +1,76 @@
+"""The path of Integrated Gradients behind a model's first layer, where that layer is affine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.engine import FirstLayer, first_layer, host_may_wait
+
+LEAST_ROWS = 32
+"""Of a path for which two passes of one example are little."""
+
+
+class Front:
+    """The first layer's values at both ends of the path.
+
+    Attributes:
+        start, end: [B, ...].
+        behind: the model as a function of such values.
+    """
+
+    def __init__(self, layer: FirstLayer, inputs: Tensor, start: Tensor, additional: tuple[Any, ...]) -> None:
+        self._layer, self._inputs, self._additional = layer, inputs, additional
+        self.start, self.end = (layer.value(each.clone(), additional).detach() for each in (start, inputs))
+        self.behind: Callable[..., Any] = layer.behind(inputs)
+
+    def pulled(self, gradient: Tensor) -> Tensor:
+        """The gradient by the inputs of one by the layer's value."""
+        return self._layer.pulled(gradient, self._inputs, self._additional)
+
+
+def front_of(
+    explainer: Any,
+    inputs: tuple[Tensor, ...],
+    starts: tuple[float | Tensor, ...],
+    additional: tuple[Any, ...],
+    rows: int,
+    setting: bool | str,
+) -> Front | None:
+    """Where the path can begin and end behind the first layer, and it is wanted.
+
+    Args:
+        explainer: keeps what was found of its model.
+        inputs, starts: ends of the path, of each input.
+        additional: further arguments of the model.
+        rows: of the whole path.
+        setting: ``"auto"``, True or False.
+
+    Raises:
+        TypeError, ValueError: for another setting; for True where it cannot be.
+    """
+    if not (setting == "auto" or isinstance(setting, bool)):
+        raise TypeError(f'first_layer_once: {setting!r} is neither "auto", True nor False')
+    traced = torch._C._len_torch_dispatch_stack() > 0 or not host_may_wait()
+    found = None
+    if setting is True or (setting == "auto" and rows >= LEAST_ROWS):
+        if len(inputs) == 1 and not traced:
+            found = _found(explainer, inputs[0], starts[0], additional, setting is True)
+        if found is None and setting is True:
+            raise ValueError(
+                "first_layer_once: it needs a model, not compiled, that reads its one input through one convolution or "
+                "linear layer and nothing else; pass 'auto'"
+            )
+    return found
+
+
+def _found(explainer: Any, x: Tensor, start: float | Tensor, additional: tuple[Any, ...], always: bool) -> Front | None:
+    begin = (start.to(x) if isinstance(start, Tensor) else torch.full_like(x, start)).expand_as(x)
+    known = explainer.__dict__.get("_first_layer")
+    layer, explainer.__dict__["_first_layer"] = first_layer(
+        explainer.forward_func, x, begin, additional, known, whatever_it_costs=always
+    )
+    return None if layer is None else Front(layer, x, begin, additional)
