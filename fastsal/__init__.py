@@ -5,6 +5,7 @@
 """
 
 from fastsal._version import __version__
+from fastsal.deploy import Package, export, load
 from fastsal.engine import Prepared, layers, prepare
 from fastsal.explainers import (
     CAM,
@@ -113,6 +114,7 @@ __all__ = [
     "LimeBase",
     "NoiseTunnel",
     "Occlusion",
+    "Package",
     "PerturbationAttribution",
     "Prepared",
     "RandomCAM",
@@ -128,7 +130,9 @@ __all__ = [
     "__version__",
     "compile",
     "explain",
+    "export",
     "layers",
+    "load",
     "methods",
     "prepare",
     "targets",

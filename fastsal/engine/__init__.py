@@ -5,7 +5,7 @@ from fastsal.engine.forward import evaluation, owner, owners, run, scratch
 from fastsal.engine.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.grid import Grid, grid_of
 from fastsal.engine.layers import Layer, default_layer, layers, resolve_layer
-from fastsal.engine.plan import Plan
+from fastsal.engine.plan import Plan, chunks_of
 from fastsal.engine.prepare import prepare
 from fastsal.engine.prepared import Prepared, Step, unprepared
 from fastsal.engine.reading import UNRELATED, Reading, read, replaced
@@ -28,6 +28,7 @@ __all__ = [
     "Tap",
     "Watch",
     "chunks",
+    "chunks_of",
     "default_layer",
     "evaluation",
     "first_layer",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,19 @@ ROW_FACTOR = 64
 """First guess of what a row costs, in sizes of its input; activations of usual networks stay below it."""
 
 
+_fixed_size: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastsal chunk size", default=None)
+
+
+@contextlib.contextmanager
+def chunks_of(items: int) -> Iterator[None]:
+    """Sweeps inside run chunks of so many items, whatever memory there is: what traces them sees no memory."""
+    token = _fixed_size.set(items)
+    try:
+        yield
+    finally:
+        _fixed_size.reset(token)
+
+
 class Plan:
     """Chunk sizes for a sweep of ``total`` items, each of ``rows_per_item`` rows of ``row_bytes`` bytes.
 
@@ -43,6 +58,7 @@ class Plan:
         forward_func: Callable[..., Any] | None = None,
     ) -> None:
         self.device = device
+        batch_size = _fixed_size.get() or batch_size
         self._rows_per_item = max(rows_per_item, 1)
         self._fixed = batch_size is not None
         self._reserved = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0

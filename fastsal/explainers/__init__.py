@@ -30,7 +30,7 @@ from fastsal.explainers.activation.layer_grad_cam import LayerGradCam
 from fastsal.explainers.activation.layer_gradient_x_activation import LayerGradientXActivation
 from fastsal.explainers.activation.lrp import LRP
 from fastsal.explainers.base import Attribution, GradientAttribution, PerturbationAttribution
-from fastsal.explainers.compiled import Compiled, Explained, compile
+from fastsal.explainers.compiled import Compiled, Explained, check_fixed, compile, explained
 from fastsal.explainers.explain import Explanation, explain
 from fastsal.explainers.gradient.deep_lift import DeepLift
 from fastsal.explainers.gradient.deep_lift_shap import DeepLiftShap
@@ -109,8 +109,10 @@ __all__ = [
     "SmoothGradCAMPlusPlus",
     "XGradCAM",
     "cams",
+    "check_fixed",
     "compile",
     "explain",
+    "explained",
     "methods",
     "options",
     "targets",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 
 def as_seed(seed: int | None) -> int:
@@ -30,3 +31,10 @@ def as_seed(seed: int | None) -> int:
 def generator(seed: int | None) -> torch.Generator:
     """A CPU generator: what it draws is the same for every device."""
     return torch.Generator("cpu").manual_seed(as_seed(seed))
+
+
+def seeds_of(random: torch.Generator, count: int) -> list[int]:
+    """Seeds, numbers also where a graph is traced on tensors without values."""
+    with _disable_current_modes():
+        drawn: list[int] = torch.randint(0, 2**62, (count,), generator=random, device="cpu").tolist()
+    return drawn

@@ -48,7 +48,7 @@ def examples_of(inputs: tuple[Tensor, ...]) -> int:
         ValueError: for inputs that differ in it, or have none.
     """
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-    if len({tensor.shape[0] for tensor in inputs}) > 1:
+    if any(tensor.shape[0] != inputs[0].shape[0] for tensor in inputs):
         raise ValueError(f"inputs: shapes {shapes} differ in dimension 0, the number of examples")
     if inputs[0].shape[0] == 0:
         raise ValueError(f"inputs: shape {shapes} has no examples")
@@ -168,7 +168,7 @@ def tile_target(target: Target, count: int, examples: int) -> Target:
         target = target.tolist()
     if isinstance(target, list) and len(target) == examples:
         return target * count
-    if isinstance(target, Tensor) and target.numel() > 1:
+    if isinstance(target, Tensor) and target.dim() == 1 and target.shape[0] == examples:
         return target.repeat(count)
     return target
 
@@ -246,8 +246,10 @@ def select_target(output: Tensor, target: Target) -> Tensor:
         where: tuple[Any, ...] = (slice(None), *indices)
         return output[where]
     if isinstance(target, (Tensor, list)):
-        if len(target) != examples:
-            raise ValueError(f"target: {len(target)} entries for {examples} examples")
+        # len() of a tensor would make a number of a size that stands for every batch.
+        entries = target.shape[0] if isinstance(target, Tensor) and target.dim() else len(target)
+        if entries != examples:
+            raise ValueError(f"target: {entries} entries for {examples} examples")
         if isinstance(target, list) and target and isinstance(target[0], tuple):
             rows = [tuple(_index("target", entry) for entry in row) for row in target]
             for row in rows:

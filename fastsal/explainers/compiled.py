@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -86,32 +86,10 @@ class Compiled:
     def _explain(self, *tensors: Tensor) -> Explained:
         """Prediction and map, from the inputs and, where there is one, the target."""
         inputs, given = (tensors[:-1], tensors[-1]) if self._takes_target else (tensors, None)
-        explainer, seen = self._explainer, list[Tensor]()
-
-        def choose(output: Tensor) -> Tensor:
-            _classes(output)
-            seen.append(output.detach())
-            return output.detach().argmax(1) if given is None else given
-
         form = as_result(inputs, self._given_tuple)
-        options = dict(self._options)
-        if isinstance(explainer, ActivationMap):
-            additional = options.pop("additional_forward_args", None)
-            reading = explainer.read(form, choose, additional)
-            output = main_output(reading.output)
-            target = output.argmax(1) if given is None else given
-            options["relu"] = options.pop("relu_attributions", True)
-            return Explained(output, target, explainer.render(reading, form, **options))
-        attribute: Callable[..., Any] = explainer.attribute  # type: ignore[attr-defined]
-        if isinstance(explainer, ONE_PASS):
-            attribution = attribute(form, target=choose, **options)
-            output = seen[0]
-            return Explained(output, output.argmax(1) if given is None else given, attribution)
-        with evaluation(explainer.forward_func), torch.no_grad():
-            additional = tuple(map(scratch, as_arguments(options.get("additional_forward_args"))))
-            output = main_output(run(explainer.forward_func, tuple(map(scratch, inputs)), additional))
-            target = choose(output)
-        return Explained(output, target, attribute(form, target=target, **options))
+        return explained(
+            self._explainer, form, self._options, lambda output: output.argmax(1) if given is None else given
+        )
 
     def _fix_batch(self) -> None:
         """The rows per model call that the first attribution came to, for all that follow."""
@@ -208,6 +186,45 @@ class Compiled:
         return Report((*report.steps, self.step), report.sweeps)
 
 
+def explained(
+    explainer: Attribution, form: Inputs, options: Mapping[str, Any], choose: Callable[[Tensor], Tensor]
+) -> Explained:
+    """Prediction and map; the prediction comes from the explainer's own first pass where it has one.
+
+    Args:
+        explainer: one that :func:`compile` takes.
+        form: its inputs.
+        options: further arguments of its ``attribute``.
+        choose: targets [B] of an output [B, K], which it gets detached.
+    """
+    seen: list[Tensor] = []
+    chosen: list[Tensor] = []
+
+    def target(output: Tensor) -> Tensor:
+        _classes(output)
+        seen.append(output.detach())
+        chosen.append(choose(seen[-1]))
+        return chosen[-1]
+
+    options = dict(options)
+    if isinstance(explainer, ActivationMap):
+        reading = explainer.read(form, target, options.pop("additional_forward_args", None))
+        options["relu"] = options.pop("relu_attributions", True)
+        attribution: Any = explainer.render(reading, form, **options)
+        if not seen:  # a method that asks for no score
+            target(main_output(reading.output))
+        return Explained(seen[-1], chosen[-1], attribution)
+    attribute: Callable[..., Any] = explainer.attribute  # type: ignore[attr-defined]
+    if isinstance(explainer, ONE_PASS):
+        attribution = attribute(form, target=target, **options)
+        return Explained(seen[0], chosen[0], attribution)
+    with evaluation(explainer.forward_func), torch.no_grad():
+        additional = tuple(map(scratch, as_arguments(options.get("additional_forward_args"))))
+        output = run(explainer.forward_func, tuple(map(scratch, as_inputs(form)[0])), additional)
+        target(main_output(output))
+    return Explained(seen[0], chosen[0], attribute(form, target=chosen[0], **options))
+
+
 def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **options: Any) -> Compiled:
     """An explainer for inputs of one shape, that returns prediction and map in one call.
 
@@ -233,17 +250,27 @@ def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **opt
     if not isinstance(explainer, (ActivationMap, *ONE_PASS, *SEVERAL)) or not hasattr(explainer, "attribute"):
         names = ", ".join(sorted(kind.__name__ for kind in (*ONE_PASS, *SEVERAL)))
         raise TypeError(f"explainer: {type(explainer).__name__} is none of {names}, nor a class activation map")
+    check_fixed(explainer, options)
     for module in owners(explainer.forward_func):
         if isinstance(module, Prepared) and module.choice.compiled == "reduce-overhead":
             raise ValueError("explainer: its model replays graphs of its own; prepare it without cuda_graphs")
-    known = set(inspect.signature(explainer.attribute).parameters)
-    refused = {"targets", "aug_smooth", "create_graph", "show_progress", "return_convergence_delta"}
+    return Compiled(explainer, inputs, target, options)
+
+
+def check_fixed(explainer: Attribution, options: Mapping[str, Any]) -> None:
+    """Refuses options that an explainer of fixed options does not take.
+
+    Raises:
+        TypeError: for an option that its ``attribute`` has not, or that a compiled one has not.
+        ValueError: for options that would differ from call to call.
+    """
+    known = set(inspect.signature(explainer.attribute).parameters)  # type: ignore[attr-defined]
+    refused = {"target", "targets", "aug_smooth", "create_graph", "show_progress", "return_convergence_delta"}
     for name in options:
         if name not in known or name in refused:
             raise TypeError(f"{name}: {type(explainer).__name__} takes no such option when it is compiled")
     if "seed" in known and options.get("seed", 0) is None:
         raise ValueError("seed: None would be drawn once and repeated by every call; pass a number")
-    return Compiled(explainer, inputs, target, options)
 
 
 def _parameters(compiled: Compiled) -> set[str]:

@@ -2,6 +2,7 @@
 
 from fastsal.ops import cam, masks, noise, patches, path, ranks, windows
 from fastsal.ops._backend import Backend, backend, backends_report, current_backend
+from fastsal.ops._decompose import decompositions
 from fastsal.ops._tune import Tuned, tune
 from fastsal.ops._tune import save as save_tuning
 from fastsal.reference._numerics import accumulation_dtype
@@ -14,6 +15,7 @@ __all__ = [
     "backends_report",
     "cam",
     "current_backend",
+    "decompositions",
     "masks",
     "noise",
     "patches",

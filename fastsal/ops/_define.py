@@ -22,6 +22,8 @@ LIBRARY = torch.library.Library("fastsal", "DEF")
 KEYS = ("CPU", "CUDA", "MPS", "XPU", "PrivateUse1")
 
 Vmap = Callable[..., tuple[Tensor, int | None]]
+OPS: list[Op] = []
+"""Every registered op."""
 
 
 class Op:
@@ -53,7 +55,7 @@ class Op:
         name = schema.split("(", 1)[0]
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         self.overload = getattr(torch.ops.fastsal, name).default
-        self._reference = reference
+        self.reference = reference
         self._module, self._function = kernel.split(".")
         self._empty = empty
         self._lead = lead
@@ -64,13 +66,14 @@ class Op:
         LIBRARY.impl(name, _autograd_kernel(self.overload, self._derivative), "Autograd")
         torch.library.register_fake(f"fastsal::{name}", empty, lib=LIBRARY)
         torch.library.register_vmap(f"fastsal::{name}", vmap, lib=LIBRARY)
+        OPS.append(self)
 
     def _run(self, *args: Any) -> Tensor:
         lead = args[self._lead]
         if lead.is_meta:
             return self._empty(*args)
         if not _backend.runs_kernel(lead, lambda: self._supported(*args)):
-            return self._reference(*args)
+            return self.reference(*args)
         out = self._empty(*args)
         if out.numel():
             with _backend.device_guard(lead):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastsal.engine import ChunkTooLarge, Plan
 from fastsal.explainers._anytime import Anytime, Run, execute, limits_of, relative
-from fastsal.explainers._random import generator
+from fastsal.explainers._random import generator, seeds_of
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
     Attribution,
@@ -113,7 +113,7 @@ class NoiseTunnel(Anytime, Attribution):
         create_graph = bool(kwargs.get("create_graph"))
         plain = tensors if create_graph else tuple(t.detach() for t in tensors)
         random = generator(seed)
-        seeds = torch.randint(0, 2**62, (len(tensors),), generator=random, device="cpu").tolist()
+        seeds = seeds_of(random, len(tensors))
         expand = _Expansion(examples, kwargs, draw_baseline_from_distrib, tensors, nt_samples, random)
         if nt_samples_batch_size is None and could_be_per_example(expand.additional, examples):
             nt_samples_batch_size = 1
