@@ -34,6 +34,19 @@ from fastsal.explainers.targets import main_output
 ONE_PASS = (Saliency, InputXGradient, Occlusion)
 """Their own first pass is the prediction."""
 SEVERAL = (IntegratedGradients, SmoothGrad, RISE)
+NOT_FIXED = {
+    "aug_smooth",
+    "create_graph",
+    "deadline",
+    "refine",
+    "return_convergence_delta",
+    "return_standard_error",
+    "show_progress",
+    "target",
+    "targets",
+    "tolerance",
+}
+"""Options that give something else than one map, or as many passes as the values tell."""
 TOLERANCE = 1e-3
 """How far a replayed map may be from the plain one, as a share of its spread: libraries may choose other algorithms
 while they are captured."""
@@ -265,9 +278,8 @@ def check_fixed(explainer: Attribution, options: Mapping[str, Any]) -> None:
         ValueError: for options that would differ from call to call.
     """
     known = set(inspect.signature(explainer.attribute).parameters)  # type: ignore[attr-defined]
-    refused = {"target", "targets", "aug_smooth", "create_graph", "show_progress", "return_convergence_delta"}
     for name in options:
-        if name not in known or name in refused:
+        if name not in known or name in NOT_FIXED:
             raise TypeError(f"{name}: {type(explainer).__name__} takes no such option when it is compiled")
     if "seed" in known and options.get("seed", 0) is None:
         raise ValueError("seed: None would be drawn once and repeated by every call; pass a number")
