@@ -89,24 +89,28 @@ def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([str(path), *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def compile_case(index: int, architecture: int) -> dict[str, Any]:
-    """Compile one case for one architecture and read its resources from the machine code."""
+def compiled_for(kernel: Any, signature: Signature, architecture: int) -> Any:
+    """A kernel's machine code and what Triton says of it, without a GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    case = _cases(architecture)[index]
-    signature = signature_of(case.launch)
     source = ASTSource(
-        fn=case.launch.kernel,
+        fn=kernel,
         signature=signature.types,
         constexprs=signature.constants,
         attrs={(number,): [["tt.divisibility", 16]] for number in signature.divisible},
     )
+    target = GPUTarget("cuda", architecture, 32)
+    return triton.compile(source, target=target, options={"num_warps": signature.num_warps})
+
+
+def compile_case(index: int, architecture: int) -> dict[str, Any]:
+    """Compile one case for one architecture and read its resources from the machine code."""
+    case = cases_for(architecture)[index]
+    signature = signature_of(case.launch)
     began = time.perf_counter()
-    compiled = triton.compile(
-        source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": signature.num_warps}
-    )
+    compiled = compiled_for(case.launch.kernel, signature, architecture)
     seconds = time.perf_counter() - began
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -146,14 +150,14 @@ def _width(instruction: str) -> int:
 _found: dict[int | None, list[Any]] = {}
 
 
-def _cases(architecture: int | None = None) -> list[Any]:
+def cases_for(architecture: int | None = None) -> list[Any]:
     """Cases of different signatures, with the blocks that an architecture has in the shipped tuning table."""
     if architecture not in _found:
         from fastsal_kernels._tuning import assumed
         from tools.kernel_cases import cases
 
         if architecture is not None:
-            names = {case.name for case in _cases()}
+            names = {case.name for case in cases_for()}
             with assumed(f"sm_{architecture}"):
                 _found[architecture] = [case for case in cases() if case.name in names]
             return _found[architecture]
@@ -169,15 +173,15 @@ def _compile_quietly(index: int, architecture: int) -> dict[str, Any]:
     try:
         return compile_case(index, architecture)
     except Exception as error:
-        name = _cases()[index].name
+        name = cases_for()[index].name
         reason = f"does not compile: {type(error).__name__}: {str(error)[:300]}"
         return {"case": name, "architecture": f"sm_{architecture}", "failures": [reason]}
 
 
 def run(architectures: list[int], only: str, workers: int) -> list[dict[str, Any]]:
     """Compile all cases; prints the table as the results come."""
-    chosen = [index for index, case in enumerate(_cases()) if only in case.name]
-    width = max((len(_cases()[index].name) for index in chosen), default=10)
+    chosen = [index for index, case in enumerate(cases_for()) if only in case.name]
+    width = max((len(cases_for()[index].name) for index in chosen), default=10)
     print(f"{'kernel and signature':{width}} {'arch':7} {'regs':>4} {'spills':>6} {'store':>5} {'shared':>7}  compile")
     results = []
     with ProcessPoolExecutor(workers) as pool:
