@@ -13,6 +13,7 @@ import torch
 
 from fastsal import ops
 from fastsal._version import __version__
+from fastsal.cli.native import native_report, native_text
 
 _CORE = ("torch", "triton", "numpy", "Pillow", "safetensors", "tqdm")
 # package: the extra that brings it
@@ -21,6 +22,10 @@ _OPTIONAL = {"matplotlib": "plot", "timm": "timm", "torchvision": "torchvision",
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the report."""
+    if arguments.native is not None:
+        inside = native_report(arguments.native)
+        print(json.dumps(inside, indent=1) if arguments.json else native_text(inside))
+        return 0
     found = report()
     print(json.dumps(found, indent=1) if arguments.json else text(found))
     return 0

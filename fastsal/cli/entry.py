@@ -44,6 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
     _common(demo)
     doctor = commands.add_parser("doctor", help="versions, devices, backends, and why a backend is not used")
     _common(doctor)
+    doctor.add_argument(
+        "--native",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="what the library of compiled kernels has inside; FILE, or FASTSAL_NATIVE_LIBRARY, or the usual places",
+    )
     tune = commands.add_parser("tune", help="measure the kernels' block sizes on this machine's GPU, and keep them")
     tune.add_argument("--device", default="cuda", help="which GPU (default: %(default)s)")
     tune.add_argument("--only", default="", metavar="TEXT", help="kernels whose name contains this text")

@@ -50,6 +50,8 @@ def trace(
     """
     # What tracing leaves on an explainer is not left on the caller's.
     explainer = copy.copy(explainer)
+    if most == 1:
+        x, most = x[:1], None
     if most is not None:
         batch = next(size for size in TRACED_BATCHES if size not in x.shape[1:])
         x = x[:1].expand(batch, *x.shape[1:]).contiguous()
@@ -59,6 +61,8 @@ def trace(
         found = explained(explainer, x, options, lambda output: chosen_target(output, target))
         return found.output, found.attribution
 
+    # The traced batch is one of those that the graph is for.
+    most = None if most is None else max(most, len(x))
     table = {**decompositions(len(x), most or len(x)), **(decompose or {})}
     with _fake(x, target, most is not None) as arguments, without_waiting(), chunks_of(items):
         graph = make_fx(explain, decomposition_table=table, tracing_mode="real", _allow_non_fake_inputs=True)(
@@ -66,7 +70,7 @@ def trace(
         )
     _drop_detached(graph)
     dynamic = None
-    if most is not None and most > 1:
+    if most is not None:
         dimension = Dim("batch", min=1, max=most)
         dynamic = ({0: dimension}, {0: dimension})
     return torch.export.export(graph, (x, target), dynamic_shapes=dynamic)

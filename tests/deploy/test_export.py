@@ -86,6 +86,20 @@ def test_a_package_gives_the_explainers_maps(name: str, tmp_path: Path) -> None:
             assert torch.equal(found.target, torch.as_tensor(chosen).expand(batch))
 
 
+@pytest.mark.parametrize("largest", [1, 3])
+def test_a_largest_batch_below_the_traced_one(largest: int, tmp_path: Path) -> None:
+    model = network().eval()
+    explainer = fastsal.SmoothGrad(model)
+    path = fastsal.export(explainer, images(2), tmp_path / "a.pt2", dynamic_batch=largest, n_samples=3)
+    package = fastsal.load(path)
+    for batch in range(1, largest + 1):
+        x = images(batch)
+        expected = explainer.attribute(x, target=1, n_samples=3)
+        torch.testing.assert_close(package(x, 1).attribution, expected, rtol=1e-7, atol=1e-12)
+    with pytest.raises(ValueError, match="the package takes"):
+        package(images(largest + 1))
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Grad-CAM in float32, of a batch of two."""

@@ -82,16 +82,38 @@ cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not i
 
 
 @cmake
-def test_cmake_configures(root: Path, tmp_path: Path) -> None:
-    command = ["cmake", "-S", str(root), "-B", str(tmp_path / "build")]
+def test_cmake_configures_without_a_compiler(root: Path, tmp_path: Path) -> None:
+    command = ["cmake", "-S", str(root), "-B", str(tmp_path / "build"), "-DFASTSAL_NATIVE=OFF"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "native build off" in result.stdout
 
 
 @cmake
-def test_cmake_refuses_a_native_build_that_does_not_exist_yet(root: Path, tmp_path: Path) -> None:
-    command = ["cmake", "-S", str(root), "-B", str(tmp_path / "build"), "-DFASTSAL_NATIVE=ON"]
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_the_native_build_and_its_tests(root: Path, tmp_path: Path) -> None:
+    """One module's kernels for two architectures; all of them for four take some minutes."""
+    build = tmp_path / "build"
+    options = ["-DFASTSAL_CUDA_ARCHS=80;90", "-DFASTSAL_KERNEL_MODULES=path", f"-DPython3_EXECUTABLE={sys.executable}"]
+    for command in (
+        ["cmake", "-S", str(root), "-B", str(build), *options],
+        ["cmake", "--build", str(build), "--parallel", "2"],
+        ["ctest", "--test-dir", str(build), "--output-on-failure"],
+    ):
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
+        assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    assert "100% tests passed" in result.stdout
+    assert "fastsal_run" in result.stdout
+
+
+@cmake
+def test_a_native_build_without_torch_says_what_is_missing(root: Path, tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("needs a C++ compiler")
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    command = ["cmake", "-S", str(root), "-B", str(tmp_path / "build"), f"-DPython3_EXECUTABLE={bare}/bin/python"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode != 0
-    assert "comes with a later release" in " ".join(result.stderr.split())
+    assert "run `make test` first" in " ".join(result.stderr.split())

@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <string>
 
 namespace fastsal {
@@ -38,9 +39,11 @@ struct Driver {
 
  private:
   Driver() {
-    void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    const char* named = std::getenv("FASTSAL_CUDA_DRIVER");
+    void* library = dlopen(named ? named : "libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
-      missing = "no CUDA driver: libcuda.so.1 cannot be opened; install NVIDIA's driver";
+      missing = std::string("no CUDA driver: ") + (named ? named : "libcuda.so.1") +
+                " cannot be opened; install NVIDIA's driver";
       return;
     }
     find(library, "cuInit", init);

@@ -169,6 +169,7 @@ int load(const fastsal::Driver& cuda, const Kernel& kernel, const std::string& s
 extern "C" {
 
 const char* fastsal_error(void) { return last_error.c_str(); }
+const char* fastsal_version(void) { return FASTSAL_VERSION; }
 const char* fastsal_architectures(void) { return FASTSAL_ARCHITECTURES; }
 size_t fastsal_cubin_count(void) { return sizeof cubins / sizeof *cubins; }
 

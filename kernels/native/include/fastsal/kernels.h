@@ -12,6 +12,10 @@
 extern "C" {
 #endif
 
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
 enum fastsal_status {
   FASTSAL_OK = 0,
   FASTSAL_NO_DRIVER = 1,   /* no CUDA driver, or no device that it can use */
@@ -47,6 +51,9 @@ int fastsal_driver(void);
 /* What the calling thread's last failed call has to say, in one line; empty before. */
 const char* fastsal_error(void);
 
+/* The version of fastsal that the library was built from. */
+const char* fastsal_version(void);
+
 /* Architectures inside, such as "80,90,100,120". */
 const char* fastsal_architectures(void);
 
@@ -59,6 +66,10 @@ typedef struct fastsal_cubin {
 } fastsal_cubin;
 size_t fastsal_cubin_count(void);
 int fastsal_cubin_at(size_t index, fastsal_cubin* cubin);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 
 #ifdef __cplusplus
 }
