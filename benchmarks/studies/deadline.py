@@ -1,8 +1,8 @@
 """Deadlines of the anytime explainers: how long a call with ``deadline=`` takes, over many calls.
 
-    python -m benchmarks.studies.deadline
+    python -m benchmarks.studies.deadline  # writes benchmarks/studies/DEADLINE.md
 
-writes benchmarks/studies/DEADLINE.md. The model is the built-in one; a deadline is several times what one model call
+The model is the built-in one; a deadline is several times what one model call
 and one estimate take, since nothing shorter can be kept.
 """
 
@@ -54,7 +54,9 @@ def main() -> None:
     lines = [
         "# Deadlines",
         "",
-        (__doc__ or "").split("\n\n", 2)[2].strip().split(". ", 1)[1],
+        (__doc__ or "").split("\n\n", 2)[2].strip(),
+        "",
+        "`python -m benchmarks.studies.deadline` makes this page.",
         "",
         f"{facts}, {arguments.calls} calls each.",
         "",
