@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from fastsal.deploy import _onnx
 from fastsal.deploy._metadata import FLOATS, Metadata
 from fastsal.explainers import (
     FEM,
@@ -66,6 +67,9 @@ def export(
 ) -> str:
     """Write prediction and map as one AOTInductor package (.pt2), which runs without Python; returns its path.
 
+    A path that ends in ``.onnx`` gives an ONNX file instead, with the inputs ``input`` and ``target`` and the outputs
+    ``output`` and ``map``, for the methods and models whose operations ONNX has.
+
     >>> fastsal.export(fastsal.GradCAM(model), images, "gradcam.pt2")
     >>> output, target, maps = fastsal.load("gradcam.pt2")(images)
 
@@ -79,7 +83,7 @@ def export(
             GradCAMPlusPlus, GradCAMElementWise, HiResCAM, LayerCAM, XGradCAM, ShapleyCAM and FEM, of a model of one
             input with outputs [B, K].
         example_inputs: a batch [B, ...] on the device and in the dtype that the package is for.
-        path: ends in ``.pt2``; an existing file is replaced.
+        path: ends in ``.pt2`` or ``.onnx``; an existing file is replaced.
         dynamic_batch: the largest batch of a package that takes every batch from 1 on; None fixes the example's.
         inductor_configs: settings of the compiler (see ``torch._inductor.list_options``).
         options: arguments of the explainer's ``attribute``, fixed from here on. ``perturbations_per_eval`` (or
@@ -92,8 +96,15 @@ def export(
             the explainer refuses.
     """
     path = os.path.abspath(os.fspath(path))
-    if not path.endswith(".pt2"):
-        raise ValueError(f"path: {path!r} does not end in .pt2")
+    if not path.endswith((".pt2", ".onnx")):
+        raise ValueError(f"path: {path!r} ends in neither .pt2 nor .onnx")
+    if path.endswith(".onnx"):
+        if inductor_configs is not None:
+            raise ValueError("inductor_configs: an ONNX file is not compiled; leave it out")
+        program, metadata = program_of(explainer, example_inputs, dynamic_batch, options, _onnx.decompositions())
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _onnx.write(program, metadata, path)
+        return path
     import torch._inductor  # what is seldom needed and slow to import
 
     program, metadata = program_of(explainer, example_inputs, dynamic_batch, options)

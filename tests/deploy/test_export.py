@@ -227,7 +227,7 @@ def test_refusals(explainer: Any, options: dict[str, Any], error: Any, message: 
 
 def test_paths_inputs_and_batches(tmp_path: Path) -> None:
     explainer = fastsal.Saliency(network())
-    with pytest.raises(ValueError, match=r"does not end in \.pt2"):
+    with pytest.raises(ValueError, match=r"ends in neither \.pt2 nor \.onnx"):
         fastsal.export(explainer, images(2), tmp_path / "model.onnx2")
     with pytest.raises(TypeError, match="example_inputs: list is not one tensor"):
         fastsal.export(explainer, [1.0], tmp_path / "a.pt2")  # type: ignore[arg-type]

@@ -38,7 +38,12 @@ def test_every_command_of_the_guide(tmp_path: Path) -> None:
             if command.startswith(". "):  # this process's environment stands for it
                 continue
             ran = subprocess.run(
-                ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900,
+                ["sh", "-c", command],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=900,
                 check=False,
             )
             assert ran.returncode == 0, f"{command}\n{ran.stdout[-3000:]}{ran.stderr[-3000:]}"

@@ -1,0 +1,93 @@
+"""Latency of Grad-CAM for one image: exported, eager, and beside plain predictions of both kinds.
+
+    python -m benchmarks.studies.latency  # writes benchmarks/studies/LATENCY.md
+
+ResNet-50 with random weights, 224 x 224, batch 1. The ways are run in turn, each round beginning with another one;
+ratios are of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastsal
+from benchmarks.__main__ import machine
+from benchmarks.measure import timed
+from benchmarks.models import resnet50
+
+PAGE = Path(__file__).parent / "LATENCY.md"
+PLAIN, EXPORTED = "eager prediction", "exported prediction"
+
+
+def ways(model: nn.Module, folder: Path) -> dict[str, Callable[[], Any]]:
+    """What answers one image."""
+    import torch._inductor
+
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    explainer = fastsal.GradCAM(model, "stages")
+    program = torch.export.export(model, (image,))
+    torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "plain.pt2"))
+    plain = torch._C._aoti.AOTIModelPackageLoader(str(folder / "plain.pt2"), "model", False, 1, -1)
+    package = fastsal.load(fastsal.export(explainer, image, folder / "gradcam.pt2"))
+
+    def predict() -> Any:
+        with torch.inference_mode():
+            return model(image)
+
+    return {
+        EXPORTED: lambda: plain.run([image]),
+        "exported GradCAM and prediction": lambda: package(image, 7),
+        PLAIN: predict,
+        "eager GradCAM and prediction": fastsal_call(fastsal.compile(explainer, image, 7), image),
+    }
+
+
+def fastsal_call(compiled: fastsal.Compiled, image: torch.Tensor) -> Callable[[], Any]:
+    return lambda: compiled(image, 7)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=150)
+    arguments = parser.parse_args()
+    told = machine()
+    facts = ", ".join(f"{name} {told[name]}" for name in ("device", "threads", "torch", "date"))
+    with tempfile.TemporaryDirectory() as folder:
+        run = ways(resnet50("cpu").eval(), Path(folder))
+        seconds: dict[str, list[float]] = {name: [] for name in run}
+        names = list(run)
+        for index in range(arguments.rounds + 3):
+            for name in names[index % len(names) :] + names[: index % len(names)]:
+                spent = timed(run[name])
+                if index >= 3:
+                    seconds[name].append(spent)
+    spent = {name: torch.tensor(each, dtype=torch.float64) * 1000 for name, each in seconds.items()}
+    lines = [
+        "# Latency",
+        "",
+        (__doc__ or "").split("\n\n", 2)[2].strip(),
+        "",
+        "`python -m benchmarks.studies.latency` makes this page.",
+        "",
+        f"{facts}, {arguments.rounds} rounds.",
+        "",
+        f"| way | p50, ms | p99, ms | by {EXPORTED} (p50 of rounds) | by {PLAIN} |",
+        "|---|---|---|---|---|",
+    ]
+    for name, each in spent.items():
+        ratios = [float((each / spent[other]).median()) for other in (EXPORTED, PLAIN)]
+        low, high = each.quantile(torch.tensor([0.5, 0.99], dtype=torch.float64)).tolist()
+        lines.append(f"| {name} | {low:.1f} | {high:.1f} | {ratios[0]:.3f} | {ratios[1]:.3f} |")
+    PAGE.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
