@@ -81,7 +81,10 @@ METHODS: Mapping[str, Method] = {
     "random-cam": Method(RandomCAM, "channels weighed at random: what the others must beat"),
 }
 
+ESTIMATING = ("tolerance", "deadline", "refine", "return_standard_error")
+"""Options of attribute() that make it return more than maps."""
 SHARED = (
+    *ESTIMATING,
     "self",
     "inputs",
     "target",

@@ -245,6 +245,12 @@ def test_errors_name_the_argument(call: Any, error: Any, message: str) -> None:
         call(small())
 
 
+@pytest.mark.parametrize("option", ["tolerance", "deadline", "return_standard_error"])
+def test_explain_returns_maps_alone(option: str) -> None:
+    with pytest.raises(TypeError, match=f"{option}: rise takes no such option"):
+        fastsal.explain(small(), image(), "rise", **{option: 1})
+
+
 def test_one_sample_has_no_error_yet() -> None:
     found = explain("rise", n_masks=1, deadline=1.0)
     assert found.error.isinf().all()
