@@ -74,7 +74,7 @@ def _compiled(ours: Callable[[], Any]) -> Callable[[], Any]:
     original = Op.__call__
 
     def record(op: Op, *args: Any) -> Tensor:
-        calls.append((torch.compile(op._reference, dynamic=False), args))
+        calls.append((torch.compile(op.reference, dynamic=False), args))
         return original(op, *args)
 
     with mock.patch.object(Op, "__call__", record):

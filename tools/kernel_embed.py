@@ -76,7 +76,7 @@ class Work(NamedTuple):
     kernel: str
     signature: str
     architecture: int
-    index: int
+    case: int
     general: bool
 
 

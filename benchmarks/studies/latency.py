@@ -68,7 +68,7 @@ def main() -> None:
                 spent = timed(run[name])
                 if index >= 3:
                     seconds[name].append(spent)
-    spent = {name: torch.tensor(each, dtype=torch.float64) * 1000 for name, each in seconds.items()}
+    figures = {name: torch.tensor(each, dtype=torch.float64) * 1000 for name, each in seconds.items()}
     lines = [
         "# Latency",
         "",
@@ -81,8 +81,8 @@ def main() -> None:
         f"| way | p50, ms | p99, ms | by {EXPORTED} (p50 of rounds) | by {PLAIN} |",
         "|---|---|---|---|---|",
     ]
-    for name, each in spent.items():
-        ratios = [float((each / spent[other]).median()) for other in (EXPORTED, PLAIN)]
+    for name, each in figures.items():
+        ratios = [float((each / figures[other]).median()) for other in (EXPORTED, PLAIN)]
         low, high = each.quantile(torch.tensor([0.5, 0.99], dtype=torch.float64)).tolist()
         lines.append(f"| {name} | {low:.1f} | {high:.1f} | {ratios[0]:.3f} | {ratios[1]:.3f} |")
     PAGE.write_text("\n".join(lines) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -102,10 +103,8 @@ def write(program: Any, metadata: Metadata, path: str) -> None:
         ImportError: without the extra ``onnx``.
         ValueError: for an operation that ONNX does not have.
     """
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise ImportError("path: .onnx needs the package onnxscript: pip install 'fastsal[onnx]'") from None
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ImportError("path: .onnx needs the package onnxscript: pip install 'fastsal[onnx]'")
     try:
         made = torch.onnx.export(
             program,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def altered(package: Path, **changes: str) -> Path:
 
 def maps_are_pythons() -> Path:
     model = network().eval()
-    explainers = {
+    explainers: dict[str, tuple[Any, dict[str, Any]]] = {
         "saliency": (fastsal.Saliency(model), {}),
         "gradcam": (fastsal.GradCAM(model, "1"), {}),
         "rise": (fastsal.RISE(model), {"n_masks": 32, "grid_size": 3}),
@@ -123,7 +124,7 @@ def refusals(package: Path) -> None:
         assert words in run(package, saved(array, "bad.npy"), status=2), words
     (FOLDER / "cut.npy").write_bytes(good.read_bytes()[:200])
     (FOLDER / "image.jpg").write_bytes(b"")
-    for words, told in (
+    refused: tuple[tuple[tuple[object, ...], str], ...] = (
         ((package, FOLDER / "cut.npy"), "is truncated"),
         ((package, FOLDER / "image.jpg"), "is neither .npy, .ppm nor .pgm"),
         ((package, good, "--target", "4"), "--target: 4 is not below"),
@@ -132,8 +133,9 @@ def refusals(package: Path) -> None:
         ((package, good, "--map", FOLDER / "map.png"), "is neither .npy nor .pgm"),
         ((package, good, "--speed", "1"), "--speed: no such option"),
         ((package,), "a package and an input are needed"),
-    ):
-        assert told in run(*words, status=2), told
+    )
+    for arguments, told in refused:
+        assert told in run(*arguments, status=2), told
     assert "usage" in run("--help")
     assert fastsal.__version__ in run("--version")
 
