@@ -46,6 +46,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         **known,
         aten.convolution_backward.default: _convolution_backward,
         aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
+        aten.__rshift__.Tensor: _shifted,
     }
 
 
@@ -94,6 +95,11 @@ def _max_pool_backward(
     flat = torch.zeros_like(x).reshape(images, channels, height * width)
     places, values = (each.reshape(images, channels, -1) for each in (indices, gradient))
     return flat.scatter_add(2, places, values).reshape(images, channels, height, width)
+
+
+def _shifted(value: Tensor, bits: Tensor) -> Tensor:
+    """Of the words of RISE's masks, which are not negative and have at most 31 bits: exact in float64."""
+    return (value.to(torch.float64) / torch.pow(2.0, bits.to(torch.float64))).floor().to(value.dtype)
 
 
 def write(program: Any, metadata: Metadata, path: str) -> None:
