@@ -174,18 +174,53 @@ def shapley_regression(present: Tensor, outputs: Tensor, empty: Tensor, full: Te
         outputs: [G, n], float64.
         empty, full: [G], float64.
     """
+    rows, left, even, usable = _constrained(present, outputs, empty, full)
+    if not len(rows):
+        return even.expand(-1, present.shape[1]).clone()
+    # gelsd: rows without their mean never have full rank. Rows of this kind have no singular values near 1e-10.
+    rest = torch.linalg.lstsq(rows, left.T, rcond=1e-10, driver="gelsd").solution.T
+    solution: Tensor = even + rest - rest.mean(1, keepdim=True)
+    return solution.where(usable[:, None], torch.nan)
+
+
+def shapley_jackknife(present: Tensor, outputs: Tensor, empty: Tensor, full: Tensor, groups: int) -> Tensor:
+    """Standard errors [G, M] of :func:`shapley_regression`: the spread of its fits without each group of coalitions.
+
+    Quenouille, "Notes on bias in estimation" (1956), and Tukey, "Bias and confidence in not-quite large samples"
+    (1958). Fits come from the normal equations, from which a group is taken away. Infinite where a fit without one of
+    the groups is open.
+
+    Args:
+        present, outputs, empty, full: as of :func:`shapley_regression`.
+        groups: of coalitions in their order.
+    """
+    count, players = present.shape
+    if players == 1:
+        return torch.zeros_like(empty)[:, None]
+    rows, left, _, usable = _constrained(present, outputs, empty, full)
+    ends = [count * index // groups for index in range(groups + 1)]
+    parts = list(zip(ends[:-1], ends[1:], strict=True))
+    squares = torch.stack([rows[a:b].T @ rows[a:b] for a, b in parts])
+    products = torch.stack([rows[a:b].T @ left.T[a:b] for a, b in parts])
+    # The direction that no row has, filled in: solutions add up to 0 with it.
+    without = squares.sum(0) - squares + squares.new_ones(players, players)
+    factors, failed = torch.linalg.cholesky_ex(without)
+    diagonal = factors.diagonal(dim1=1, dim2=2)
+    if min(b - a for a, b in parts) == 0 or failed.any() or (diagonal.amin(1) < 1e-6 * diagonal.amax(1)).any():
+        return torch.full((len(outputs), players), torch.inf, dtype=torch.float64, device=present.device)
+    each = torch.cholesky_solve(products.sum(0) - products, factors)
+    error = ((groups - 1) * (each - each.mean(0)).square().mean(0)).sqrt().T
+    return error.where(usable[:, None], torch.nan)
+
+
+def _constrained(present: Tensor, outputs: Tensor, empty: Tensor, full: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(rows without their means, what they have to explain [G, n], even shares [G, 1], whether all is finite [G])."""
     shares = present.to(torch.float64).mean(1)
     change = full - empty
     left = outputs - empty[:, None] - change[:, None] * shares
     usable = left.isfinite().all(1) & change.isfinite()
     rows = present.to(torch.float64) - shares[:, None]
-    even = (change / present.shape[1])[:, None]
-    if not len(rows):
-        return even.expand(-1, present.shape[1]).clone()
-    # gelsd: rows without their mean never have full rank. Rows of this kind have no singular values near 1e-10.
-    rest = torch.linalg.lstsq(rows, left.where(usable[:, None], 0.0).T, rcond=1e-10, driver="gelsd").solution.T
-    solution: Tensor = even + rest - rest.mean(1, keepdim=True)
-    return solution.where(usable[:, None], torch.nan)
+    return rows, left.where(usable[:, None], 0.0), (change / present.shape[1])[:, None], usable
 
 
 def fit_surrogate(model: Any, features: Tensor, outputs: Tensor, weights: Tensor, device: torch.device) -> Any:

@@ -13,7 +13,7 @@ from fastsal.explainers._random import generator
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import Baselines, Inputs, PerturbationAttribution, Target
 from fastsal.explainers.perturbation._features import named_ids, numbered
-from fastsal.explainers.perturbation._surrogate import shapley_regression
+from fastsal.explainers.perturbation._surrogate import shapley_jackknife, shapley_regression
 from fastsal.explainers.perturbation.lime import Lime, problem_of, result_of
 from fastsal.explainers.perturbation.lime_base import check_counts
 
@@ -104,7 +104,7 @@ class KernelShap(Anytime, Lime):
             if count < 2:
                 return None
             outputs = torch.cat(found).cpu()[where[:count]].T
-            values, error = _values(present[:count], outputs), _jackknife(present[:count], outputs)
+            values, error = _values(present[:count], outputs), shapley_jackknife(*_split(present[:count], outputs), GROUPS)
             return shaped(values, outputs), shaped(error, outputs), relative((values,), (error,)), count
 
         name, limit = self.get_name(), f"n_samples={n_samples}"
@@ -123,24 +123,12 @@ def _distinct(present: Tensor) -> tuple[Tensor, Tensor]:
     return rows[order], order.argsort()[where]
 
 
-def _values(present: Tensor, outputs: Tensor) -> Tensor:
-    """Shapley values [B, M] from coalitions [n, M], all features and none first, and their scores [B, n]."""
+def _split(present: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Coalitions and their scores, and the scores of none and of all, of coalitions [n, M] that begin with all, none."""
     wide = outputs.to(torch.float64)
-    return shapley_regression(present[2:], wide[:, 2:], empty=wide[:, 1], full=wide[:, 0])
+    return present[2:], wide[:, 2:], wide[:, 1], wide[:, 0]
 
 
-def _jackknife(present: Tensor, outputs: Tensor) -> Tensor:
-    """Standard errors [B, M]: the spread of the values without each group of coalitions, times the groups less one."""
-    count, players = len(present) - 2, present.shape[1]
-    sizes = [count * (index + 1) // GROUPS - count * index // GROUPS for index in range(GROUPS)]
-    if players == 1:
-        return torch.zeros(len(outputs), 1, dtype=torch.float64, device="cpu")
-    if min(sizes) == 0 or count - max(sizes) < players:
-        return torch.full((len(outputs), players), torch.inf, dtype=torch.float64, device="cpu")
-    group = torch.arange(len(sizes), device="cpu").repeat_interleave(torch.tensor(sizes, device="cpu"))
-    without = []
-    for index in range(len(sizes)):
-        kept = torch.cat([torch.ones(2, dtype=torch.bool, device="cpu"), group != index])
-        without.append(_values(present[kept], outputs[:, kept]))
-    each = torch.stack(without)
-    return ((len(sizes) - 1) * (each - each.mean(0)).square().mean(0)).sqrt()
+def _values(present: Tensor, outputs: Tensor) -> Tensor:
+    """Shapley values [B, M] from coalitions [n, M] and their scores [B, n]."""
+    return shapley_regression(*_split(present, outputs))
