@@ -23,11 +23,13 @@ class Case(NamedTuple):
     wide: bool
 
 
-def _image(dtype: torch.dtype, layout: torch.memory_format, *shape: int) -> Tensor:
+def picture(dtype: torch.dtype, layout: torch.memory_format, *shape: int) -> Tensor:
+    """An input, of one picture of 224 x 224 unless told otherwise."""
     return torch.zeros(shape or (1, 3, 224, 224), dtype=dtype).contiguous(memory_format=layout)
 
 
-def _repeat(x: Tensor, count: int) -> Tensor:
+def repeat(x: Tensor, count: int) -> Tensor:
+    """Memory for copies of an input."""
     return torch.empty((count * x.shape[0], *x.shape[1:]), dtype=x.dtype).contiguous(
         memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last
     )
@@ -36,28 +38,28 @@ def _repeat(x: Tensor, count: int) -> Tensor:
 def _masks() -> Iterator[tuple[str, bool]]:
     for dtype_name, dtype in DTYPES.items():
         for layout_name, layout in LAYOUTS.items():
-            x = _image(dtype, layout)
+            x = picture(dtype, layout)
             for baseline in ("none", "number", "tensor"):
                 if dtype_name == "fp16" and baseline != "none":
                     continue
                 tensor = x if baseline == "tensor" else None
                 fill = 0.5 if baseline == "number" else 0.0
-                masks.batch(_repeat(x, 16), x, tensor, fill, 0, 0, 16, [7, 7], 0.5, True, None, None)
+                masks.batch(repeat(x, 16), x, tensor, fill, 0, 0, 16, [7, 7], 0.5, True, None, None)
                 yield f"batch {dtype_name} {layout_name} baseline={baseline}", True
-    x = _image(torch.bfloat16, torch.contiguous_format)
-    masks.batch(_repeat(x, 16), x, None, 0.0, 0, 0, 16, [8, 8], 0.5, False, None, None)
+    x = picture(torch.bfloat16, torch.contiguous_format)
+    masks.batch(repeat(x, 16), x, None, 0.0, 0, 0, 16, [8, 8], 0.5, False, None, None)
     yield "batch bf16 nchw clamp", True
-    x = _image(torch.float32, torch.contiguous_format, 1, 3, 299, 299)
-    masks.batch(_repeat(x, 16), x, None, 0.0, 0, 0, 16, [7, 7], 0.5, True, None, None)
+    x = picture(torch.float32, torch.contiguous_format, 1, 3, 299, 299)
+    masks.batch(repeat(x, 16), x, None, 0.0, 0, 0, 16, [7, 7], 0.5, True, None, None)
     yield "batch fp32 299x299", False
-    x = _image(torch.bfloat16, torch.contiguous_format, 1, 1, 96, 96, 96)
-    masks.batch(_repeat(x, 8), x, None, 0.0, 0, 0, 8, [7, 7, 7], 0.5, True, None, None)
+    x = picture(torch.bfloat16, torch.contiguous_format, 1, 1, 96, 96, 96)
+    masks.batch(repeat(x, 8), x, None, 0.0, 0, 0, 8, [7, 7, 7], 0.5, True, None, None)
     yield "batch bf16 volume", True
-    x = _image(torch.float32, torch.contiguous_format, 1, 12, 4096)
-    masks.batch(_repeat(x, 8), x, None, 0.0, 0, 0, 8, [7], 0.5, True, None, None)
+    x = picture(torch.float32, torch.contiguous_format, 1, 12, 4096)
+    masks.batch(repeat(x, 8), x, None, 0.0, 0, 0, 8, [7], 0.5, True, None, None)
     yield "batch fp32 series", True
-    x = _image(torch.float32, torch.contiguous_format, 1, 1, 5)
-    masks.batch(_repeat(x, 1), x, x, 0.0, 0, 0, 1, [7], 0.5, True, None, None)
+    x = picture(torch.float32, torch.contiguous_format, 1, 1, 5)
+    masks.batch(repeat(x, 1), x, x, 0.0, 0, 0, 1, [7], 0.5, True, None, None)
     yield "batch fp32 tiny", False
     for outputs in (1, 1000):
         scores = torch.zeros(64, outputs)
@@ -71,15 +73,15 @@ def _masks() -> Iterator[tuple[str, bool]]:
 def _windows() -> Iterator[tuple[str, bool]]:
     for dtype_name, dtype in DTYPES.items():
         for layout_name, layout in LAYOUTS.items():
-            x = _image(dtype, layout)
+            x = picture(dtype, layout)
             for baseline in ("number", "tensor"):
                 if dtype_name == "fp16" and baseline == "tensor":
                     continue
                 tensor = x if baseline == "tensor" else None
-                windows.batch(_repeat(x, 16), x, tensor, 0.0, 0, 16, [3, 15, 15], [3, 8, 8])
+                windows.batch(repeat(x, 16), x, tensor, 0.0, 0, 16, [3, 15, 15], [3, 8, 8])
                 yield f"batch {dtype_name} {layout_name} baseline={baseline}", True
-    x = _image(torch.float32, torch.contiguous_format, 1, 5)
-    windows.batch(_repeat(x, 1), x, None, 0.0, 0, 1, [1], [1])
+    x = picture(torch.float32, torch.contiguous_format, 1, 5)
+    windows.batch(repeat(x, 1), x, None, 0.0, 0, 1, [1], [1])
     windows.fold(torch.empty(1, 5), torch.zeros(5, 1), [5], [1], [1], False)
     yield "table", False
     windows.fold(torch.empty(1, 3, 224, 224), torch.zeros(784, 1), [3, 224, 224], [3, 15, 15], [3, 8, 8], True)
@@ -90,17 +92,17 @@ def _windows() -> Iterator[tuple[str, bool]]:
 
 def _path() -> Iterator[tuple[str, bool]]:
     alphas = torch.zeros(16)
-    x = _image(torch.float32, torch.contiguous_format, 1, 1)
-    path.batch(_repeat(x, 1), x, alphas[:1], None, 0.0)
-    path.fold(torch.empty_like(x), _repeat(x, 1), alphas[:1], x, None, 0.5, None)
+    x = picture(torch.float32, torch.contiguous_format, 1, 1)
+    path.batch(repeat(x, 1), x, alphas[:1], None, 0.0)
+    path.fold(torch.empty_like(x), repeat(x, 1), alphas[:1], x, None, 0.5, None)
     yield "one element", False
     for dtype_name, dtype in DTYPES.items():
-        x = _image(dtype, torch.contiguous_format)
+        x = picture(dtype, torch.contiguous_format)
         for baseline in ("number", "tensor"):
             tensor = x if baseline == "tensor" else None
-            path.batch(_repeat(x, 16), x, alphas, tensor, 0.0)
+            path.batch(repeat(x, 16), x, alphas, tensor, 0.0)
             yield f"batch {dtype_name} baseline={baseline}", True
-        gradients = _repeat(x, 16)
+        gradients = repeat(x, 16)
         total = torch.empty(1, 3, 224, 224)
         path.fold(torch.empty_like(x), gradients, alphas, x, x, 0.0, None)
         yield f"fold {dtype_name} to the attribution", True
@@ -111,14 +113,16 @@ def _path() -> Iterator[tuple[str, bool]]:
 def _patches() -> Iterator[tuple[str, bool]]:
     starts = torch.zeros(16, 2, dtype=torch.int64)
     for dtype_name, dtype in DTYPES.items():
-        cached = _image(dtype, torch.channels_last, 1, 64, 56, 56)
-        patch, out = (_image(dtype, torch.channels_last, 16, 64, side, side) for side in (10, 12))
+        cached = picture(dtype, torch.channels_last, 1, 64, 56, 56)
+        patch, out = (picture(dtype, torch.channels_last, 16, 64, side, side) for side in (10, 12))
         patches.gather(out, cached, starts, [12, 12], patch, starts, 0.0)
         yield f"gather {dtype_name} pasted", True
         patches.gather(out, cached, starts, [12, 12], None, None, 0.0)
         yield f"gather {dtype_name} of the map", True
-    cached = _image(torch.float32, torch.channels_last, 1, 3, 224, 224)
-    patches.gather(_image(torch.float32, torch.channels_last, 16, 3, 21, 21), cached, starts, [21, 21], None, None, 0.0)
+    cached = picture(torch.float32, torch.channels_last, 1, 3, 224, 224)
+    patches.gather(
+        picture(torch.float32, torch.channels_last, 16, 3, 21, 21), cached, starts, [21, 21], None, None, 0.0
+    )
     yield "gather fp32 of an image", False
 
 
@@ -126,24 +130,24 @@ def _ranks() -> Iterator[tuple[str, bool]]:
     places, counts = torch.zeros(1, 224, 224, dtype=torch.int64), torch.zeros(16, dtype=torch.int64)
     for dtype_name, dtype in DTYPES.items():
         for layout_name, layout in LAYOUTS.items():
-            x = _image(dtype, layout)
-            ranks.batch(_repeat(x, 16), x, x, places, counts)
+            x = picture(dtype, layout)
+            ranks.batch(repeat(x, 16), x, x, places, counts)
             yield f"batch {dtype_name} {layout_name}", True
-    x = _image(torch.float32, torch.contiguous_format, 1, 1, 1)
-    ranks.batch(_repeat(x, 1), x, x, torch.zeros(1, 1, dtype=torch.int64), counts[:1])
+    x = picture(torch.float32, torch.contiguous_format, 1, 1, 1)
+    ranks.batch(repeat(x, 1), x, x, torch.zeros(1, 1, dtype=torch.int64), counts[:1])
     yield "batch fp32 one element", False
 
 
 def _noise() -> Iterator[tuple[str, bool]]:
     for dtype_name, dtype in DTYPES.items():
         for layout_name, layout in LAYOUTS.items():
-            x = _image(dtype, layout)
+            x = picture(dtype, layout)
             for std in (None, x):
-                noise.batch(_repeat(x, 16), x, std, 0.1, 1, 0, 16)
+                noise.batch(repeat(x, 16), x, std, 0.1, 1, 0, 16)
                 yield f"batch {dtype_name} {layout_name} std={'number' if std is None else 'tensor'}", True
         for second in (False, True):
             total = torch.empty(1 + second, 1, 3, 224, 224)
-            noise.fold(total, _repeat(x, 16), 16, 16, total, second)
+            noise.fold(total, repeat(x, 16), 16, 16, total, second)
             yield f"fold {dtype_name} {'two moments' if second else 'mean'}", True
 
 
@@ -152,28 +156,28 @@ def _cam() -> Iterator[tuple[str, bool]]:
     colormap = torch.zeros(256, 3, dtype=torch.uint8)
     for dtype_name, dtype in DTYPES.items():
         for layout_name, layout in LAYOUTS.items():
-            a = _image(dtype, layout, 1, 2048, 7, 7)
+            a = picture(dtype, layout, 1, 2048, 7, 7)
             cam.map(torch.empty(1, 224, 224, dtype=dtype), a, a, [224, 224], True, True)
             yield f"map {dtype_name} {layout_name} 2048x7x7", False
-        a = _image(dtype, torch.contiguous_format, 1, 512, 14, 14)
+        a = picture(dtype, torch.contiguous_format, 1, 512, 14, 14)
         cam.map(torch.empty(1, 224, 224, dtype=dtype), a, a, [224, 224], True, True)
         yield f"map {dtype_name} 512x14x14", False
-    a = _image(torch.float32, torch.contiguous_format, 1, 2048, 28, 28)
+    a = picture(torch.float32, torch.contiguous_format, 1, 2048, 28, 28)
     cam.map(torch.empty(1, 224, 224), a, a, [224, 224], True, True)
     yield "map fp32 2048x28x28", False
-    a = _image(torch.float32, torch.contiguous_format, 1, 1024, 56, 56)
+    a = picture(torch.float32, torch.contiguous_format, 1, 1024, 56, 56)
     cam.map(torch.empty(1, 224, 224), a, a, [224, 224], True, True)
     yield "map fp32 1024x56x56", False
-    a = _image(torch.float32, torch.contiguous_format, 1, 64, 64, 64)
+    a = picture(torch.float32, torch.contiguous_format, 1, 64, 64, 64)
     cam.map(torch.empty(1, 256, 256), a, a, [256, 256], True, True)
     yield "map fp32 64x64x64", False
-    a = _image(torch.float32, torch.contiguous_format, 1, 1, 1, 1)
+    a = picture(torch.float32, torch.contiguous_format, 1, 1, 1, 1)
     cam.map(torch.empty(1, 1, 1), a, a, [1, 1], True, True)
     yield "map fp32 one element", False
-    a = _image(torch.float32, torch.contiguous_format, 1, 8192, 16, 1)
+    a = picture(torch.float32, torch.contiguous_format, 1, 8192, 16, 1)
     cam.map(torch.empty(1, 16, 1), a, a, [16, 1], True, True)
     yield "map fp32 8192x16x1", False
-    a = _image(torch.bfloat16, torch.contiguous_format, 1, 2048, 7, 7)
+    a = picture(torch.bfloat16, torch.contiguous_format, 1, 2048, 7, 7)
     cam.map(torch.empty(1, 7, 7, dtype=torch.bfloat16), a, a, [7, 7], False, False)
     yield "map bf16 raw", False
     cam.overlay(torch.empty_like(image), a, a, image, colormap, 0.5)

@@ -7,13 +7,17 @@ tables for C++. Needs no GPU.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tools.kernel_gate import ARCHITECTURES, Signature, cases_for, compiled_for, signature_of
+from tools.kernel_gate import ARCHITECTURES, ROOT, Signature, compiled_for, signature_of
+from tools.kernel_library import launches_for
+
+TUNING = ROOT / "kernels" / "fastsal_kernels" / "tuning.json"
 
 
 class Cubin(NamedTuple):
@@ -59,36 +63,38 @@ def text_of(kernel: Any, signature: Signature) -> str:
 
 
 def general(kernel: Any, signature: Signature) -> Signature:
-    """The signature for every value of the integers, at the cost of what a compiler makes of a 1 or a divisor."""
+    """The signature for every size: elements one by one and integers of any value, at the cost of speed."""
     types, constants = dict(signature.types), dict(signature.constants)
     for parameter in kernel.params:
         if types[parameter.name] == "constexpr" and not parameter.is_constexpr:
-            types[parameter.name] = "i32"
+            types[parameter.name] = parameter.annotation_type or "i32"
             del constants[parameter.name]
+    if "VECTOR" in constants:
+        constants["VECTOR"] = 1
     names = {parameter.num: parameter.name for parameter in kernel.params}
     divisible = tuple(number for number in signature.divisible if types[names[number]].startswith("*"))
     return Signature(types, constants, divisible, signature.num_warps)
 
 
 class Work(NamedTuple):
-    """What is to be compiled: a case at its own signature, or at the general one."""
+    """What is to be compiled: a launch at its own signature, or at the general one."""
 
     kernel: str
     signature: str
     architecture: int
-    case: int
+    launch: int
     general: bool
 
 
 def _work(architecture: int, modules: set[str] | None) -> Iterator[Work]:
     """Each different one once."""
     seen = set()
-    for index, case in enumerate(cases_for(architecture)):
-        kernel, signature = case.launch.kernel, signature_of(case.launch)
+    for index, (launch, own) in enumerate(launches_for(architecture)):
+        kernel, signature = launch.kernel, signature_of(launch)
         name = name_of(kernel)
         if modules is not None and name.split(".")[0] not in modules:
             continue
-        for wide, each in ((False, signature), (True, general(kernel, signature))):
+        for wide, each in ((False, signature), (True, general(kernel, signature)))[0 if own else 1 :]:
             text = text_of(kernel, each)
             if (name, text) not in seen:
                 seen.add((name, text))
@@ -97,7 +103,7 @@ def _work(architecture: int, modules: set[str] | None) -> Iterator[Work]:
 
 def _compile(work: Work, folder: Path) -> Cubin:
     kernel, signature, architecture, index, wide = work
-    launch = cases_for(architecture)[index].launch
+    launch = launches_for(architecture)[index].launch
     own = signature_of(launch)
     compiled = compiled_for(launch.kernel, general(launch.kernel, own) if wide else own, architecture)
     facts = compiled.metadata
@@ -122,6 +128,13 @@ def _tables(cubins: list[Cubin], kernels: dict[str, str], architectures: list[in
     lines += [f"extern const unsigned char fastsal_cubin_{number}[];" for number in range(len(cubins))]
     lines += ["}", "static const Kernel kernels[] = {"]
     lines += [f'    {{"{name}", "{letters}"}},' for name, letters in sorted(kernels.items())]
+    lines += ["};", "static const Setting settings[] = {"]
+    for architecture, of_kernels in json.loads(TUNING.read_text()).items():
+        number = architecture.removeprefix("sm_") if architecture != "any" else "0"
+        for kernel, sizes in of_kernels.items():
+            for size, blocks in sorted(sizes.items()):
+                at = "-1" if size == "*" else size
+                lines += [f'    {{{number}, "{kernel}", {at}, "{name}", {value}}},' for name, value in blocks.items()]
     lines += ["};", "static const Cubin cubins[] = {"]
     lines += [
         f'    {{"{c.kernel}", "{c.signature}", {c.architecture}, fastsal_cubin_{number}, {c.file.stat().st_size}, '
@@ -139,9 +152,9 @@ def write(folder: Path, architectures: list[int], modules: set[str] | None, jobs
         waiting = [pool.submit(_compile, each, folder) for each in work]
         cubins = [each.result() for each in waiting]
     kernels = {
-        name_of(case.launch.kernel): parameters_of(case.launch.kernel)
+        name_of(launch.kernel): parameters_of(launch.kernel)
         for architecture in architectures
-        for case in cases_for(architecture)
+        for launch, _ in launches_for(architecture)
     }
     (folder / "cubins.S").write_text(_assembler(cubins))
     (folder / "cubins.inc").write_text(_tables(cubins, kernels, architectures))
@@ -156,6 +169,8 @@ def main() -> None:
     parser.add_argument("--modules", default="", metavar="path,cam", help="of these modules alone")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
+    # Names of source lines are two thirds of a kernel's bytes.
+    os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")
     architectures = sorted({int(part) for part in arguments.architectures.split(",")})
     modules = set(arguments.modules.split(",")) if arguments.modules else None
     cubins = write(arguments.out.resolve(), architectures, modules, arguments.jobs)

@@ -29,6 +29,7 @@ class Launch(NamedTuple):
     """One recorded launch."""
 
     kernel: Any
+    grid: tuple[int, ...]
     args: tuple[Any, ...]
     constexprs: dict[str, Any]
     num_warps: int
@@ -51,7 +52,7 @@ def recording() -> Iterator[list[Launch]]:
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, **constexprs: Any) -> None:
     """Launch ``kernel`` on ``grid`` with its runtime arguments in order and its constexprs by name."""
     if _recorded is not None:
-        _recorded.append(Launch(kernel, args, constexprs, num_warps))
+        _recorded.append(Launch(kernel, grid, args, constexprs, num_warps))
         return
     kernel[grid](*args, **constexprs, num_warps=num_warps)
 

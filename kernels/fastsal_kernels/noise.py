@@ -55,7 +55,7 @@ def _pair(out_ptr, n, start, stop, size, e, valid, x, std, word):
     _store(out_ptr, n + 1, start, stop, size, e, valid, x + std * (radius * _sine(angle)))
 
 
-@triton.jit(do_not_specialize=["start", "stop", "size_in_vectors", "inner", "channels", "deviation"])
+@triton.jit(do_not_specialize=["seed", "start", "stop", "size_in_vectors", "inner", "channels", "deviation"])
 def batch_kernel(
     out_ptr,
     x_ptr,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def shapley_jackknife(present: Tensor, outputs: Tensor, empty: Tensor, full: Ten
         return torch.zeros_like(empty)[:, None]
     rows, left, _, usable = _constrained(present, outputs, empty, full)
     ends = [count * index // groups for index in range(groups + 1)]
-    parts = list(zip(ends[:-1], ends[1:], strict=True))
+    parts = list(pairwise(ends))
     squares = torch.stack([rows[a:b].T @ rows[a:b] for a, b in parts])
     products = torch.stack([rows[a:b].T @ left.T[a:b] for a, b in parts])
     # The direction that no row has, filled in: solutions add up to 0 with it.
@@ -213,7 +214,9 @@ def shapley_jackknife(present: Tensor, outputs: Tensor, empty: Tensor, full: Ten
     return error.where(usable[:, None], torch.nan)
 
 
-def _constrained(present: Tensor, outputs: Tensor, empty: Tensor, full: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _constrained(
+    present: Tensor, outputs: Tensor, empty: Tensor, full: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(rows without their means, what they have to explain [G, n], even shares [G, 1], whether all is finite [G])."""
     shares = present.to(torch.float64).mean(1)
     change = full - empty

@@ -104,7 +104,10 @@ class KernelShap(Anytime, Lime):
             if count < 2:
                 return None
             outputs = torch.cat(found).cpu()[where[:count]].T
-            values, error = _values(present[:count], outputs), shapley_jackknife(*_split(present[:count], outputs), GROUPS)
+            values, error = (
+                _values(present[:count], outputs),
+                shapley_jackknife(*_split(present[:count], outputs), GROUPS),
+            )
             return shaped(values, outputs), shaped(error, outputs), relative((values,), (error,)), count
 
         name, limit = self.get_name(), f"n_samples={n_samples}"
@@ -124,7 +127,7 @@ def _distinct(present: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _split(present: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Coalitions and their scores, and the scores of none and of all, of coalitions [n, M] that begin with all, none."""
+    """Coalitions and their scores, and the scores of none and of all; given coalitions begin with all and none."""
     wide = outputs.to(torch.float64)
     return present[2:], wide[:, 2:], wide[:, 1], wide[:, 0]
 

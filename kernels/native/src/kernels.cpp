@@ -1,6 +1,8 @@
 // Chooses a cubin for a launch as Triton's just-in-time compiler would specialise it, and launches it.
 #include "fastsal/kernels.h"
 
+#include <bit>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -17,6 +19,14 @@ namespace {
 struct Kernel {
   const char* name;
   const char* parameters;  // a letter each; see tools/kernel_embed.py
+};
+
+struct Setting {
+  int architecture;  // 0: any
+  const char* kernel;
+  int size;  // the power of two of the elements that it is for; -1: any
+  const char* name;
+  int value;
 };
 
 struct Cubin {
@@ -117,20 +127,29 @@ bool runs_on(int built, int device) {
 }
 
 struct Loaded {
-  void* function;
-  const Cubin* cubin;
+  void* function = nullptr;
+  const Cubin* cubin = nullptr;
+  int status = FASTSAL_OK;  // where there is none, kept with its words: a caller may ask at every call
+  std::string words;
 };
 
 // Modules belong to a context.
 std::map<std::pair<void*, std::string>, Loaded> loaded;
 std::shared_mutex guard;
 
-int load(const fastsal::Driver& cuda, const Kernel& kernel, const std::string& signature, Loaded& found) {
+// Of the current context's device.
+int architecture_of(const fastsal::Driver& cuda, int& architecture) {
   int device = 0, major = 0, minor = 0, code = 0;
   if ((code = cuda.device(&device)) || (code = cuda.attribute(&major, fastsal::Driver::kMajor, device)) ||
       (code = cuda.attribute(&minor, fastsal::Driver::kMinor, device)))
     return fail(FASTSAL_CUDA, "the CUDA driver does not tell the device's architecture: " + cuda.describe(code));
-  const int architecture = 10 * major + minor;
+  architecture = 10 * major + minor;
+  return FASTSAL_OK;
+}
+
+int load(const fastsal::Driver& cuda, const Kernel& kernel, const std::string& signature, Loaded& found) {
+  int architecture = 0, code = 0;
+  if (const int status = architecture_of(cuda, architecture)) return status;
   const Cubin* best = nullptr;
   int best_fit = -1;
   bool any_architecture = false, any_signature = false;
@@ -180,6 +199,26 @@ int fastsal_cubin_at(size_t index, fastsal_cubin* cubin) {
   return FASTSAL_OK;
 }
 
+int64_t fastsal_setting(const char* kernel, const char* name, uint64_t elements) {
+  int architecture = 0;
+  void* context = nullptr;
+  const fastsal::Driver& cuda = fastsal::Driver::get();
+  if (cuda.missing.empty() && cuda.context(&context) == 0 && context) architecture_of(cuda, architecture);
+  const int size = elements > 1 ? static_cast<int>(std::bit_width(elements - 1)) : 0;
+  const Setting* best = nullptr;
+  // Of the device's own entries the nearest size; only without any of them, what is for every device.
+  const auto distance = [size](const Setting& each) { return std::abs((each.size < 0 ? 20 : each.size) - size); };
+  for (const Setting& each : settings) {
+    if (std::strcmp(each.kernel, kernel) != 0 || std::strcmp(each.name, name) != 0) continue;
+    if (each.architecture != 0 && each.architecture != architecture) continue;
+    const bool own = each.architecture != 0;
+    if (best == nullptr || own > (best->architecture != 0) ||
+        (own == (best->architecture != 0) && distance(each) < distance(*best)))
+      best = &each;
+  }
+  return best ? best->value : 0;
+}
+
 int fastsal_driver(void) {
   const fastsal::Driver& cuda = fastsal::Driver::get();
   return cuda.missing.empty() ? FASTSAL_OK : fail(FASTSAL_NO_DRIVER, cuda.missing);
@@ -210,15 +249,17 @@ int fastsal_launch(const char* name, const uint32_t* grid, const fastsal_argumen
     std::shared_lock lock(guard);
     if (const auto known = loaded.find(key); known != loaded.end()) found = known->second;
   }
-  if (found.cubin == nullptr) {
+  if (found.cubin == nullptr && found.status == FASTSAL_OK) {
     std::unique_lock lock(guard);
     if (const auto known = loaded.find(key); known != loaded.end()) {
       found = known->second;
     } else {
-      if (const int status = load(cuda, *kernel, signature, found)) return status;
-      loaded.emplace(std::move(key), found);
+      found.status = load(cuda, *kernel, signature, found);
+      found.words = found.status ? last_error : "";
+      if (found.status != FASTSAL_CUDA) loaded.emplace(std::move(key), found);
     }
   }
+  if (found.status) return fail(found.status, found.words);
 
   // The cubin's own parameters: what it took as constants is not among them; two scratch pointers of Triton's end them.
   const auto types = parts_of(found.cubin->signature);

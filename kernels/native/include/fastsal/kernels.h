@@ -45,6 +45,10 @@ typedef struct fastsal_argument {
 int fastsal_launch(const char* kernel, const uint32_t* grid, const fastsal_argument* arguments, size_t count,
                    int num_warps, void* stream);
 
+/* A kernel's block that was tuned for inputs of so many elements, such as ("path.batch", "block"), on the current
+ * context's device; what is for every device where there is none. 0 for a name that is not known. */
+int64_t fastsal_setting(const char* kernel, const char* name, uint64_t elements);
+
 /* Whether the driver is there: a status. */
 int fastsal_driver(void);
 
