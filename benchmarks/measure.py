@@ -170,23 +170,26 @@ def in_turn(
     for index in range(repeats):
         for name in names[index % len(names) :] + names[: index % len(names)]:
             found[name].append(timed(ways[name]))
-    rows = []
-    for name, seconds in found.items():
-        ratios = sorted(a / b for a, b in zip(seconds, found[names[0]], strict=True))
-        rows.append(
-            {
-                "way": name,
-                "seconds": statistics.median(seconds),
-                "least": min(seconds),
-                "most": max(seconds),
-                "ratio": statistics.median(ratios),
-                "ratio_least": ratios[0],
-                "ratio_most": ratios[-1],
-                **({"peak_bytes": peak_bytes(ways[name])} if memory else {}),
-            }
-        )
+    rows = [
+        spread(name, seconds, found[names[0]]) | ({"peak_bytes": peak_bytes(ways[name])} if memory else {})
+        for name, seconds in found.items()
+    ]
     benchmark.extra_info.update(ways=rows, repeats=repeats, **(facts or {}))
     benchmark.pedantic(lambda: None, rounds=1, iterations=1)
+
+
+def spread(name: str, seconds: list[float], first: list[float]) -> dict[str, Any]:
+    """A way's seconds over rounds, and its ratios to the first way's of the same rounds."""
+    ratios = sorted(a / b for a, b in zip(seconds, first, strict=True))
+    return {
+        "way": name,
+        "seconds": statistics.median(seconds),
+        "least": min(seconds),
+        "most": max(seconds),
+        "ratio": statistics.median(ratios),
+        "ratio_least": ratios[0],
+        "ratio_most": ratios[-1],
+    }
 
 
 def growth(benchmark: Any, axis: str, points: dict[int, Callable[[], Any]], repeats: int = 3) -> None:
