@@ -2,7 +2,7 @@
 add_library(fastsal_ops SHARED ops/_op.cpp ops/cam.cpp ops/masks.cpp ops/noise.cpp ops/patches.cpp ops/path.cpp
             ops/ranks.cpp ops/windows.cpp)
 add_library(fastsal::ops ALIAS fastsal_ops)
-target_link_libraries(fastsal_ops PRIVATE fastsal_kernels ${TORCH_LIBRARIES} ${CMAKE_DL_LIBS})
+target_link_libraries(fastsal_ops PRIVATE fastsal_kernels fastsal_torch ${CMAKE_DL_LIBS})
 # Nobody calls it by a symbol: it registers itself when it is loaded.
 target_link_options(fastsal_ops INTERFACE "LINKER:--no-as-needed")
 target_compile_options(fastsal_ops PRIVATE -Wall -Wextra -Wno-unused-parameter)

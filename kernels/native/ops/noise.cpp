@@ -113,7 +113,7 @@ struct Fold {
   static Tensor reference(const Tensor& values, int64_t samples, int64_t start, const MaybeTensor& partial,
                           bool second) {
     const auto dtype = accumulation(values.scalar_type());
-    const auto rows = values.unflatten(0, {samples, -1}).unbind();
+    const auto rows = values.unflatten(0, {samples, values.size(0) / samples}).unbind();
     Tensor mean = partial ? partial->select(0, 0) : at::zeros_like(rows[0], dtype);
     Tensor squares = partial && second ? partial->select(0, 1) : at::zeros_like(mean);
     for (size_t index = 0; index < rows.size(); ++index) {

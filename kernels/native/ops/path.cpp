@@ -91,7 +91,7 @@ struct Fold {
   static Tensor reference(const Tensor& gradients, const Tensor& weights, const MaybeTensor& input,
                           const MaybeTensor& baseline, double fill, const MaybeTensor& partial) {
     const auto dtype = accumulation(gradients.scalar_type());
-    const auto steps = gradients.unflatten(0, {weights.size(0), -1}).unbind();
+    const auto steps = gradients.unflatten(0, {weights.size(0), gradients.size(0) / weights.size(0)}).unbind();
     const auto factors = weights.to(dtype).unbind();
     Tensor total = partial ? *partial : at::zeros(shape(gradients, weights), gradients.options().dtype(dtype));
     for (size_t k = 0; k < steps.size(); ++k) total = at::addcmul(total, factors[k], steps[k].to(dtype));

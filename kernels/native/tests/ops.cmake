@@ -8,6 +8,6 @@ set_tests_properties(ops PROPERTIES TIMEOUT 600)
 add_test(NAME find_package_ops COMMAND "${CMAKE_CTEST_COMMAND}" --build-and-test
          "${CMAKE_CURRENT_SOURCE_DIR}/consumer_ops" "${CMAKE_CURRENT_BINARY_DIR}/consumer_ops"
          --build-generator "${CMAKE_GENERATOR}"
-         --build-options "-Dfastsal_ROOT=${CMAKE_CURRENT_BINARY_DIR}/prefix" "-DTorch_ROOT=${torch_prefix}"
+         --build-options "-Dfastsal_ROOT=${CMAKE_CURRENT_BINARY_DIR}/prefix" "-DTORCH=${torch_root}"
          --test-command consumer_ops)
 set_tests_properties(find_package_ops PROPERTIES FIXTURES_REQUIRED installed)

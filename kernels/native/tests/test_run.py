@@ -60,6 +60,11 @@ def maps_are_pythons() -> Path:
     model = network().eval()
     explainers: dict[str, tuple[Any, dict[str, Any]]] = {
         "saliency": (fastsal.Saliency(model), {}),
+        "input_x_gradient": (fastsal.InputXGradient(model), {}),
+        "integrated_gradients": (fastsal.IntegratedGradients(model), {"n_steps": 4}),
+        "smooth_grad": (fastsal.SmoothGrad(model), {"n_samples": 3}),
+        "occlusion": (fastsal.Occlusion(model), {"sliding_window_shapes": (3, 4, 4), "strides": (3, 4, 4)}),
+        "layer_cam": (fastsal.LayerCAM(model, "1"), {}),
         "gradcam": (fastsal.GradCAM(model, "1"), {}),
         "rise": (fastsal.RISE(model), {"n_masks": 32, "grid_size": 3}),
     }
