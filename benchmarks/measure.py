@@ -165,17 +165,26 @@ def in_turn(
     """
     for way in ways.values():
         way()
-    names = list(ways)
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for index in range(repeats):
-        for name in names[index % len(names) :] + names[: index % len(names)]:
-            found[name].append(timed(ways[name]))
+    found = rounds(ways, repeats)
+    first = next(iter(found.values()))
     rows = [
-        spread(name, seconds, found[names[0]]) | ({"peak_bytes": peak_bytes(ways[name])} if memory else {})
+        spread(name, seconds, first) | ({"peak_bytes": peak_bytes(ways[name])} if memory else {})
         for name, seconds in found.items()
     ]
     benchmark.extra_info.update(ways=rows, repeats=repeats, **(facts or {}))
     benchmark.pedantic(lambda: None, rounds=1, iterations=1)
+
+
+def rounds(ways: dict[str, Callable[[], Any]], repeats: int, warm_up: int = 0) -> dict[str, list[float]]:
+    """Seconds of each way in each round, the rounds of a warm-up left out; each begins with another way."""
+    names = list(ways)
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for index in range(warm_up + repeats):
+        for name in names[index % len(names) :] + names[: index % len(names)]:
+            seconds = timed(ways[name])
+            if index >= warm_up:
+                found[name].append(seconds)
+    return found
 
 
 def spread(name: str, seconds: list[float], first: list[float]) -> dict[str, Any]:

@@ -94,8 +94,8 @@ def _work(architecture: int, modules: set[str] | None) -> Iterator[Work]:
         name = name_of(kernel)
         if modules is not None and name.split(".")[0] not in modules:
             continue
-        for wide, each in ((False, signature), (True, general(kernel, signature)))[0 if own else 1 :]:
-            text = text_of(kernel, each)
+        for wide in (False, True) if own else (True,):
+            text = text_of(kernel, general(kernel, signature) if wide else signature)
             if (name, text) not in seen:
                 seen.add((name, text))
                 yield Work(name, text, architecture, index, wide)

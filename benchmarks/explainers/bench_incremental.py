@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import fastsal
 from benchmarks.explainers.bench_prepared import MODELS, SIZES, network
-from benchmarks.measure import DEVICE, spread, timed
+from benchmarks.measure import DEVICE, rounds, spread, timed
 
+AUTO = 'incremental="auto"'
 ROWS = 32
 """Rows per call of both ways."""
 CASES = [
@@ -62,7 +63,11 @@ def bench_incremental(benchmark: Any, case: tuple[str, int, int, int]) -> None:
         explainer.attribute(x, **geometry)
         if "took little longer than tracing" not in str(explainer.plan()):
             break
-    quick = [timed(lambda: explainer.attribute(x, **geometry))]
+
+    def quick() -> Any:
+        return explainer.attribute(x, **geometry)
+
+    seconds = {AUTO: [timed(quick)]}
     how = str(explainer.plan().sweeps[-1])
 
     def plain(rows: int | None) -> Any:
@@ -83,22 +88,20 @@ def bench_incremental(benchmark: Any, case: tuple[str, int, int, int]) -> None:
         f"plain sweep, {rows} rows, its best": (plain(None), rows, model),
         f"Captum at its best ({best} per eval)": (captums, best, network(name)),
     }
-    seconds, scaled = {'incremental="auto"': quick}, set()
+    scaled = set()
     for way, (run, size, of) in others.items():
         spent, passes = seconds_of_all(run, count, size, of, x)
         seconds[way] = [spent]
         if passes:
             scaled.add(way)
     if not scaled:  # all are short: in turn, twice more
-        for _ in range(2):
-            quick.append(timed(lambda: explainer.attribute(x, **geometry)))
-            for way, (run, _, _) in others.items():
-                seconds[way].append(timed(run))
+        for way, more in rounds({AUTO: quick} | {way: run for way, (run, _, _) in others.items()}, 2).items():
+            seconds[way] += more
     benchmark.extra_info.update(
         case=f"{name}, {side} x {side}, window {window}, stride {stride}, {count} positions",
         how=how,
         ways=[
-            spread(way + (" (bare passes of some rows, multiplied)" if way in scaled else ""), each, quick)
+            spread(way + (" (bare passes of some rows, multiplied)" if way in scaled else ""), each, seconds[AUTO])
             for way, each in seconds.items()
         ],
     )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import fastsal
-from benchmarks.__main__ import machine
+from benchmarks.studies.page import about, facts
 from fastsal.models import demo, demo_canvases
 
 PAGE = Path(__file__).parent / "DEADLINE.md"
@@ -49,16 +49,14 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--deadlines", type=float, nargs="+", default=[0.05, 0.2])
     arguments = parser.parse_args()
-    told = machine()
-    facts = ", ".join(f"{name} {told[name]}" for name in ("device", "torch", "date"))
     lines = [
         "# Deadlines",
         "",
-        (__doc__ or "").split("\n\n", 2)[2].strip(),
+        about(__doc__),
         "",
         "`python -m benchmarks.studies.deadline` makes this page.",
         "",
-        f"{facts}, {arguments.calls} calls each.",
+        f"{facts('device', 'torch', 'date')}, {arguments.calls} calls each.",
         "",
         "| explainer | deadline, s | one chunk and estimate, s | median, s | 99th percentile, s | late | samples |",
         "|---|---|---|---|---|---|---|",

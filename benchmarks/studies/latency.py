@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 import fastsal
-from benchmarks.__main__ import machine
-from benchmarks.measure import timed
+from benchmarks.measure import rounds
 from benchmarks.models import resnet50
+from benchmarks.studies.page import about, facts
 
 PAGE = Path(__file__).parent / "LATENCY.md"
 PLAIN, EXPORTED = "eager prediction", "exported prediction"
@@ -35,6 +35,7 @@ def ways(model: nn.Module, folder: Path) -> dict[str, Callable[[], Any]]:
     program = torch.export.export(model, (image,))
     torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "plain.pt2"))
     plain = torch._C._aoti.AOTIModelPackageLoader(str(folder / "plain.pt2"), "model", False, 1, -1)
+    compiled = fastsal.compile(explainer, image, 7)
     package = fastsal.load(fastsal.export(explainer, image, folder / "gradcam.pt2"))
 
     def predict() -> Any:
@@ -45,38 +46,26 @@ def ways(model: nn.Module, folder: Path) -> dict[str, Callable[[], Any]]:
         EXPORTED: lambda: plain.run([image]),
         "exported GradCAM and prediction": lambda: package(image, 7),
         PLAIN: predict,
-        "eager GradCAM and prediction": fastsal_call(fastsal.compile(explainer, image, 7), image),
+        "eager GradCAM and prediction": lambda: compiled(image, 7),
     }
-
-
-def fastsal_call(compiled: fastsal.Compiled, image: torch.Tensor) -> Callable[[], Any]:
-    return lambda: compiled(image, 7)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=150)
     arguments = parser.parse_args()
-    told = machine()
-    facts = ", ".join(f"{name} {told[name]}" for name in ("device", "threads", "torch", "date"))
     with tempfile.TemporaryDirectory() as folder:
         run = ways(resnet50("cpu").eval(), Path(folder))
-        seconds: dict[str, list[float]] = {name: [] for name in run}
-        names = list(run)
-        for index in range(arguments.rounds + 3):
-            for name in names[index % len(names) :] + names[: index % len(names)]:
-                spent = timed(run[name])
-                if index >= 3:
-                    seconds[name].append(spent)
+        seconds = rounds(run, arguments.rounds, warm_up=3)
     figures = {name: torch.tensor(each, dtype=torch.float64) * 1000 for name, each in seconds.items()}
     lines = [
         "# Latency",
         "",
-        (__doc__ or "").split("\n\n", 2)[2].strip(),
+        about(__doc__),
         "",
         "`python -m benchmarks.studies.latency` makes this page.",
         "",
-        f"{facts}, {arguments.rounds} rounds.",
+        f"{facts('device', 'threads', 'torch', 'date')}, {arguments.rounds} rounds.",
         "",
         f"| way | p50, ms | p99, ms | by {EXPORTED} (p50 of rounds) | by {PLAIN} |",
         "|---|---|---|---|---|",

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 import fastsal
-from benchmarks.__main__ import machine
 from benchmarks.models import Basic, ResNet
+from benchmarks.studies.page import about, facts
 from fastsal.explainers._anytime import GROUPS
 from fastsal.explainers.perturbation._rise_designs import DESIGNS, Masks
 from fastsal.explainers.perturbation._rise_estimators import ESTIMATORS, estimated
@@ -162,9 +162,7 @@ def main() -> None:
     parser.add_argument("--larger-truth", type=int, default=16_384)
     parser.add_argument("--larger-images", type=int, default=8)
     arguments = parser.parse_args()
-    told = machine()
-    facts = ", ".join(f"{name} {told[name]}" for name in ("device", "torch", "date"))
-    lines = ["# RISE with fewer masks", "", MADE, "", (__doc__ or "").split("\n\n", 2)[2].strip(), "", facts, ""]
+    lines = ["# RISE with fewer masks", "", MADE, "", about(__doc__), "", facts("device", "torch", "date"), ""]
     images = demo_canvases(max(arguments.images, arguments.larger_images)).images
     counts = (256, 1024, 4096)
     chosen = images[: arguments.images]

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastsal.cli.errors import Refused, first_line
 
-NAMES = ("libfastsal_kernels.so",)
+NAME = "libfastsal_kernels.so"
 PLACES = ("build/kernels/native", "build/lib", "/usr/local/lib", "/usr/lib")
 VARIABLE = "FASTSAL_NATIVE_LIBRARY"
 
@@ -35,11 +35,10 @@ def library_path(given: str) -> Path:
             raise Refused(f"--native: there is no file {named!r}")
         return Path(named).resolve()
     for place in PLACES:
-        for name in NAMES:
-            if (Path(place) / name).is_file():
-                return (Path(place) / name).resolve()
+        if (Path(place) / NAME).is_file():
+            return (Path(place) / NAME).resolve()
     raise Refused(
-        f"--native: no {NAMES[0]} in {', '.join(PLACES)}; build it (cmake -B build && cmake --build build), "
+        f"--native: no {NAME} in {', '.join(PLACES)}; build it (cmake -B build && cmake --build build), "
         f"or name it: --native FILE or {VARIABLE}=FILE"
     )
 

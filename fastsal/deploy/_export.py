@@ -98,18 +98,18 @@ def export(
     path = os.path.abspath(os.fspath(path))
     if not path.endswith((".pt2", ".onnx")):
         raise ValueError(f"path: {path!r} ends in neither .pt2 nor .onnx")
-    if path.endswith(".onnx"):
-        if inductor_configs is not None:
-            raise ValueError("inductor_configs: an ONNX file is not compiled; leave it out")
-        program, metadata = program_of(explainer, example_inputs, dynamic_batch, options, _onnx.decompositions())
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+    onnx = path.endswith(".onnx")
+    if onnx and inductor_configs is not None:
+        raise ValueError("inductor_configs: an ONNX file is not compiled; leave it out")
+    decompose = _onnx.decompositions() if onnx else None
+    program, metadata = program_of(explainer, example_inputs, dynamic_batch, options, decompose)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if onnx:
         _onnx.write(program, metadata, path)
         return path
     import torch._inductor  # what is seldom needed and slow to import
 
-    program, metadata = program_of(explainer, example_inputs, dynamic_batch, options)
     configs = {**(inductor_configs or {}), "aot_inductor.metadata": metadata.texts()}
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     written: str = torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=configs)
     return written
 

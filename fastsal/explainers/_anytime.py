@@ -19,6 +19,8 @@ from fastsal.engine import Plan, chunks, evaluation, sweep
 
 GROUPS = 16
 """Of samples, whose spread tells the standard error within a fifth or so."""
+ESTIMATING = ("tolerance", "deadline", "refine", "return_standard_error")
+"""Options of ``attribute`` that make it return more than maps."""
 RECENT = 8
 MARGIN = 1.3
 """A chunk or an estimate is expected to take at most so much longer than the slowest of the recent ones."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastsal.engine import Graph, Prepared, Step, Watch, evaluation, owners, run, scratch, unprepared, without_waiting
 from fastsal.engine.prepare import difference
+from fastsal.explainers._anytime import ESTIMATING
 from fastsal.explainers.activation.cam.base import ActivationMap
 from fastsal.explainers.base import (
     Attribution,
@@ -35,16 +36,13 @@ ONE_PASS = (Saliency, InputXGradient, Occlusion)
 """Their own first pass is the prediction."""
 SEVERAL = (IntegratedGradients, SmoothGrad, RISE)
 NOT_FIXED = {
+    *ESTIMATING,
     "aug_smooth",
     "create_graph",
-    "deadline",
-    "refine",
     "return_convergence_delta",
-    "return_standard_error",
     "show_progress",
     "target",
     "targets",
-    "tolerance",
 }
 """Options that give something else than one map, or as many passes as the values tell."""
 TOLERANCE = 1e-3

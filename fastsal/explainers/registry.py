@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from fastsal.explainers._anytime import ESTIMATING
 from fastsal.explainers.activation.cam.ablation_cam import AblationCAM
 from fastsal.explainers.activation.cam.base import ActivationMap
 from fastsal.explainers.activation.cam.eigen_cam import EigenCAM, EigenGradCAM
@@ -81,8 +82,6 @@ METHODS: Mapping[str, Method] = {
     "random-cam": Method(RandomCAM, "channels weighed at random: what the others must beat"),
 }
 
-ESTIMATING = ("tolerance", "deadline", "refine", "return_standard_error")
-"""Options of attribute() that make it return more than maps."""
 SHARED = (
     *ESTIMATING,
     "self",

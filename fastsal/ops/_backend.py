@@ -143,7 +143,7 @@ def runs_kernel(tensor: Tensor, supported: Callable[[], bool]) -> bool:
 def backends_report() -> list[Backend]:
     """Every backend with whether it can run on this machine, and why or why not."""
     cuda = torch.cuda.is_available()
-    installed = triton_installed()
+    installed, native = triton_installed(), native_loaded()
     if not installed:
         kernels = "Triton is not installed"
     elif not cuda:
@@ -153,13 +153,7 @@ def backends_report() -> list[Backend]:
         kernels = f"kernels run on {torch.cuda.get_device_name()}"
     return [
         Backend("triton", installed and cuda, kernels),
-        Backend(
-            "native",
-            native_loaded(),
-            "kernels compiled ahead of time, loaded"
-            if native_loaded()
-            else "torch.ops.load_library has not loaded the native build's libfastsal_ops.so",
-        ),
+        Backend("native", native, f"torch.ops.load_library has {'' if native else 'not '}loaded libfastsal_ops.so"),
         Backend("reference", True, "plain PyTorch, on every device"),
         Backend(
             "interpret",

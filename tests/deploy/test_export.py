@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 import fastsal
 from fastsal.deploy import read_metadata
+from tests.deploy.packages import altered
 from tests.explainers.networks import unchanged
 
 pytestmark = [
@@ -155,18 +155,6 @@ def test_inputs_that_do_not_fit(package: Path, given: Any, error: Any, message: 
 def test_targets_that_do_not_fit(package: Path, target: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         fastsal.load(package)(torch.zeros(2, 3, 12, 10), target)
-
-
-def altered(package: Path, folder: Path, **changes: str) -> Path:
-    """A copy whose metadata says something else."""
-    copy = folder / "altered.pt2"
-    with zipfile.ZipFile(package) as source, zipfile.ZipFile(copy, "w") as target:
-        for item in source.infolist():
-            content = source.read(item)
-            if item.filename.endswith("_metadata.json"):
-                content = json.dumps({**json.loads(content), **changes}).encode()
-            target.writestr(item, content)
-    return copy
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ print(sorted(loaded & {{*{(*OPTIONAL, "triton")!r}, "fastsal_kernels"}}), torch.
 
 
 cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 
 @cmake
@@ -91,7 +92,7 @@ def test_cmake_configures_without_a_compiler(root: Path, tmp_path: Path) -> None
 
 @cmake
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@compiler
 def test_the_native_build_and_its_tests(root: Path, tmp_path: Path) -> None:
     """One module's kernels for two architectures; all of them for four take some minutes."""
     build = tmp_path / "build"
@@ -108,9 +109,8 @@ def test_the_native_build_and_its_tests(root: Path, tmp_path: Path) -> None:
 
 
 @cmake
+@compiler
 def test_a_native_build_without_torch_says_what_is_missing(root: Path, tmp_path: Path) -> None:
-    if shutil.which("g++") is None:
-        pytest.skip("needs a C++ compiler")
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     command = ["cmake", "-S", str(root), "-B", str(tmp_path / "build"), f"-DPython3_EXECUTABLE={bare}/bin/python"]

@@ -97,17 +97,15 @@ class KernelShap(Anytime, Lime):
 
         def finish() -> Any:
             outputs = torch.cat(found).cpu()[where].T
-            return shaped(_values(present, outputs), outputs)
+            return shaped(shapley_regression(*_split(present, outputs)), outputs)
 
         def estimate(done: int) -> tuple[Any, Any, float, int] | None:
             count = int((where >= done).int().argmax()) if done < len(distinct) else n_samples
             if count < 2:
                 return None
             outputs = torch.cat(found).cpu()[where[:count]].T
-            values, error = (
-                _values(present[:count], outputs),
-                shapley_jackknife(*_split(present[:count], outputs), GROUPS),
-            )
+            problem = _split(present[:count], outputs)
+            values, error = shapley_regression(*problem), shapley_jackknife(*problem, GROUPS)
             return shaped(values, outputs), shaped(error, outputs), relative((values,), (error,)), count
 
         name, limit = self.get_name(), f"n_samples={n_samples}"
@@ -130,8 +128,3 @@ def _split(present: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     """Coalitions and their scores, and the scores of none and of all; given coalitions begin with all and none."""
     wide = outputs.to(torch.float64)
     return present[2:], wide[:, 2:], wide[:, 1], wide[:, 0]
-
-
-def _values(present: Tensor, outputs: Tensor) -> Tensor:
-    """Shapley values [B, M] from coalitions [n, M] and their scores [B, n]."""
-    return shapley_regression(*_split(present, outputs))

@@ -36,12 +36,6 @@ void check_range(int64_t start, int64_t stop) {
   TORCH_CHECK_VALUE(0 <= start && start <= stop, "start, stop: ", start, ", ", stop, " is not a range from 0 on");
 }
 
-std::vector<int64_t> as_volume(Sizes sizes) {
-  std::vector<int64_t> result(3 - sizes.size(), 1);
-  result.insert(result.end(), sizes.begin(), sizes.end());
-  return result;
-}
-
 Tensor dense_like(const Tensor& tensor, const Tensor& result) {
   if (result.is_contiguous()) return tensor.contiguous();
   return tensor.contiguous(result.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d);

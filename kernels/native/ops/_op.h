@@ -4,7 +4,7 @@
 //   check(arguments...)            throws for what the launch or the meaning could not stand;
 //   reference(arguments...)        the meaning (fastsal/reference), on any device, without derivative;
 //   empty(arguments...)            the result's memory;
-//   supported(arguments...)        whether the kernels cover these arguments;
+//   supported(arguments...)        whether the kernels cover these arguments; those of an op without it cover all;
 //   launch(result, arguments...)   false where the library has no kernel for them.
 #pragma once
 
@@ -32,8 +32,6 @@ Tensor empty_rows(const Tensor& input, int64_t count);
 // Whether an optional baseline broadcasts to the input and lies beside it.
 void check_baseline(const Tensor& input, const MaybeTensor& baseline);
 void check_range(int64_t start, int64_t stop);
-// One to three spatial sizes as depth, height and width.
-std::vector<int64_t> as_volume(Sizes sizes);
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -104,7 +102,9 @@ struct Entry<Op, Tensor(Lead, Rest...)> {
 
   static Tensor kernel(Lead lead, Rest... rest) {
     Op::check(lead, rest...);
-    if (!for_kernels(lead) || !Op::supported(lead, rest...)) return Op::reference(lead, rest...);
+    if (!for_kernels(lead)) return Op::reference(lead, rest...);
+    if constexpr (requires { Op::supported(lead, rest...); })
+      if (!Op::supported(lead, rest...)) return Op::reference(lead, rest...);
     const c10::DeviceGuard guard(lead.device());
     Tensor result = Op::empty(lead, rest...);
     if (result.numel() == 0 || Op::launch(result, lead, rest...)) return result;

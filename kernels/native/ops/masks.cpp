@@ -9,6 +9,13 @@ namespace {
 
 constexpr double kWord = 4294967296.0;
 
+// One to three spatial sizes as depth, height and width.
+std::vector<int64_t> as_volume(Sizes sizes) {
+  std::vector<int64_t> result(3 - sizes.size(), 1);
+  result.insert(result.end(), sizes.begin(), sizes.end());
+  return result;
+}
+
 // A mask's geometry in depth, height and width.
 struct Geometry {
   std::vector<int64_t> size, cells, cell;
@@ -137,11 +144,6 @@ struct Batch {
     return result.to(input.scalar_type()).flatten(0, 1).contiguous(memory_format(input));
   }
 
-  static bool supported(const Tensor&, const MaybeTensor&, double, int64_t, int64_t, int64_t, Sizes, double, bool,
-                        const MaybeTensor&, const MaybeTensor&) {
-    return true;
-  }
-
   static bool launch(const Tensor& result, const Tensor& input, const MaybeTensor& baseline, double fill, int64_t seed,
                      int64_t start, int64_t stop, Sizes grid, double probability, bool mirror, const MaybeTensor& words,
                      const MaybeTensor& offsets) {
@@ -214,11 +216,6 @@ struct Accumulate {
     const Tensor terms = scores.to(dtype).unsqueeze(2) * grids.flatten(1).unsqueeze(1).to(dtype);
     const Tensor before = partial ? *partial : at::zeros({of.buckets, scores.size(1), of.elements}, terms.options());
     return before.index_add(0, bucket_of(of, places), terms);
-  }
-
-  static bool supported(const Tensor&, const MaybeTensor&, int64_t, int64_t, Sizes, Sizes, double, const MaybeTensor&,
-                        const MaybeTensor&) {
-    return true;
   }
 
   static bool launch(const Tensor& result, const Tensor& scores, const MaybeTensor& partial, int64_t seed,

@@ -64,8 +64,6 @@ struct Batch {
     return result.to(input.scalar_type()).flatten(0, 1).contiguous(memory_format(input));
   }
 
-  static bool supported(const Tensor&, const MaybeTensor&, double, int64_t, int64_t, int64_t) { return true; }
-
   static bool launch(const Tensor& result, const Tensor& input, const MaybeTensor& sigma, double deviation, int64_t seed,
                      int64_t start, int64_t stop) {
     const int64_t size = input.numel();
@@ -123,8 +121,6 @@ struct Fold {
     }
     return second ? at::stack({mean, squares}) : at::stack({mean});
   }
-
-  static bool supported(const Tensor&, int64_t, int64_t, const MaybeTensor&, bool) { return true; }
 
   static bool launch(const Tensor& result, const Tensor& values, int64_t samples, int64_t start,
                      const MaybeTensor& partial, bool second) {

@@ -57,20 +57,16 @@ struct Gather {
     return found.view({count, size[0], size[1], channels}).permute({0, 3, 1, 2});
   }
 
-  static bool supported(const Tensor&, const Tensor&, Sizes, const MaybeTensor&, const MaybeTensor&, double) {
-    return true;
-  }
-
   static bool launch(const Tensor& result, const Tensor& cached, const Tensor& starts, Sizes size,
                      const MaybeTensor& patch, const MaybeTensor& origins, double fill) {
     const int64_t channels = cached.size(1), total = starts.size(0) * size[0] * size[1];
     const int64_t block_c = block_size(channels, 256), block_r = std::max<int64_t>(1, 2048 / block_c);
     const Tensor map = cached.contiguous(at::MemoryFormat::ChannelsLast), from = starts.contiguous();
     const Tensor altered = patch ? patch->contiguous(at::MemoryFormat::ChannelsLast) : cached;
-    const Tensor at = origins ? origins->contiguous() : from;
+    const Tensor corners = origins ? origins->contiguous() : from;
     return widest(channels, [&](int64_t vector) {
       return fastsal::launch(result, "patches.gather_kernel", {ceil_div(total, block_r), ceil_div(channels, block_c), 1},
-                             4, result, map, altered, from, at, cached.size(2), cached.size(3),
+                             4, result, map, altered, from, corners, cached.size(2), cached.size(3),
                              patch ? patch->size(2) : 1, patch ? patch->size(3) : 1, total, size[0], size[1],
                              channels / vector, fill, Constant{vector}, Constant{patch.has_value()}, Constant{block_r},
                              Constant{block_c});

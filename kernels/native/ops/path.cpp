@@ -32,8 +32,6 @@ struct Batch {
     return result.to(input.scalar_type()).contiguous(memory_format(input));
   }
 
-  static bool supported(const Tensor&, const Tensor&, const MaybeTensor&, double) { return true; }
-
   static bool launch(const Tensor& result, const Tensor& input, const Tensor& alphas, const MaybeTensor& baseline,
                      double fill) {
     const int64_t size = input.numel(), count = alphas.size(0);
@@ -99,11 +97,6 @@ struct Fold {
     const Tensor x = input->to(dtype);
     const Tensor difference = baseline ? x - baseline->to(dtype) : x - fill;
     return (difference * total).to(input->scalar_type()).contiguous(memory_format(*input));
-  }
-
-  static bool supported(const Tensor&, const Tensor&, const MaybeTensor&, const MaybeTensor&, double,
-                        const MaybeTensor&) {
-    return true;
   }
 
   static bool launch(const Tensor& result, const Tensor& gradients, const Tensor& weights, const MaybeTensor& input,

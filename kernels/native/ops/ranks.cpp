@@ -34,8 +34,6 @@ struct Batch {
     return at::where(exchanged, other, input).flatten(0, 1).contiguous(memory_format(input));
   }
 
-  static bool supported(const Tensor&, const Tensor&, const Tensor&, const Tensor&) { return true; }
-
   static bool launch(const Tensor& result, const Tensor& input, const Tensor& other, const Tensor& ranks,
                      const Tensor& counts) {
     const int64_t size = input.numel(), steps = counts.size(0), example = size / input.size(0), block = 1024;

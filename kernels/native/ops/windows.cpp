@@ -12,8 +12,8 @@ std::vector<int64_t> counts_of(Sizes shape, Sizes window, Sizes stride) {
 
 // Channel, depth, height, width of one to four dimensions beside the batch.
 std::vector<int64_t> as_four(Sizes sizes) {
-  std::vector<int64_t> result(4 - sizes.size(), 1);
   if (sizes.size() == 1) return {1, 1, 1, sizes[0]};
+  std::vector<int64_t> result(4 - sizes.size(), 1);
   result.insert(result.begin(), sizes[0]);
   result.insert(result.end(), sizes.begin() + 1, sizes.end());
   return result;

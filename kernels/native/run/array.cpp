@@ -16,10 +16,6 @@ struct Kind {
 };
 constexpr Kind kKinds[] = {{"<f4", at::kFloat}, {"<f8", at::kDouble}, {"<f2", at::kHalf}, {"<i8", at::kLong}};
 
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 std::string content_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw Refused("input: there is no file " + path);
@@ -129,14 +125,14 @@ void write_pgm(std::ofstream& file, const at::Tensor& tensor, const std::string&
 }  // namespace
 
 at::Tensor read_array(const std::string& path) {
-  if (ends_with(path, ".npy")) return read_npy(path);
-  if (ends_with(path, ".ppm") || ends_with(path, ".pgm")) return read_image(path);
+  if (path.ends_with(".npy")) return read_npy(path);
+  if (path.ends_with(".ppm") || path.ends_with(".pgm")) return read_image(path);
   throw Refused("input: " + path + " is neither .npy, .ppm nor .pgm; convert it (`magick in.png out.ppm`)");
 }
 
 void write_array(const std::string& path, const at::Tensor& tensor) {
-  const bool array = ends_with(path, ".npy");
-  if (!array && !ends_with(path, ".pgm")) throw Refused("map: " + path + " is neither .npy nor .pgm");
+  const bool array = path.ends_with(".npy");
+  if (!array && !path.ends_with(".pgm")) throw Refused("map: " + path + " is neither .npy nor .pgm");
   std::ofstream file(path, std::ios::binary);
   if (!file) throw Refused("map: " + path + " cannot be written");
   at::Tensor whole = tensor.detach().cpu().contiguous();

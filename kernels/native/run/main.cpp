@@ -1,9 +1,7 @@
 // fastsal-run: prediction and map of an image, by a package of fastsal.export, without Python.
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
-#ifdef USE_CUDA
-#include <c10/cuda/CUDAFunctions.h>
-#endif
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <chrono>
@@ -15,9 +13,11 @@
 
 #include "array.h"
 #include "package.h"
+#include "text.h"
 
 namespace {
 
+using fastsal::joined;
 using fastsal::Refused;
 
 constexpr const char* kUsage =
@@ -38,7 +38,7 @@ Arguments arguments_of(int count, char** words) {
   Arguments found;
   for (int i = 1; i < count; ++i) {
     const std::string word = words[i];
-    if (word.compare(0, 2, "--") != 0) {
+    if (!word.starts_with("--")) {
       found.files.push_back(word);
       continue;
     }
@@ -88,7 +88,7 @@ at::Tensor channels_of(const Arguments& arguments, const std::string& name, doub
 at::Tensor input_of(const Arguments& arguments, const fastsal::Package& package) {
   const std::string& path = arguments.files[1];
   at::Tensor inputs = fastsal::read_array(path);
-  if (path.size() < 4 || path.compare(path.size() - 4, 4, ".npy") != 0) {
+  if (!path.ends_with(".npy")) {
     const int64_t channels = inputs.size(1);
     const at::Tensor mean = channels_of(arguments, "--mean", 0, channels);
     const at::Tensor deviation = channels_of(arguments, "--std", 1, channels);
@@ -98,14 +98,6 @@ at::Tensor input_of(const Arguments& arguments, const fastsal::Package& package)
   }
   package.check(inputs);
   return inputs.to(package.device);
-}
-
-template <typename Value>
-std::string listed(const std::vector<Value>& values) {
-  std::ostringstream text;
-  text.precision(9);
-  for (size_t i = 0; i < values.size(); ++i) text << (i ? ", " : "") << values[i];
-  return '[' + text.str() + ']';
 }
 
 std::string score(double value) {
@@ -122,10 +114,7 @@ double quantile(const std::vector<double>& sorted, double share) {
 }
 
 void wait_for(const at::Device& device) {
-#ifdef USE_CUDA
-  if (device.is_cuda()) c10::cuda::device_synchronize();
-#endif
-  (void)device;
+  if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
 }
 
 std::string bench(fastsal::Package& package, const at::Tensor& inputs, const at::Tensor& targets, int64_t runs) {
@@ -166,10 +155,8 @@ void explain(const Arguments& arguments) {
     classes.push_back(chosen[row].item<int64_t>());
     scores.push_back(score(output[row][classes.back()].item<double>()));
   }
-  const auto sizes = found.map.sizes();
-  std::cout << "{\"method\": \"" << package.method << "\", \"target\": " << listed(classes)
-            << ", \"score\": " << listed(scores)
-            << ", \"map_shape\": " << listed(std::vector<int64_t>(sizes.begin(), sizes.end()))
+  std::cout << "{\"method\": \"" << package.method << "\", \"target\": [" << joined(classes)
+            << "], \"score\": [" << joined(scores) << "], \"map_shape\": [" << joined(found.map.sizes()) << ']'
             << (runs ? bench(package, inputs, targets, runs) : "") << "}\n";
 }
 
@@ -191,8 +178,7 @@ int main(int count, char** words) {
     std::cerr << "fastsal-run: " << refused.what() << '\n';
     return 2;
   } catch (const std::exception& error) {
-    const std::string whole = error.what();
-    std::cerr << "fastsal-run: " << whole.substr(0, whole.find('\n')) << '\n';
+    std::cerr << "fastsal-run: " << fastsal::first_line(error.what()) << '\n';
     return 1;
   }
 }

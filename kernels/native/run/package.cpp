@@ -5,17 +5,13 @@
 #include <unordered_map>
 
 #include "array.h"
+#include "text.h"
 
 namespace fastsal {
 namespace {
 
 using Texts = std::unordered_map<std::string, std::string>;
 constexpr const char* kFormat = "1";  // of fastsal/deploy/_metadata.py
-
-std::string first_line(const char* text) {
-  const std::string whole(text);
-  return whole.substr(0, whole.find('\n'));
-}
 
 const std::string& text_of(const Texts& texts, const std::string& name, const std::string& path) {
   const auto found = texts.find(name);
@@ -27,12 +23,6 @@ const std::string& text_of(const Texts& texts, const std::string& name, const st
 std::string minor_of(const std::string& version) {
   const size_t first = version.find('.');
   return version.substr(0, version.find('.', first == std::string::npos ? first : first + 1));
-}
-
-std::string shape_of(at::IntArrayRef sizes) {
-  std::ostringstream text;
-  for (size_t i = 0; i < sizes.size(); ++i) text << (i ? ", " : "") << sizes[i];
-  return text.str();
 }
 
 at::ScalarType type_of(const std::string& name, const std::string& path) {
@@ -88,8 +78,8 @@ void Package::check(const at::Tensor& inputs) const {
   const bool same = inputs.dim() == static_cast<int64_t>(shape.size()) + 1 && inputs.sizes().slice(1) == shape;
   if (!same || inputs.size(0) < batch.first || inputs.size(0) > batch.second) {
     const std::string most = batch.first == batch.second ? "" : " to " + std::to_string(batch.second);
-    throw Refused("input: shape [" + shape_of(inputs.sizes()) + "], the package takes [" +
-                  std::to_string(batch.first) + most + ", " + shape_of(shape) + "]");
+    throw Refused("input: shape [" + joined(inputs.sizes()) + "], the package takes [" +
+                  std::to_string(batch.first) + most + ", " + joined(shape) + "]");
   }
 }
 

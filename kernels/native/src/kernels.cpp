@@ -200,17 +200,21 @@ int fastsal_cubin_at(size_t index, fastsal_cubin* cubin) {
 }
 
 int64_t fastsal_setting(const char* kernel, const char* name, uint64_t elements) {
-  int architecture = 0;
-  void* context = nullptr;
-  const fastsal::Driver& cuda = fastsal::Driver::get();
-  if (cuda.missing.empty() && cuda.context(&context) == 0 && context) architecture_of(cuda, architecture);
+  int architecture = -1;  // not asked for yet: few kernels have entries of a device's own
+  const auto here = [&architecture] {
+    const fastsal::Driver& cuda = fastsal::Driver::get();
+    void* context = nullptr;
+    if (architecture < 0 && cuda.missing.empty() && cuda.context(&context) == 0 && context)
+      architecture_of(cuda, architecture);
+    return architecture;
+  };
   const int size = elements > 1 ? static_cast<int>(std::bit_width(elements - 1)) : 0;
   const Setting* best = nullptr;
   // Of the device's own entries the nearest size; only without any of them, what is for every device.
   const auto distance = [size](const Setting& each) { return std::abs((each.size < 0 ? 20 : each.size) - size); };
   for (const Setting& each : settings) {
     if (std::strcmp(each.kernel, kernel) != 0 || std::strcmp(each.name, name) != 0) continue;
-    if (each.architecture != 0 && each.architecture != architecture) continue;
+    if (each.architecture != 0 && each.architecture != here()) continue;
     const bool own = each.architecture != 0;
     if (best == nullptr || own > (best->architecture != 0) ||
         (own == (best->architecture != 0) && distance(each) < distance(*best)))

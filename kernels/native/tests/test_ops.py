@@ -29,7 +29,7 @@ from fastsal.ops._define import OPS, Op  # noqa: E402
 from fastsal_kernels._launch import recording  # noqa: E402
 from tools.kernel_embed import name_of  # noqa: E402
 
-NAMES = {op.overload.name().split("::")[1]: op for op in OPS}
+NAMES = {op._name: op for op in OPS}
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3, torch.int32: 4, torch.int64: 5}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import fastsal
+from tests.deploy.packages import altered
 
 PROGRAM, FOLDER = sys.argv[1], Path(sys.argv[2])
 
@@ -43,17 +43,6 @@ def saved(array: Tensor, name: str) -> Path:
     path = FOLDER / name
     np.save(path, array.numpy())
     return path
-
-
-def altered(package: Path, **changes: str) -> Path:
-    copy = FOLDER / "altered.pt2"
-    with zipfile.ZipFile(package) as source, zipfile.ZipFile(copy, "w") as target:
-        for item in source.infolist():
-            content = source.read(item)
-            if item.filename.endswith("_metadata.json"):
-                content = json.dumps({**json.loads(content), **changes}).encode()
-            target.writestr(item, content)
-    return copy
 
 
 def maps_are_pythons() -> Path:
@@ -107,16 +96,16 @@ def refusals(package: Path) -> None:
     good = saved(torch.zeros(1, 3, 8, 10).double(), "good.npy")
     for path, words in (
         (FOLDER / "none.pt2", "there is no file"),
-        (altered(package, torch="2.1.0"), "was made with torch 2.1.0"),
+        (altered(package, FOLDER, torch="2.1.0"), "was made with torch 2.1.0"),
     ):
         assert words in run(path, good, status=2), words
     for changes, words in (
         ({"fastsal_format": "7"}, "has format 7"),
         ({"input_dtype": "int4"}, "takes int4"),
     ):
-        assert words in run(altered(package, **changes), good, status=2), words
+        assert words in run(altered(package, FOLDER, **changes), good, status=2), words
     if not torch.cuda.is_available():
-        assert "is for a CUDA device" in run(altered(package, device="cuda"), good, status=2)
+        assert "is for a CUDA device" in run(altered(package, FOLDER, device="cuda"), good, status=2)
     content = package.read_bytes()
     cut = FOLDER / "cut.pt2"
     cut.write_bytes(content[: len(content) // 2])
