@@ -6,7 +6,8 @@
 
 from fastsal._version import __version__
 from fastsal.deploy import Package, export, load
-from fastsal.engine import Prepared, layers, prepare
+from fastsal.engine.prepare import Prepared, prepare
+from fastsal.engine.reading import layers
 from fastsal.explainers import (
     CAM,
     FEM,
@@ -17,15 +18,12 @@ from fastsal.explainers import (
     SSCAM,
     AblationCAM,
     Attribution,
-    Compiled,
     Deconvolution,
     DeepLift,
     DeepLiftShap,
     EigenCAM,
     EigenGradCAM,
     Estimate,
-    Explained,
-    Explanation,
     FeatureAblation,
     FeaturePermutation,
     FinerCAM,
@@ -63,11 +61,10 @@ from fastsal.explainers import (
     SmoothGrad,
     SmoothGradCAMPlusPlus,
     XGradCAM,
-    compile,
-    explain,
     methods,
     targets,
 )
+from fastsal.explanation import Compiled, Explained, Explanation, compile, explain
 
 __all__ = [
     "CAM",

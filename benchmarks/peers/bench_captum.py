@@ -14,7 +14,7 @@ import fastsal
 from benchmarks.measure import DEVICE, against_peer
 from benchmarks.models import resnet18, small_cnn
 from benchmarks.passes import input_gradients, predictions
-from fastsal.engine import Plan
+from fastsal.engine.run import Plan
 
 captum = pytest.importorskip("captum.attr", reason="captum is not installed")
 

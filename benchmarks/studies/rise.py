@@ -23,9 +23,9 @@ from torch import Tensor, nn
 import fastsal
 from benchmarks.models import Basic, ResNet
 from benchmarks.studies.page import about, facts
-from fastsal.explainers._anytime import GROUPS
-from fastsal.explainers.perturbation._rise_designs import DESIGNS, Masks
-from fastsal.explainers.perturbation._rise_estimators import ESTIMATORS, estimated
+from fastsal.explainers.anytime import GROUPS
+from fastsal.explainers.perturbation.rise._designs import DESIGNS, Masks
+from fastsal.explainers.perturbation.rise._estimators import ESTIMATORS, estimated
 from fastsal.metrics import deletion, insertion
 from fastsal.models import demo, demo_canvases
 from tools import demo_data

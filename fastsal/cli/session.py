@@ -13,7 +13,7 @@ from torch import Tensor
 import fastsal
 from fastsal import explainers
 from fastsal.cli.errors import Refused, first_line, nearest
-from fastsal.engine import default_layer
+from fastsal.engine.reading import default_layer
 from fastsal.models import LoadedModel
 
 READ_LAYER = frozenset(explainers.cams()) - {"fullgrad"}

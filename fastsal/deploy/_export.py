@@ -26,10 +26,9 @@ from fastsal.explainers import (
     ShapleyCAM,
     SmoothGrad,
     XGradCAM,
-    check_fixed,
-    explained,
 )
 from fastsal.explainers.base import at_least_one
+from fastsal.explanation import check_fixed, explained
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal.deploy._metadata import Metadata, check_runs_here, read_metadata
-from fastsal.explainers import Explained
+from fastsal.explanation import Explained
 
 
 class Package:

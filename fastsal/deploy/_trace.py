@@ -16,8 +16,9 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from fastsal.engine import chunks_of, without_waiting
-from fastsal.explainers import Attribution, explained
+from fastsal.engine.run import chunks_of, without_waiting
+from fastsal.explainers import Attribution
+from fastsal.explanation import explained
 from fastsal.ops import decompositions
 
 TRACED_BATCHES = (5, 7, 11, 13)

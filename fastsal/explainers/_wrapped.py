@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from fastsal.engine import observed
+from fastsal.engine.run import observed
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.engine import Prepared, Step, Swept, evaluation, host_may_wait, owners, run, scratch
+from fastsal.engine.prepare import Prepared, Step
+from fastsal.engine.run import Swept, evaluation, host_may_wait, owners, run, scratch
 from fastsal.explainers.targets import ExampleTarget, count_examples, example_scores, main_output
 
 Inputs = Tensor | tuple[Tensor, ...]

@@ -6,34 +6,34 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from fastsal.explainers._anytime import ESTIMATING
-from fastsal.explainers.activation.cam.ablation_cam import AblationCAM
-from fastsal.explainers.activation.cam.base import ActivationMap
-from fastsal.explainers.activation.cam.eigen_cam import EigenCAM, EigenGradCAM
-from fastsal.explainers.activation.cam.fem import FEM
-from fastsal.explainers.activation.cam.finer_cam import FinerCAM
-from fastsal.explainers.activation.cam.full_grad import FullGrad
-from fastsal.explainers.activation.cam.grad_cam import GradCAM
-from fastsal.explainers.activation.cam.grad_cam_element_wise import GradCAMElementWise
-from fastsal.explainers.activation.cam.grad_cam_plus_plus import GradCAMPlusPlus
-from fastsal.explainers.activation.cam.hires_cam import HiResCAM
-from fastsal.explainers.activation.cam.kpca_cam import KPCACAM
-from fastsal.explainers.activation.cam.layer_cam import LayerCAM
-from fastsal.explainers.activation.cam.random_cam import RandomCAM
-from fastsal.explainers.activation.cam.score_cam import ISCAM, SSCAM, ScoreCAM
-from fastsal.explainers.activation.cam.shapley_cam import ShapleyCAM
-from fastsal.explainers.activation.cam.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
-from fastsal.explainers.activation.cam.x_grad_cam import XGradCAM
-from fastsal.explainers.activation.deconvolution import Deconvolution
-from fastsal.explainers.activation.guided_backprop import GuidedBackprop
+from fastsal.explainers.anytime import ESTIMATING
 from fastsal.explainers.base import Attribution
+from fastsal.explainers.cam.ablation_cam import AblationCAM
+from fastsal.explainers.cam.base import ActivationMap
+from fastsal.explainers.cam.eigen_cam import EigenCAM, EigenGradCAM
+from fastsal.explainers.cam.fem import FEM
+from fastsal.explainers.cam.finer_cam import FinerCAM
+from fastsal.explainers.cam.grad_cam import GradCAM
+from fastsal.explainers.cam.grad_cam_element_wise import GradCAMElementWise
+from fastsal.explainers.cam.grad_cam_plus_plus import GradCAMPlusPlus
+from fastsal.explainers.cam.hires_cam import HiResCAM
+from fastsal.explainers.cam.kpca_cam import KPCACAM
+from fastsal.explainers.cam.layer_cam import LayerCAM
+from fastsal.explainers.cam.random_cam import RandomCAM
+from fastsal.explainers.cam.score_cam import ISCAM, SSCAM, ScoreCAM
+from fastsal.explainers.cam.shapley_cam import ShapleyCAM
+from fastsal.explainers.cam.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
+from fastsal.explainers.cam.x_grad_cam import XGradCAM
+from fastsal.explainers.gradient.deconvolution import Deconvolution
 from fastsal.explainers.gradient.deep_lift import DeepLift
+from fastsal.explainers.gradient.full_grad import FullGrad
+from fastsal.explainers.gradient.guided_backprop import GuidedBackprop
 from fastsal.explainers.gradient.input_x_gradient import InputXGradient
 from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
 from fastsal.explainers.gradient.saliency import Saliency
 from fastsal.explainers.gradient.smooth_grad import SmoothGrad
-from fastsal.explainers.perturbation.occlusion import Occlusion
-from fastsal.explainers.perturbation.rise import RISE
+from fastsal.explainers.perturbation.occlusion.occlusion import Occlusion
+from fastsal.explainers.perturbation.rise.rise import RISE
 
 
 class Method(NamedTuple):

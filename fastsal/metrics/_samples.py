@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.engine import Plan
+from fastsal.engine.run import Plan
 from fastsal.explainers.base import Target, at_least_one
 
 

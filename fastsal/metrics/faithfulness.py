@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.engine import Plan, evaluation, run, scratch, sweep
+from fastsal.engine.run import Plan, evaluation, run, scratch, sweep
 from fastsal.explainers.base import Baselines, Target, as_arguments, as_baselines, at_least_one, resolved
 from fastsal.explainers.targets import main_output
 from fastsal.metrics._blur import blurred

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine import evaluation, run, scratch, sweep
+from fastsal.engine.run import evaluation, run, scratch, sweep
 from fastsal.explainers.base import (
     Baselines,
     Inputs,

@@ -113,7 +113,7 @@ def test_what_a_function_returns_takes_the_inputs_dtype() -> None:
 
 
 def test_the_default_function_by_itself() -> None:
-    from fastsal.explainers.perturbation.feature_permutation import permute_feature
+    from fastsal.explainers.perturbation.occlusion.feature_permutation import permute_feature
 
     x = torch.arange(8.0).reshape(4, 2)
     found = permute_feature(x, torch.tensor([[True, False]]), torch.Generator().manual_seed(0))

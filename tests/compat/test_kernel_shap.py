@@ -15,9 +15,9 @@ from captum import attr
 from torch import Tensor, nn
 
 import fastsal
-from fastsal.explainers.perturbation import kernel_shap
-from fastsal.explainers.perturbation._surrogate import shapley_regression
-from fastsal.explainers.perturbation.kernel_shap import draw_coalitions
+from fastsal.explainers.perturbation.surrogate import kernel_shap
+from fastsal.explainers.perturbation.surrogate.fits import shapley_regression
+from fastsal.explainers.perturbation.surrogate.kernel_shap import draw_coalitions
 from tests.explainers.networks import PeakBytes, TwoInputs, image, small, unchanged
 
 

@@ -13,7 +13,7 @@ from captum._utils.models.linear_model import SkLearnLasso, SkLearnLinearModel
 from torch import Tensor, nn
 
 import fastsal
-from fastsal.explainers.perturbation._surrogate import Lasso
+from fastsal.explainers.perturbation.surrogate.fits import Lasso
 from tests.explainers.networks import TwoInputs, unchanged
 
 CLOSE = {"rtol": 1e-5, "atol": 2e-6}

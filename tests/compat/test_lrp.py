@@ -19,8 +19,8 @@ from captum.attr._utils.custom_modules import Addition_Module
 from torch import Tensor, nn
 
 import fastsal
-from fastsal.explainers.activation.lrp_composites import Composite
-from fastsal.explainers.activation.lrp_rules import (
+from fastsal.explainers.lrp.composites import Composite
+from fastsal.explainers.lrp.rules import (
     Alpha1_Beta0_Rule,
     AlphaBetaRule,
     BoxRule,

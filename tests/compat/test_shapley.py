@@ -13,7 +13,7 @@ from captum import attr
 from torch import Tensor
 
 import fastsal
-from fastsal.explainers._random import generator
+from fastsal.explainers.seeds import generator
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 

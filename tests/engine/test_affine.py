@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsal.engine import read
+from fastsal.engine.reading import read
 
 WEIGHT = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 AFFINE: dict[str, Callable[[Tensor], Tensor]] = {

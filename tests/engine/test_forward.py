@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine import evaluation, run
+from fastsal.engine.run import evaluation, run
 from tests.explainers.networks import small, unchanged
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsal.engine import evaluation
 from fastsal.engine.incremental import Incremental, NotTraceable, trace
+from fastsal.engine.run import evaluation
 from fastsal.ops import patches
 
 SIDE = 21

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastsal.engine import Plan
+from fastsal.engine.run import Plan
 
 CPU = torch.device("cpu")
 

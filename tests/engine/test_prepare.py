@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import fastsal
-from fastsal.engine import Plan
-from fastsal.engine.prepare import difference
+from fastsal.engine.prepare.preparing import difference
+from fastsal.engine.run import Plan
 from tests.explainers.calls import CALLS
 from tests.explainers.networks import Small, TwoInputs, image, small, unchanged
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fastsal.engine import Plan, sweep
+from fastsal.engine.run import Plan, sweep
 
 CPU = torch.device("cpu")
 

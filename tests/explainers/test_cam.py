@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastsal
-from fastsal.explainers.activation.cam import base
+from fastsal.explainers.cam import base
 from tests.explainers.networks import image, small, unchanged
 from tests.explainers.transformers import STYLES, ChannelsLast, transformer
 

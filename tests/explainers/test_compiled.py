@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fastsal
-from fastsal.engine import without_waiting
+from fastsal.engine.run import without_waiting
 from tests.explainers.networks import image, small, unchanged
 
 A = torch.ops.aten

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fastsal
 from fastsal.engine.incremental import Incremental
-from fastsal.explainers.perturbation import _incremental
+from fastsal.explainers.perturbation.occlusion import _incremental
 
 SIDE = 24
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastsal
-from fastsal.explainers.perturbation._refine import refined
+from fastsal.explainers.perturbation.occlusion._refine import refined
 
 
 def bump(centre: tuple[int, int], width: float, size: int = 48) -> Tensor:

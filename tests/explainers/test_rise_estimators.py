@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import fastsal
-from fastsal.explainers.perturbation._rise_designs import DESIGNS, Masks
-from fastsal.explainers.perturbation._rise_estimators import ESTIMATORS
+from fastsal.explainers.perturbation.rise._designs import DESIGNS, Masks
+from fastsal.explainers.perturbation.rise._estimators import ESTIMATORS
 from fastsal.ops import masks
 
 SIZE, GRID = [12, 10], [3, 4]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastsal.compat.grad_cam._rendering import scaled
-from fastsal.explainers.activation.cam.base import ActivationMap, CamReading, ReshapeTransform
+from fastsal.explainers.cam.base import ActivationMap, CamReading, ReshapeTransform
 
 Targets = Sequence[Callable[..., Any]] | None
 FACTORS = (0.9, 1.0, 1.1)

@@ -14,7 +14,7 @@ from fastsal.compat.grad_cam._rendering import scaled
 from fastsal.compat.grad_cam.base_cam import BaseCAM, Targets, as_array
 from fastsal.compat.grad_cam.methods import GradCAM, GradCAMPlusPlus
 from fastsal.compat.grad_cam.utils.model_targets import FinerWeightedTarget
-from fastsal.explainers.activation.cam.base import ReshapeTransform
+from fastsal.explainers.cam.base import ReshapeTransform
 
 
 class _Rivals:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from fastsal import explainers
 from fastsal.compat.grad_cam._rendering import min_max, resized, scaled
 from fastsal.compat.grad_cam.base_cam import BaseCAM, Targets, as_array, read_targets
-from fastsal.explainers.activation.cam._principal import principal_projection
-from fastsal.explainers.activation.cam.base import ActivationMap, ReshapeTransform
+from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
+from fastsal.explainers.cam.principal import principal_projection
 
 LAYERS: dict[int, tuple[type[nn.Module], ...]] = {4: (nn.Conv2d, nn.BatchNorm2d), 5: (nn.Conv3d, nn.BatchNorm3d)}
 """Whose biases count, by the dimensions of the input."""

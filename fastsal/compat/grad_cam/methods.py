@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastsal import explainers
 from fastsal.compat.grad_cam.base_cam import BaseCAM
-from fastsal.explainers.activation.cam.base import ActivationMap, ReshapeTransform
+from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 
 
 class _Direct(BaseCAM):

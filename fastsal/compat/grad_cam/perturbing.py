@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastsal import explainers
 from fastsal.compat.grad_cam.ablation_layer import AblationLayer
 from fastsal.compat.grad_cam.base_cam import BaseCAM, Targets
-from fastsal.explainers.activation.cam.base import ActivationMap, ReshapeTransform
+from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 
 MASK_EPSILON = 1e-8
 FAR_BELOW = 1e7

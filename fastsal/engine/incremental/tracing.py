@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import TreeSpec, tree_flatten
 
-from fastsal.engine.forward import owners, run
+from fastsal.engine.run.forward import owners, run
 
 
 class NotTraceable(ValueError):

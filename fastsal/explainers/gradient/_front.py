@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine import FirstLayer, first_layer, host_may_wait
+from fastsal.engine.reading import FirstLayer, first_layer
+from fastsal.engine.run import host_may_wait
 
 LEAST_ROWS = 32
 """Of a path for which two passes of one example are little."""

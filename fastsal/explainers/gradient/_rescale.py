@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastsal.explainers.activation._relevance_functions import (
+from fastsal.explainers.functions import (
     ELEMENTWISE,
     MAX_POOLING,
     function_name,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine import ChunkTooLarge, evaluation
+from fastsal.engine.run import ChunkTooLarge, evaluation
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
     Baselines,
@@ -24,8 +24,8 @@ from fastsal.explainers.base import (
     tile,
     tile_target,
 )
-from fastsal.explainers.gradient._input_gradient import altered_copies, input_gradients
 from fastsal.explainers.gradient._rescale import RescaleMode
+from fastsal.explainers.input_gradient import altered_copies, input_gradients
 
 Custom = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine import Plan, evaluation, sweep
+from fastsal.engine.run import Plan, evaluation, sweep
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
     Inputs,

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine import Plan, evaluation, sweep
-from fastsal.explainers._random import generator
+from fastsal.engine.run import Plan, evaluation, sweep
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import (
     GradientAttribution,
@@ -25,8 +24,9 @@ from fastsal.explainers.base import (
     tile_target,
 )
 from fastsal.explainers.gradient._distribution import Draws, distribution_of
-from fastsal.explainers.gradient._input_gradient import altered_copies, input_gradients
 from fastsal.explainers.gradient.noise_tunnel import deviations_of
+from fastsal.explainers.input_gradient import altered_copies, input_gradients
+from fastsal.explainers.seeds import generator
 from fastsal.ops import noise
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastsal.engine import evaluation
+from fastsal.engine.run import evaluation
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import GradientAttribution, Inputs, Target, as_arguments, as_inputs, as_result
-from fastsal.explainers.gradient._input_gradient import input_gradients
+from fastsal.explainers.input_gradient import input_gradients
 
 
 class InputXGradient(GradientAttribution):

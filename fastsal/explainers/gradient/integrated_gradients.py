@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine import Plan, evaluation
-from fastsal.explainers._anytime import Anytime, Run, execute, limits_of, relative, scoring
+from fastsal.engine.run import Plan, evaluation
 from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.anytime import Anytime, Run, execute, limits_of, relative, scoring
 from fastsal.explainers.base import (
     Baselines,
     GradientAttribution,
@@ -27,9 +27,9 @@ from fastsal.explainers.base import (
     tile_target,
 )
 from fastsal.explainers.gradient._front import front_of
-from fastsal.explainers.gradient._input_gradient import altered_copies, input_gradients
 from fastsal.explainers.gradient._points import Doubled, Sums, Weighted
 from fastsal.explainers.gradient._quadrature import rule
+from fastsal.explainers.input_gradient import altered_copies, input_gradients
 from fastsal.ops import path
 
 

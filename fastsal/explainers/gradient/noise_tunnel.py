@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine import ChunkTooLarge, Plan
-from fastsal.explainers._anytime import Anytime, Run, execute, limits_of, relative
-from fastsal.explainers._random import generator, seeds_of
+from fastsal.engine.run import ChunkTooLarge, Plan
 from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.anytime import Anytime, Run, execute, limits_of, relative
 from fastsal.explainers.base import (
     Attribution,
     Inputs,
@@ -26,7 +25,8 @@ from fastsal.explainers.base import (
     tile_target,
 )
 from fastsal.explainers.gradient._distribution import Draws, distribution_of
-from fastsal.explainers.gradient._input_gradient import altered_copies
+from fastsal.explainers.input_gradient import altered_copies
+from fastsal.explainers.seeds import generator, seeds_of
 from fastsal.ops import noise
 
 TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fastsal.explainers._anytime import Anytime
 from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.anytime import Anytime
 from fastsal.explainers.base import GradientAttribution, Inputs, Target, as_inputs
 from fastsal.explainers.gradient.noise_tunnel import NoiseTunnel
 from fastsal.explainers.gradient.saliency import Saliency

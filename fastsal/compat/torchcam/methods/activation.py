@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fastsal import explainers
 from fastsal.compat.torchcam.methods.core import Classes, Extractor, Targets, Weighed, named, normalized_maps
-from fastsal.engine import resolve_layer
-from fastsal.explainers.activation.cam.base import ReshapeTransform
+from fastsal.engine.reading import resolve_layer
+from fastsal.explainers.cam.base import ReshapeTransform
 from fastsal.ops import cam
 
 logger = logging.getLogger(__name__)

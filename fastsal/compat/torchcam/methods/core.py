@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsal.engine import resolve_layer, scratch
-from fastsal.engine.layers import layers
-from fastsal.explainers.activation.cam.base import ActivationMap, CamReading, ReshapeTransform
+from fastsal.engine.reading import resolve_layer
+from fastsal.engine.reading.layers import layers
+from fastsal.engine.run import scratch
+from fastsal.explainers.cam.base import ActivationMap, CamReading, ReshapeTransform
 from fastsal.ops import cam
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,413 @@
+"""How a model is prepared: each step tried against the plain model, kept where it is right and where it pays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from fastsal.engine.prepare.folding import foldable
+from fastsal.engine.prepare.precision import TOLERANCES, checked_precision
+from fastsal.engine.prepare.prepared import Choice, Form, Prepared, Step, form_of, unprepared
+from fastsal.engine.prepare.replica import NotReplicable, replica
+from fastsal.engine.run.forward import evaluation, owner, run, scratch
+from fastsal.engine.run.plan import MOST_ROWS, free_bytes
+
+MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
+FIRST_ROWS = 8
+"""Rows per call at which memory formats are compared, where that is quick."""
+GAIN = 0.97
+"""Another batch size or memory format is taken where it needs less than this share of the time."""
+
+
+def prepare(
+    model: nn.Module,
+    inputs: Any,
+    additional_forward_args: Any = (),
+    *,
+    precision: str | None = None,
+    fold_batch_norm: bool = True,
+    memory_format: str = "auto",
+    compile: bool | str | None = None,
+    cuda_graphs: bool = False,
+    devices: Sequence[torch.device | str] | None = None,
+    probe_seconds: float = 3.0,
+) -> Prepared:
+    """A model made ready for many passes, to be explained in place of the plain one.
+
+    >>> fast = fastsal.prepare(model, images)
+    >>> fastsal.Occlusion(fast).attribute(images, (3, 16, 16), (3, 8, 8), target=labels)
+    >>> print(fastsal.Occlusion(fast).plan())
+
+    The user's model is not touched. Weights have no gradients of their own, batch norm that follows a convolution is
+    folded into it, and the memory format and the rows per call are those that were fastest here. What cannot be
+    prepared stays as it is; each step's outputs were compared with the plain model's on the inputs, and ``print()`` of
+    the result says what was done and why not.
+
+    Args:
+        model: module.
+        inputs: tensor [B, ...] or tuple of them, as it will be explained.
+        additional_forward_args: further arguments of the model.
+        precision: None (the model's own), ``float32``, ``tf32``, ``bfloat16`` or ``float16``. Lower ones change maps:
+            see the README for how much. The last linear layer keeps the model's dtype, since maps are made of small
+            differences of its outputs.
+        fold_batch_norm: fold, where torch.fx can follow the model.
+        memory_format: of weights and images: ``channels_last``, ``contiguous``, or ``auto``, the faster one.
+        compile: use ``torch.compile``, with its default mode or the one named; None does where the model comes from it.
+        cuda_graphs: replay each call as a CUDA graph (``torch.compile``'s mode ``reduce-overhead``).
+        devices: split the rows of each call over these, the first being the model's.
+        probe_seconds: how long the measuring may take, beyond the first measurement; 0 measures nothing and leaves
+            contiguous and the default batch.
+
+    Raises:
+        TypeError: for a model that is no torch.nn.Module.
+        ValueError: for options outside of the above.
+    """
+    model = unprepared(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: {type(model).__name__} is not a torch.nn.Module; prepare the module that it calls")
+    checked_precision(precision)
+    if memory_format not in MEMORY_FORMATS:
+        raise ValueError(f"memory_format: {memory_format!r} is not one of {', '.join(MEMORY_FORMATS)}")
+    if not probe_seconds >= 0:
+        raise ValueError(f"probe_seconds: {probe_seconds} is below 0; 0 measures nothing")
+    values = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
+    arguments = tuple(map(scratch, (*values, *extra)))
+    if not isinstance(arguments[0], Tensor) or arguments[0].dim() == 0 or arguments[0].shape[0] == 0:
+        raise ValueError("inputs: the first must be a tensor [B, ...] with at least one example")
+    plain = owner(model) or model
+    preparation = _Preparation(plain, arguments)
+    if compile is None:
+        compile = plain is not model
+    split = [torch.device(each) for each in devices or ()]
+    if split:
+        preparation.check_devices(split)
+    with evaluation(model), torch.no_grad():
+        if preparation.repeats_itself():
+            preparation.replicate()
+        if preparation.ready:
+            preparation.set_precision(precision)
+            preparation.fold(fold_batch_norm)
+            preparation.set_format(memory_format, probe_seconds)
+            preparation.compile("reduce-overhead" if cuda_graphs else compile)
+            preparation.split(split)
+            preparation.find_rows(probe_seconds)
+        return preparation.result()
+
+
+class _Preparation:
+    """A choice that grows step by step."""
+
+    def __init__(self, model: nn.Module, arguments: tuple[Any, ...]) -> None:
+        self.model, self.arguments = model, arguments
+        self.form: Form = form_of(arguments)
+        self.choice, self.steps = Choice(), list[Step]()
+        self.rows: int | None = None
+        self.ready = False
+        self.output: Any = None
+        first = next((p for p in model.parameters() if p.is_floating_point()), None)
+        self.device = arguments[0].device if first is None else first.device
+        self.tolerance = TOLERANCES[None]
+
+    def say(self, name: str, done: bool, detail: str) -> None:
+        self.steps.append(Step(name, done, detail))
+
+    def repeats_itself(self) -> bool:
+        """Whether a second call gives the same; nothing can be compared with a model that is random."""
+        self.output = run(self.model, self._copies())
+        if difference(run(self.model, self._copies()), self.output) <= TOLERANCES[None]:
+            return True
+        self.say("model", False, "as it is: its output differs from call to call, so nothing can be checked against it")
+        return False
+
+    def _copies(self) -> tuple[Any, ...]:
+        return tuple(map(scratch, self.arguments))
+
+    def replicate(self) -> None:
+        try:
+            failed = self._fails(self.choice)
+        except NotReplicable as error:
+            failed = str(error)
+        self.ready = failed is None
+        if failed is not None:
+            self.say("model", False, f"as it is: {failed}")
+        else:
+            self.say("model", True, "a replica without gradients of its weights, in evaluation mode")
+
+    def _fails(self, choice: Choice, arguments: tuple[Any, ...] | None = None, expected: Any = None) -> str | None:
+        """Why a choice is not right, if it is not."""
+        try:
+            found = run(self._made(choice), self._copies() if arguments is None else arguments)
+        except NotReplicable:
+            raise
+        except Exception as error:
+            message = str(error).strip().split("\n", 1)[0]
+            return f"{type(error).__name__}: {message}"
+        apart = difference(found, self.output if arguments is None else expected)
+        if apart <= self.tolerance:
+            return None
+        return f"outputs were off by {apart:.1e} of their spread, with {self.tolerance:.0e} allowed"
+
+    def _made(self, choice: Choice) -> Prepared:
+        return Prepared(self.model, choice, self.form)
+
+    def set_precision(self, precision: str | None) -> None:
+        if precision is None:
+            return
+        self.tolerance = TOLERANCES[precision]
+        if precision == "tf32" and self.device.type != "cuda":
+            self.say("precision", False, f"tf32 is a GPU's, the model is on {self.device}: its own")
+            return
+        wanted = self.choice._replace(precision=precision)
+        if precision in ("bfloat16", "float16"):
+            wanted = wanted._replace(exact_layer=self._last_layer())
+            failed = self._fails(wanted)
+            if failed is not None:
+                wanted = wanted._replace(exact_layer=None, autocast=True)
+                failed = self._fails(wanted)
+        else:
+            failed = self._fails(wanted)
+        if failed is not None:
+            self.tolerance = TOLERANCES[None]
+            self.say("precision", False, f"{precision} not used: {failed}")
+            return
+        self.choice = wanted
+        how = "by autocast" if wanted.autocast else ""
+        if wanted.exact_layer is not None:
+            how = f"{wanted.exact_layer} in the model's own"
+        self.say("precision", True, f"{precision}{', ' + how if how else ''}")
+
+    def _last_layer(self) -> str | None:
+        """The linear layer that runs last, once, and shares its weights with none."""
+        linear = [(part, name) for name, part in self.model.named_modules() if isinstance(part, nn.Linear)]
+        names: dict[nn.Module, str] = dict(linear)
+        seen: list[nn.Module] = []
+        hooks = [part.register_forward_hook(lambda part, _args, _out: seen.append(part)) for part in names]
+        try:
+            run(self.model, self._copies())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not seen or seen.count(seen[-1]) != 1:
+            return None
+        return names[seen[-1]]
+
+    def fold(self, wanted: bool) -> None:
+        name = "batch norm"
+        if not wanted:
+            self.say(name, False, "not folded, as asked")
+            return
+        norms = sum(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules())
+        if not norms:
+            self.say(name, False, "none in the model")
+            return
+        try:
+            pairs = foldable(replica(self.model)[0], self.arguments)
+        except Exception as error:  # whatever a model's own code makes of symbols
+            reason = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+            self.say(name, False, f"not folded, torch.fx cannot follow the model: {reason}")
+            return
+        choice = self.choice._replace(pairs=tuple(pairs))
+        failed = self._fails(choice) if pairs else "none follows a convolution that nothing else reads"
+        if failed is not None:
+            self.say(name, False, f"not folded: {failed}")
+            return
+        self.choice = choice
+        self.say(name, True, f"{len(pairs)} of {norms} folded into convolutions")
+
+    def set_format(self, wanted: str, probe_seconds: float) -> None:
+        name = "memory format"
+        weights = [p for p in self.model.parameters() if p.dim() == 4]
+        if wanted == "contiguous" or not weights:
+            self.say(name, False, "contiguous, as asked" if weights else "contiguous: no weight has four dimensions")
+            return
+        if wanted == "auto" and probe_seconds <= 0:
+            self.say(name, False, "contiguous, as nothing was to be measured")
+            return
+        choice = self.choice._replace(channels_last=True)
+        failed = self._fails(choice)
+        if failed is not None:
+            self.say(name, False, f"contiguous: {failed}")
+            return
+        detail = "channels_last, as asked"
+        if wanted == "auto":
+            rows = self._comparable(probe_seconds)
+            before, after = self._compared([self.choice, choice], rows)
+            measured = f"{1e3 * after:.2f} ms a row against {1e3 * before:.2f} at {rows} rows"
+            if after > GAIN * before:
+                self.say(name, False, f"contiguous: channels_last took {measured}")
+                return
+            detail = f"channels_last: {measured}"
+        self.choice = choice
+        self.say(name, True, detail)
+
+    def compile(self, wanted: bool | str) -> None:
+        if not wanted:
+            return
+        mode = "default" if wanted is True else str(wanted)
+        name = "cuda graphs" if mode == "reduce-overhead" else "compile"
+        if name == "cuda graphs" and self.device.type != "cuda":
+            self.say(name, False, f"not used: the model is on {self.device}")
+            return
+        choice = self.choice._replace(compiled=mode)
+        failed = self._fails(choice)
+        if failed is None:
+            self.choice = choice
+        self.say(name, failed is None, f"torch.compile, mode {mode}" if failed is None else f"not used: {failed}")
+
+    def check_devices(self, devices: list[torch.device]) -> None:
+        same = devices[0].type == self.device.type and devices[0].index in (None, self.device.index)
+        if not same:
+            raise ValueError(f"devices: the first is {devices[0]}, but the model is on {self.device}; begin with that")
+
+    def split(self, devices: list[torch.device]) -> None:
+        if len(devices) < 2:
+            return
+        rows = len(devices) * self.arguments[0].shape[0]
+        expected = run(self.model, self._repeated(rows))
+        if any(
+            isinstance(leaf, Tensor) and (leaf.dim() == 0 or leaf.shape[0] != rows) for leaf in tree_leaves(expected)
+        ):
+            self.say("devices", False, "not split: the output has no row for each example")
+            return
+        by_row = tuple(map(self._by_row, self.arguments))
+        choice = self.choice._replace(devices=tuple(devices), by_row=by_row)
+        failed = self._fails(choice, self._repeated(rows), expected)
+        if failed is None:
+            self.choice = choice
+        names = ", ".join(map(str, devices))
+        self.say("devices", failed is None, f"rows split over {names}" if failed is None else f"not split: {failed}")
+
+    def find_rows(self, probe_seconds: float) -> None:
+        """Rows per call: twice as many, or half, as long as that is faster and the time lasts."""
+        if self._rows_depend_on_each_other():
+            self.rows = 1
+            self.say("rows per call", True, "1: the rows of a batch depend on each other")
+            return
+        if probe_seconds <= 0:
+            return
+        work = self._made(self.choice)
+        ends = time.perf_counter() + probe_seconds
+        most = MOST_ROWS * max(1, len(self.choice.devices))
+        found: dict[int, float] = {}
+
+        def measure(rows: int) -> bool:
+            """Whether a number of rows was measured and is the fastest yet."""
+            if rows < 1 or rows > most or not self._fits(rows):
+                return False
+            if found and 2 * rows * min(found.values()) > 2 * (ends - time.perf_counter()):
+                return False
+            try:
+                self._seconds(work, rows)
+                seconds = self._seconds(work, rows)
+            except (torch.OutOfMemoryError, MemoryError):
+                return False
+            faster = not found or seconds < GAIN * min(found.values())
+            found[rows] = seconds
+            return faster
+
+        start = FIRST_ROWS * max(1, len(self.choice.devices))
+        measure(start)
+        rows = start
+        while time.perf_counter() < ends and measure(2 * rows):
+            rows *= 2
+        if rows == start:
+            while time.perf_counter() < ends and measure(rows // 2):
+                rows //= 2
+        if not found:
+            return
+        self.rows = rows
+        told = ", ".join(f"{count}: {1e3 * found[count]:.2f}" for count in sorted(found))
+        self.say("rows per call", True, f"{rows} (ms a row at {told})")
+
+    def _fits(self, rows: int) -> bool:
+        """Whether so many rows could fit, generously counted: the measurement is not to bring the machine down."""
+        row = self.arguments[0][:1]
+        return bool(128 * rows * row.numel() * row.element_size() < free_bytes(self.device))
+
+    def _rows_depend_on_each_other(self) -> bool:
+        count = self.arguments[0].shape[0]
+        first = self._repeated(2 * count)
+        for value in first:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and value.shape[0] == 2 * count:
+                value[count:] = 0
+        found = [leaf for leaf in tree_leaves(run(self._made(self.choice), first)) if isinstance(leaf, Tensor)]
+        if any(leaf.dim() == 0 or leaf.shape[0] != 2 * count for leaf in found):
+            return True
+        return difference([leaf[:count] for leaf in found], self.output) > self.tolerance
+
+    def _repeated(self, rows: int) -> tuple[Any, ...]:
+        """The arguments with as many rows."""
+        count = self.arguments[0].shape[0]
+
+        def repeat(value: Any) -> Any:
+            if not self._by_row(value):
+                return scratch(value)
+            return value.repeat(-(-rows // count), *[1] * (value.dim() - 1))[:rows].clone()
+
+        return tuple(repeat(value) for value in self.arguments)
+
+    def _by_row(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == self.arguments[0].shape[0]
+
+    def _comparable(self, probe_seconds: float) -> int:
+        """Rows at which two choices can be measured in the time, at least two."""
+        work = self._made(self.choice)
+        row = min(self._seconds(work, 1) for _ in range(2))
+        return max(2, min(FIRST_ROWS, int(probe_seconds / (6 * row))))
+
+    def _compared(self, choices: list[Choice], rows: int) -> list[float]:
+        """Seconds a row of each choice, measured in turn."""
+        works = [self._made(choice) for choice in choices]
+        for work in works:
+            self._seconds(work, rows)  # the first call of a shape chooses algorithms
+        best = [float("inf")] * len(choices)
+        for _ in range(2):
+            for index, work in enumerate(works):
+                best[index] = min(best[index], self._seconds(work, rows))
+        return best
+
+    def _seconds(self, work: Callable[..., Any], rows: int) -> float:
+        batch = self._repeated(rows)
+        self._wait()
+        began = time.perf_counter()
+        run(work, batch)
+        self._wait()
+        return (time.perf_counter() - began) / rows
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def result(self) -> Prepared:
+        prepared = Prepared(self.model, self.choice if self.ready else None, self.form, self.steps)
+        prepared.rows = self.rows
+        return prepared
+
+
+def difference(found: Any, expected: Any) -> float:
+    """The largest difference of outputs as a share of the expected ones' spread; infinite for other forms.
+
+    The spread is the largest magnitude or, where that is larger, the largest less the smallest.
+    """
+    got, want = tree_leaves(found), tree_leaves(expected)
+    if len(got) != len(want):
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(got, want, strict=True):
+        if not isinstance(b, Tensor) or not b.is_floating_point() or b.numel() == 0:
+            continue
+        if not isinstance(a, Tensor) or a.shape != b.shape:
+            return float("inf")
+        a, b = a.to(b.device, torch.float64), b.to(torch.float64)
+        if not torch.equal(a.isnan(), b.isnan()):
+            return float("inf")
+        a, b = a.nan_to_num(), b.nan_to_num()
+        spread = max(float(b.abs().max()), float(b.max() - b.min()))
+        worst = max(worst, float((a - b).abs().max()) / spread if spread else float((a - b).abs().max()))
+    return worst

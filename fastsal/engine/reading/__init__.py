@@ -1,0 +1,24 @@
+"""Values at layers: which layers there are, where their positions are, one pass that is read or altered on the way."""
+
+from fastsal.engine.reading.first_layer import FirstLayer, first_layer
+from fastsal.engine.reading.grid import Grid, grid_of
+from fastsal.engine.reading.layers import Layer, default_layer, layers, resolve_layer
+from fastsal.engine.reading.reading import UNRELATED, Reading, read, replaced
+from fastsal.engine.reading.tail import Tail, begins_with
+
+__all__ = [
+    "UNRELATED",
+    "FirstLayer",
+    "Grid",
+    "Layer",
+    "Reading",
+    "Tail",
+    "begins_with",
+    "default_layer",
+    "first_layer",
+    "grid_of",
+    "layers",
+    "read",
+    "replaced",
+    "resolve_layer",
+]

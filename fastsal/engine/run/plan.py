@@ -1,0 +1,123 @@
+"""How many rows the model gets at once: from free memory and from what the batches so far took, at no extra pass."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastsal.engine.run.forward import owners
+from fastsal.engine.run.managed import Managed
+
+CPU_ROWS = 8
+CPU_BYTES = 2**22
+"""A CPU gains nothing from more rows than the first (or than it has threads), unless they are so small that they stay
+below the second: above, activations leave the cache, and each batch pays for fresh pages."""
+MOST_ROWS = 256
+"""Above this the model's kernels are full on today's GPUs."""
+MULTIPLE = 8
+"""Noise is drawn for so many samples at once."""
+BUDGET = 0.5
+"""Share of the free memory that a sweep may take."""
+ROW_FACTOR = 64
+"""First guess of what a row costs, in sizes of its input; activations of usual networks stay below it."""
+
+
+_fixed_size: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastsal chunk size", default=None)
+
+
+@contextlib.contextmanager
+def chunks_of(items: int) -> Iterator[None]:
+    """Sweeps inside run chunks of so many items, whatever memory there is: what traces them sees no memory."""
+    token = _fixed_size.set(items)
+    try:
+        yield
+    finally:
+        _fixed_size.reset(token)
+
+
+class Plan:
+    """Chunk sizes for a sweep of ``total`` items, each of ``rows_per_item`` rows of ``row_bytes`` bytes.
+
+    A batch size given by the caller is in items and is honoured until memory runs out. Otherwise ``forward_func`` is
+    asked for the rows per call that were measured to be the fastest, where it is prepared.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        rows_per_item: int,
+        row_bytes: int,
+        device: torch.device,
+        batch_size: int | None = None,
+        forward_func: Callable[..., Any] | None = None,
+    ) -> None:
+        self.device = device
+        batch_size = _fixed_size.get() or batch_size
+        self._rows_per_item = max(rows_per_item, 1)
+        self._fixed = batch_size is not None
+        self._reserved = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+        if batch_size is not None:
+            self.size = batch_size
+            return
+        row_bytes = max(row_bytes, 1)
+        measured = None if forward_func is None else preferred_rows(forward_func)
+        if measured is not None:
+            most = measured
+        elif device.type == "cuda":
+            most = MOST_ROWS
+        else:
+            most = min(MOST_ROWS, max(CPU_ROWS, torch.get_num_threads(), CPU_BYTES // row_bytes))
+        rows = min(most, int(BUDGET * free_bytes(device) / (ROW_FACTOR * row_bytes)))
+        self._most = max(1, most // self._rows_per_item)
+        size = min(rows // self._rows_per_item, self._most)
+        if size > MULTIPLE:
+            size -= size % MULTIPLE
+        self.size = max(1, min(size, total))
+
+    def succeeded(self, count: int) -> None:
+        """A chunk of ``count`` items ran: on a GPU, grow into what it left free."""
+        if self._fixed or self.device.type != "cuda" or count < self.size or self.size >= self._most:
+            return
+        taken = max(torch.cuda.memory_reserved(self.device) - self._reserved, 1)
+        room = BUDGET * (free_bytes(self.device) + taken)
+        if 2 * taken < room:
+            self.size = min(2 * self.size, self._most)
+
+    def out_of_memory(self, count: int) -> bool:
+        """A chunk of ``count`` items did not fit: halve. False when one item alone did not."""
+        if count <= 1:
+            return False
+        self.size = count // 2
+        self._fixed = True
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return True
+
+
+def preferred_rows(forward_func: Callable[..., Any]) -> int | None:
+    """Rows per call with the most throughput, of a prepared model."""
+    return next((module.rows for module in owners(forward_func) if isinstance(module, Managed)), None)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device, PyTorch's own unused cache included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        # What a process can still have: the free pages that sysconf counts leave out what the system merely caches.
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**32

@@ -1,0 +1,153 @@
+"""Sweep: generate a batch of altered inputs, score it with the model, fold the scores into the map; repeat."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import re
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from fastsal.engine.run.plan import Plan
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
+"""What allocators say that raise no class of their own: the CPU's (by system), MPS, cuBLAS and cuDNN."""
+
+
+class Swept(NamedTuple):
+    """What a sweep did.
+
+    Attributes:
+        description: the method's name.
+        total: items (masks, windows, steps).
+        sizes: items of each chunk, in order.
+        retried: chunks that did not fit and were halved.
+        seconds: wall-clock; on a GPU, until the last chunk was issued.
+    """
+
+    description: str
+    total: int
+    sizes: tuple[int, ...]
+    retried: int
+    seconds: float
+
+    def __str__(self) -> str:
+        halved = f", {self.retried} halved for want of memory" if self.retried else ""
+        most = max(self.sizes, default=0)
+        return (
+            f"{self.description}: {self.total} in {len(self.sizes)} model calls of at most {most}{halved}, "
+            f"{self.seconds:.3f} s"
+        )
+
+
+_observers: contextvars.ContextVar[list[Swept] | None] = contextvars.ContextVar("fastsal sweeps", default=None)
+
+
+@contextlib.contextmanager
+def observed() -> Iterator[list[Swept]]:
+    """What the sweeps inside did; one of another ``observed()`` inside is that one's."""
+    found: list[Swept] = []
+    token = _observers.set(found)
+    try:
+        yield found
+    finally:
+        _observers.reset(token)
+
+
+def note(swept: Swept) -> None:
+    """Tell whoever observes of sweeps that count as one."""
+    observer = _observers.get()
+    if observer is not None:
+        observer.append(swept)
+
+
+class ChunkTooLarge(RuntimeError):
+    """Raised inside a step that can only run with fewer items: the chunk is halved and done again."""
+
+
+def _is_too_large(error: BaseException) -> bool:
+    return isinstance(error, (ChunkTooLarge, torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    )
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
+    """(True, result), or (False, message) when memory ran out or the step asked for less.
+
+    A function of its own, so that the failed attempt's tensors are not kept alive by the handler's frame.
+    """
+    try:
+        return True, work()
+    except (MemoryError, RuntimeError) as error:
+        if not _is_too_large(error):
+            raise
+        # Whoever holds the error would hold the frames, and with them the batch that did not fit.
+        return False, str(error.with_traceback(None))
+
+
+def sweep(
+    total: int,
+    step: Callable[[int, int], Callable[[], None]],
+    plan: Plan,
+    *,
+    show_progress: bool = False,
+    description: str = "",
+) -> None:
+    """Run items 0 .. total in chunks; arguments and errors as of :func:`chunks`."""
+    for _ in chunks(total, step, plan, show_progress=show_progress, description=description):
+        pass
+
+
+def chunks(
+    total: int,
+    step: Callable[[int, int], Callable[[], None]],
+    plan: Plan,
+    *,
+    show_progress: bool = False,
+    description: str = "",
+) -> Generator[int, None, None]:
+    """Run items 0 .. total in chunks; after each, yield how many are done. Close the generator to end early.
+
+    Args:
+        total: number of items (masks, windows, steps).
+        step: ``step(start, stop)`` generates, scores and folds one chunk and returns what commits the result; it must
+            change nothing before that. When memory runs out inside it, the chunk is halved and done again, so that
+            nothing is lost and nothing counts twice.
+        plan: chunk sizes.
+        show_progress: show a bar on standard error.
+        description: of the bar.
+
+    Raises:
+        torch.OutOfMemoryError: when a single item does not fit.
+    """
+    bar = None
+    if show_progress:
+        from tqdm.auto import tqdm
+
+        bar = tqdm(total=total, desc=description, leave=False)
+    start, retried = 0, 0
+    sizes: list[int] = []
+    began = time.perf_counter()
+    try:
+        while start < total:
+            stop = min(start + plan.size, total)
+            done, outcome = _attempt(lambda start=start, stop=stop: step(start, stop))  # type: ignore[misc]
+            if not done:
+                if not plan.out_of_memory(stop - start):
+                    raise torch.OutOfMemoryError(f"one item of the sweep does not fit in memory: {outcome}")
+                retried += 1
+                continue
+            outcome()
+            plan.succeeded(stop - start)
+            sizes.append(stop - start)
+            if bar is not None:
+                bar.update(stop - start)
+            start = stop
+            yield start
+    finally:
+        if bar is not None:
+            bar.close()
+        note(Swept(description, start, tuple(sizes), retried, time.perf_counter() - began))

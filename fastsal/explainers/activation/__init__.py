@@ -1,1 +1,0 @@
-"""Explainers that read activations, or send them back to the input."""

@@ -1,0 +1,225 @@
+"""Sweeps that end early: at a tolerance, at a deadline, or when whoever watches has seen enough."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import inspect
+import math
+import numbers
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastsal.engine.run import Plan, chunks, evaluation, sweep
+
+GROUPS = 16
+"""Of samples, whose spread tells the standard error within a fifth or so."""
+ESTIMATING = ("tolerance", "deadline", "refine", "return_standard_error")
+"""Options of ``attribute`` that make it return more than maps."""
+RECENT = 8
+MARGIN = 1.3
+"""A chunk or an estimate is expected to take at most so much longer than the slowest of the recent ones."""
+
+
+class Estimate(NamedTuple):
+    """A map made from a part of the samples, and how far it may be off.
+
+    Attributes:
+        attribution: as ``attribute`` returns it.
+        error: in the same form and shapes: the standard error of each element, infinite where there are too few samples
+            to tell. Of Integrated Gradients it is what the last doubling of its points changed.
+        relative_error: root mean square of ``error`` by the standard deviation of ``attribution`` over its elements
+            (a constant cannot change what is more important than what), of the worst example. Integrated Gradients:
+            by the root mean square instead, and not below the completeness gap as a share of sum(|attribution|).
+        samples: masks, draws, coalitions, orders or points so far.
+        seconds: since the call.
+    """
+
+    attribution: Any
+    error: Any
+    relative_error: float
+    samples: int
+    seconds: float
+
+
+class Limits(NamedTuple):
+    """When to stop. Made at the beginning of ``attribute``.
+
+    Attributes:
+        tolerance: the relative error that is good enough.
+        deadline: seconds, from the beginning of the call to its return.
+        began: when that was.
+        estimating: whether an :class:`Estimate` is asked for, in place of the map from all samples.
+    """
+
+    tolerance: float | None
+    deadline: float | None
+    began: float
+    estimating: bool
+
+
+class Run(NamedTuple):
+    """A sweep as an explainer describes it.
+
+    Attributes:
+        total, step, plan, description, show_progress: of the sweep.
+        context: around the model's calls.
+        finish: the result of all items.
+        estimate: (attribution, error, relative error, samples) of the items so far; None while they are too few.
+        limit: how a message names the argument that bounds the items.
+    """
+
+    total: int
+    step: Callable[[int, int], Callable[[], None]]
+    plan: Plan
+    description: str
+    show_progress: bool
+    context: Callable[[], contextlib.AbstractContextManager[Any]]
+    finish: Callable[[], Any]
+    estimate: Callable[[int], tuple[Any, Any, float, int] | None]
+    limit: str
+
+
+_deferred: contextvars.ContextVar[bool] = contextvars.ContextVar("fastsal improve", default=False)
+
+
+def limits_of(tolerance: Any, deadline: Any) -> Limits:
+    """
+    Raises:
+        TypeError, ValueError: for what is neither None nor a number above 0.
+    """
+    for name, value in (("tolerance", tolerance), ("deadline", deadline)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{name}: {value!r} is not a number")
+        if not float(value) > 0:
+            raise ValueError(f"{name}: {value} is not above 0")
+    estimating = tolerance is not None or deadline is not None or _deferred.get()
+    return Limits(tolerance, deadline, time.perf_counter(), estimating)
+
+
+def execute(run: Run, limits: Limits) -> Any:
+    """The result of a run: of all its items, an :class:`Estimate` within limits, or what :func:`improving` runs."""
+    if _deferred.get():
+        return _Deferred(run, limits)
+    if not limits.estimating:
+        with run.context():
+            sweep(run.total, run.step, run.plan, show_progress=run.show_progress, description=run.description)
+            return run.finish()
+    estimates = list(_within(run, limits, every=False))
+    if not estimates:
+        raise ValueError(f"{run.limit}: too few for an estimate")
+    best = estimates[-1]
+    if limits.tolerance is not None and limits.deadline is None and best.relative_error > limits.tolerance:
+        warnings.warn(
+            f"tolerance: {limits.tolerance} is not reached with {run.limit} (relative error "
+            f"{best.relative_error:.3g}); allow more",
+            stacklevel=4,
+        )
+    return best
+
+
+@contextlib.contextmanager
+def scoring(forward_func: Callable[..., Any]) -> Iterator[None]:
+    """The model in evaluation mode, without gradients."""
+    with evaluation(forward_func), torch.no_grad():
+        yield
+
+
+class _Deferred(NamedTuple):
+    run: Run
+    limits: Limits
+
+
+def improving(attribute: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Estimate]:
+    """Estimates after every chunk of what ``attribute`` would run."""
+    if "tolerance" not in inspect.signature(attribute).parameters:
+        raise TypeError(f"improve: {attribute.__qualname__} is exact, with nothing to improve on")
+    token = _deferred.set(True)
+    try:
+        found = attribute(*args, **kwargs)
+    finally:
+        _deferred.reset(token)
+    return _within(found.run, found.limits._replace(began=time.perf_counter()), every=True)
+
+
+def _within(run: Run, limits: Limits, *, every: bool) -> Iterator[Estimate]:
+    """Estimates until a limit: one after every chunk, or else a few, and the last."""
+    recent: list[float] = []
+    cost, measured, last = 0.0, 0, None
+    growth = 1.25 if limits.tolerance is not None else 2.0
+    device = run.plan.device
+    running = chunks(run.total, run.step, run.plan, show_progress=run.show_progress, description=run.description)
+
+    def estimated(done: int) -> Estimate | None:
+        nonlocal cost, measured
+        before = time.perf_counter()
+        found = run.estimate(done)
+        _wait(device)
+        cost, measured = time.perf_counter() - before, done
+        return None if found is None else Estimate(*found, time.perf_counter() - limits.began)
+
+    with contextlib.closing(running):
+        before, done = time.perf_counter(), 0
+        while done < run.total:
+            with run.context():
+                done = next(running)
+                _wait(device)
+                now = time.perf_counter()
+                recent = [*recent[1 - RECENT :], now - before]
+                due = every or done == run.total or done >= growth * measured
+                late = False
+                if limits.deadline is not None:
+                    # An estimate may take time in proportion to what it is made of; it is measured at every doubling.
+                    expected = MARGIN * (max(recent) + cost * (done / measured if measured else 1.0))
+                    left = limits.began + limits.deadline - now
+                    late = left < expected
+                    due = due or late
+                if due or last is None:
+                    last = estimated(done)
+                    late = late or (
+                        limits.deadline is not None
+                        and last is not None
+                        and limits.began + limits.deadline - time.perf_counter() < MARGIN * (max(recent) + cost)
+                    )
+                enough = last is not None and limits.tolerance is not None and last.relative_error <= limits.tolerance
+            if last is not None and due:
+                yield last
+            if enough or (late and last is not None):
+                return
+            before = time.perf_counter()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def relative(maps: tuple[Tensor, ...], errors: tuple[Tensor, ...], *, centred: bool = True) -> float:
+    """Of the worst entry of dimension 0: root mean square of the errors by the maps' standard deviation, or their root
+    mean square where they are not centred. 0 by 0 is 0."""
+    flat = torch.cat([each.to(torch.float64).flatten(1) for each in maps], 1)
+    error = torch.cat([each.to(torch.float64).flatten(1) for each in errors], 1).square().mean(1)
+    if centred:
+        flat = flat - flat.mean(1, keepdim=True)
+    ratio = (error / flat.square().mean(1)).where(error > 0, 0.0 * error)
+    worst = float(ratio.max().sqrt())
+    return worst if not math.isnan(worst) else math.inf
+
+
+class Anytime:
+    """Adds :meth:`improve` to an explainer whose ``attribute`` takes ``tolerance`` and ``deadline``."""
+
+    def improve(self, *args: Any, **kwargs: Any) -> Iterator[Estimate]:
+        """Ever better maps, an :class:`Estimate` after each model call; arguments as of ``attribute``.
+
+        The model is as it was whenever the caller has the turn. ``tolerance`` and ``deadline`` end it early.
+        """
+        attribute: Callable[..., Any] = self.attribute  # type: ignore[attr-defined]
+        return improving(attribute, args, kwargs)

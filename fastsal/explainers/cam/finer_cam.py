@@ -1,0 +1,48 @@
+"""Finer-CAM: what sets a class apart from those that look like it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastsal.explainers.base import Target, at_least_one, one_score_each
+from fastsal.explainers.cam.base import ReshapeTransform
+from fastsal.explainers.cam.grad_cam import GradCAM
+from fastsal.explainers.targets import main_output
+
+
+class FinerCAM(GradCAM):
+    """Zhang et al., "Finer-CAM" (CVPR 2025), equation 4: Grad-CAM of the score less its rivals' mean.
+
+    The rivals are the classes whose scores are nearest to the target's. Costs what Grad-CAM does.
+
+    Args:
+        model, layer, reshape_transform: as of :class:`fastsal.GradCAM`; the output is [B, K].
+        alpha: share of the rivals that is taken off; 0 is Grad-CAM.
+        rivals: how many.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
+        *,
+        reshape_transform: ReshapeTransform | None = None,
+        alpha: float = 1.0,
+        rivals: int = 3,
+    ) -> None:
+        super().__init__(model, layer, reshape_transform=reshape_transform)
+        self.alpha, self.rivals = alpha, at_least_one("rivals", rivals)
+
+    def scores(self, output: Any, target: Target, examples: int) -> Tensor:
+        logits = main_output(output)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] <= self.rivals:
+            raise ValueError(f"rivals: {self.rivals} need an output [B, K] with more classes")
+        score = one_score_each(output, target, examples)
+        distance = (logits - score[:, None]).detach().abs()
+        if bool((distance.amin(1) > 0).any()):
+            raise ValueError("target: FinerCAM compares the scores of classes; pass the index of one")
+        nearest = distance.argsort(dim=1, stable=True)[:, 1 : self.rivals + 1]
+        return score - self.alpha * logits.gather(1, nearest).mean(1)

@@ -1,0 +1,31 @@
+"""Grad-CAM++: positive gradients, weighed by how much each position counts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastsal.explainers.cam.base import ActivationMap
+from fastsal.ops import accumulation_dtype
+
+EPSILON = 1e-6
+
+
+class GradCAMPlusPlus(ActivationMap):
+    """Chattopadhay et al., "Grad-CAM++" (WACV 2018), equations 11 and 19, for the score exp(S).
+
+    alpha = G^2 / (2 G^2 + sum(A) G^3), w_c = sum of alpha relu(G). Costs what Grad-CAM does.
+    """
+
+    def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        dtype = accumulation_dtype(activations.dtype)
+        g = gradients.to(dtype)
+        return plus_plus_weights(activations, g.relu(), g**2, g**3)
+
+
+def plus_plus_weights(activations: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Channel weights [N, C, 1, ...] from relu of the first derivative, and from the second and third."""
+    spatial = tuple(range(2, activations.dim()))
+    total = activations.to(second.dtype).sum(spatial, keepdim=True)
+    denominator = 2 * second + total * third + EPSILON
+    alpha = (second / denominator).where(second != 0, 0)
+    return (alpha * first).sum(spatial, keepdim=True)

@@ -1,0 +1,48 @@
+"""Deconvolution: activations sent back through ReLUs that rectify the signal on its way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.base import Inputs, Target
+from fastsal.explainers.gradient._relu_rule import ModifiedRelu
+
+
+class Deconvolution(ModifiedRelu):
+    """relu(gradient) at every ReLU, whether it was active or not: Zeiler, Fergus, "Visualizing and Understanding
+    Convolutional Networks" (ECCV 2014), section 2.1.
+
+    Every ReLU counts, module or function. Costs one forward and one backward pass.
+    """
+
+    @staticmethod
+    def rule(gradient: Tensor, result: Tensor) -> Tensor:
+        """The gradient that a ReLU with this result passes on."""
+        return gradient.clamp_min(0)
+
+    @attribute_method
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        *,
+        abs: bool = False,
+        create_graph: bool = False,
+    ) -> Any:
+        """Attribution in the form, shapes and dtypes of the inputs.
+
+        Args:
+            inputs: tensor [B, ...] or tuple of them, floating point.
+            target: which output to explain, one for all or one per example.
+            additional_forward_args: further arguments of the model.
+            abs: the absolute value.
+            create_graph: keep the graph, so that the attribution can be trained through.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above.
+        """
+        return self._attribute(inputs, target, additional_forward_args, abs, create_graph)

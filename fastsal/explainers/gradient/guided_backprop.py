@@ -1,0 +1,50 @@
+"""Guided Backprop: the gradient, with negative gradients stopped at every ReLU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.base import Inputs, Target
+from fastsal.explainers.gradient._relu_rule import ModifiedRelu
+
+
+class GuidedBackprop(ModifiedRelu):
+    """relu(gradient) where the ReLU was active: Springenberg, Dosovitskiy, Brox, Riedmiller, "Striving for Simplicity:
+    The All Convolutional Net" (ICLR 2015 workshop), section 3.4.
+
+    Every ReLU counts, module or function. Costs one forward and one backward pass.
+    """
+
+    @staticmethod
+    def rule(gradient: Tensor, result: Tensor) -> Tensor:
+        """The gradient that a ReLU with this result passes on."""
+        passed: Tensor = torch.ops.aten.threshold_backward(gradient.clamp_min(0), result, 0)
+        return passed
+
+    @attribute_method
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        *,
+        abs: bool = False,
+        create_graph: bool = False,
+    ) -> Any:
+        """Attribution in the form, shapes and dtypes of the inputs.
+
+        Args:
+            inputs: tensor [B, ...] or tuple of them, floating point.
+            target: which output to explain, one for all or one per example.
+            additional_forward_args: further arguments of the model.
+            abs: the absolute value.
+            create_graph: keep the graph, so that the attribution can be trained through.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above.
+        """
+        return self._attribute(inputs, target, additional_forward_args, abs, create_graph)

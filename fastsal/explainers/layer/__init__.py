@@ -1,0 +1,1 @@
+"""To a layer: explainers of other families applied to a layer's value."""

@@ -1,0 +1,94 @@
+"""What explainers of a layer share: the layer, by module or by name, and resizing its maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastsal.engine.reading import Reading, read, resolve_layer
+from fastsal.explainers.base import (
+    GradientAttribution,
+    Inputs,
+    Target,
+    as_arguments,
+    as_inputs,
+    one_score_each,
+)
+
+Layers = nn.Module | str | list[nn.Module | str]
+
+
+class LayerAttribution(GradientAttribution):
+    """Base of the explainers that attribute to a layer.
+
+    Args:
+        forward_func: a torch.nn.Module, or a function around one.
+        layer: one of its modules, or its dotted name.
+        device_ids: accepted for Captum's sake. A DataParallel model runs on its first device.
+    """
+
+    layer: Any
+    several = False
+    """Whether a list of layers is accepted, with a list of results."""
+
+    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None) -> None:
+        # Replicas would run hooks in threads, each on a part of the batch.
+        super().__init__(forward_func.module if isinstance(forward_func, nn.DataParallel) else forward_func)
+        if isinstance(layer, (list, tuple)):
+            if not self.several:
+                raise TypeError(f"layer: {type(layer).__name__} given, but {type(self).__name__} explains one layer")
+            if not layer:
+                raise ValueError("layer: the list is empty")
+            self.layer = [resolve_layer(self.forward_func, entry) for entry in layer]
+        else:
+            self.layer = resolve_layer(self.forward_func, layer)
+        self.device_ids = device_ids
+
+    @staticmethod
+    def interpolate(
+        layer_attribution: Tensor, interpolate_dims: int | tuple[int, ...], interpolate_mode: str = "nearest"
+    ) -> Tensor:
+        """A layer's attribution resized.
+
+        Args:
+            layer_attribution: [B, C, *spatial], one to three spatial dimensions.
+            interpolate_dims: spatial size of the result, one int for all dimensions or one each.
+            interpolate_mode: of ``torch.nn.functional.interpolate``.
+
+        Returns:
+            [B, C, *interpolate_dims].
+        """
+        return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
+
+    def _layers(self) -> Sequence[nn.Module]:
+        return self.layer if isinstance(self.layer, list) else (self.layer,)
+
+    def _read(
+        self,
+        inputs: Inputs,
+        target: Target,
+        additional_forward_args: Any,
+        at_input: bool,
+        grad_kwargs: dict[str, Any] | None,
+        create_graph: bool,
+    ) -> Reading:
+        """One pass, with the values at the layers and the gradients of the target by them."""
+        tensors, _ = as_inputs(inputs)
+        return read(
+            self.forward_func,
+            self._layers(),
+            tensors,
+            as_arguments(additional_forward_args),
+            lambda output: one_score_each(output, target, tensors[0].shape[0]),
+            at_input=at_input,
+            create_graph=create_graph,
+            grad_kwargs=grad_kwargs,
+        )
+
+    def _result(self, by_layer: Sequence[Sequence[Tensor]]) -> Any:
+        """A tensor per layer, or a tuple where it has several; a list of these for a list of layers."""
+        results = [tuple(tensors) if len(tensors) > 1 else tensors[0] for tensors in by_layer]
+        return results if isinstance(self.layer, list) else results[0]

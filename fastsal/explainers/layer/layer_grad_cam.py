@@ -1,0 +1,59 @@
+"""Grad-CAM at the size of its layer, in Captum's form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.base import Inputs, Target
+from fastsal.explainers.layer.layer_attribution import LayerAttribution
+
+
+class LayerGradCam(LayerAttribution):
+    """Selvaraju et al., "Grad-CAM" (ICCV 2017), equations 1 and 2, without the ReLU unless it is asked for.
+
+    Costs one forward pass, and a backward pass from the output to the layer. :class:`fastsal.GradCAM` upsamples and
+    normalises.
+    """
+
+    @attribute_method
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        create_graph: bool = False,
+    ) -> Any:
+        """Attribution [B, 1, *spatial] in the layer's size, a tuple where it has several tensors.
+
+        Args:
+            inputs: tensor [B, ...] or tuple of them.
+            target: which output to explain, one for all or one per example.
+            additional_forward_args: further arguments of the model.
+            attribute_to_layer_input: to the layer's input rather than its output.
+            relu_attributions: keep what speaks for the target only (the paper's).
+            attr_dim_summation: sum over the channels; [B, C, *spatial] otherwise.
+            grad_kwargs: further arguments of ``torch.autograd.grad``.
+            create_graph: keep the graph, so that the attribution can be trained through.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above, or a layer that the target does not depend on.
+        """
+        read = self._read(inputs, target, additional_forward_args, attribute_to_layer_input, grad_kwargs, create_graph)
+
+        def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+            spatial = tuple(range(2, gradients.dim()))
+            weighted = activations * (gradients.mean(spatial, keepdim=True) if spatial else gradients)
+            summed = weighted.sum(1, keepdim=True) if attr_dim_summation else weighted
+            return summed.relu() if relu_attributions else summed
+
+        with torch.set_grad_enabled(create_graph):
+            return self._result([tuple(map(grad_cam, read.values[0], read.gradients[0]))])

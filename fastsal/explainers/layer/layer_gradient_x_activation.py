@@ -1,0 +1,82 @@
+"""Layer Gradient × Activation: Input × Gradient, at a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.base import Inputs, Target
+from fastsal.explainers.layer.layer_attribution import LayerAttribution
+
+
+class LayerGradientXActivation(LayerAttribution):
+    """The value at a layer times the gradient of the target by it, for one layer or each of a list.
+
+    Costs one forward pass, and one backward pass from the output to the first layer, for all of them.
+
+    Args:
+        forward_func: a torch.nn.Module, or a function around one.
+        layer: one of its modules or its dotted name, or a list of these.
+        device_ids: accepted for Captum's sake.
+        multiply_by_inputs: the factor of the value; without it the gradient is returned.
+        memory_efficient: attributions on the CPU, whatever the model's device.
+    """
+
+    several = True
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Any,
+        device_ids: list[int] | None = None,
+        multiply_by_inputs: bool = True,
+        memory_efficient: bool = False,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids)
+        self._multiply_by_inputs = multiply_by_inputs
+        self._memory_efficient = memory_efficient
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return self._multiply_by_inputs
+
+    @attribute_method
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        create_graph: bool = False,
+    ) -> Any:
+        """Attribution in the shape of the layer's value, a tuple where it has several tensors; a list for a list.
+
+        Args:
+            inputs: tensor [B, ...] or tuple of them.
+            target: which output to explain, one for all or one per example.
+            additional_forward_args: further arguments of the model.
+            attribute_to_layer_input: to the layer's input rather than its output.
+            grad_kwargs: further arguments of ``torch.autograd.grad``.
+            create_graph: keep the graph, so that the attribution can be trained through.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above, or a layer that the target does not depend on.
+        """
+        read = self._read(inputs, target, additional_forward_args, attribute_to_layer_input, grad_kwargs, create_graph)
+        with torch.set_grad_enabled(create_graph):
+            results = [
+                [self._attribution(*tensors) for tensors in zip(*pair, strict=True)]
+                for pair in zip(read.values, read.gradients, strict=True)
+            ]
+        return self._result(results)
+
+    def _attribution(self, value: Tensor, gradient: Tensor) -> Tensor:
+        if self._memory_efficient:
+            value, gradient = value.cpu(), gradient.cpu()
+        return value * gradient if self._multiply_by_inputs else gradient

@@ -1,0 +1,145 @@
+"""LRP: the output's score, sent back layer by layer, each sharing what it gets among its inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastsal.engine.prepare import unprepared
+from fastsal.engine.run import evaluation
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.base import (
+    GradientAttribution,
+    Inputs,
+    Target,
+    _per_example,
+    as_arguments,
+    as_inputs,
+    as_result,
+    one_score_each,
+)
+from fastsal.explainers.input_gradient import input_gradients
+from fastsal.explainers.lrp._mode import Refused, RelevanceMode
+from fastsal.explainers.lrp._modules import own_rule
+from fastsal.explainers.lrp.composites import Composite, Rules, as_composite
+from fastsal.explainers.lrp.layer import widen
+
+# Relevance starts from 1 and is scaled by the score at the end. In float16, 1 spread over the 150528 values of an image
+# falls below 6e-5, where digits are lost; 64 does not, and leaves a factor of 1000 to the greatest float16.
+HALF_START = 64.0
+
+
+class LRP(GradientAttribution):
+    """Layer-wise relevance propagation: Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by
+    Layer-Wise Relevance Propagation" (PLOS ONE 2015).
+
+    The model runs as it is, whatever its form: modules used once or many times, functions, ``a + b``, concatenation.
+    Each function has its rule: linear layers, convolutions, products with constants, sums, pooling, resizing and batch
+    normalisation share relevance by one of :mod:`fastsal.explainers.lrp.rules`, elementwise activations
+    pass it on, and what copies values (reshaping, indexing, concatenation) routes it. What has no rule (softmax, layer
+    normalisation, attention, a product of two activations) is refused with its name until it is given one.
+
+    Costs one forward and one backward pass. A layer under the epsilon rule adds its products with the input; each
+    other rule runs its layer again, forward and backward, once per term of its equation: once for gamma and flat,
+    twice for z+, three times for box, four times for alpha-beta. So does each layer in half precision, in float32, and
+    each with batch normalisation merged into it. The model's weights are never written to.
+
+    Args:
+        model: a torch.nn.Module in Python code. A module's attribute ``rule`` is its rule, as with Captum.
+
+    Raises:
+        TypeError: for what is not a module, has TorchScript parts, or a ``rule`` that is no rule.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        # Rules are of the model's own layers, not of folded ones.
+        model = unprepared(model)
+        super().__init__(model)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: {type(model).__name__} is not a torch.nn.Module")
+        if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+            raise TypeError("model: it has TorchScript parts, whose layers cannot be reached; pass the Python model")
+        for name, module in model.named_modules():
+            own_rule(name, module)
+        self.model = model
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    @attribute_method
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        verbose: bool = False,
+        *,
+        composite: str | Composite | Rules | None = None,
+    ) -> Any:
+        """Relevances in the form, shapes and dtypes of the inputs; their sum is the score, but for what biases and
+        epsilon absorb.
+
+        Args:
+            inputs: tensor [B, ...] or tuple of them, floating point.
+            target: which output to explain, one for all or one per example (see :func:`select_target`).
+            additional_forward_args: further arguments of the model; no relevance goes to them.
+            return_convergence_delta: also return score minus sum of relevances, [B].
+            verbose: print each layer's rule when it runs.
+            composite: the rules of layers that have none of their own. None is Captum's EpsilonRule(1e-9) for all. A
+                name "X-Y" gives X to linear layers and Y to convolutions, "X-Y-Z" also Z to the first layer:
+                "epsilon", "epsilon-plus", "epsilon-plus-flat", "epsilon-gamma-box", "epsilon-alpha2-beta1",
+                "epsilon-alpha2-beta1-flat" (Montavon et al., "Layer-Wise Relevance Propagation: An Overview", 2019;
+                Kohlbrenner et al., "Towards Best Practice in Explaining Neural Network Decisions with LRP", 2020);
+                under a name, batch normalisation right after such a layer is one layer with it. Or a
+                :class:`Composite`; or a mapping from module names, module types and function names to rules; or a
+                function (name, module) -> rule.
+
+        Raises:
+            TypeError: for a function of the model that has no rule, naming it.
+            TypeError, ValueError: for arguments outside of the above.
+        """
+        tensors, given_tuple = as_inputs(inputs)
+        # Replicas on other threads would not see the mode.
+        model = self.model.module if isinstance(self.model, nn.DataParallel) else self.model
+        mode = RelevanceMode(model, as_composite(composite), verbose)
+        start = HALF_START if any(tensor.dtype == torch.float16 for tensor in tensors) else 1.0
+        outputs: list[Tensor] = []
+
+        def forward(*arguments: Any) -> Any:
+            try:
+                with mode.hooked(), mode:
+                    output = model(*arguments)
+            except Refused as refused:
+                raise TypeError(str(refused)) from refused
+            mode.finish(output)
+            if start != 1 and isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(lambda gradient: gradient * start)
+            outputs.append(output)
+            return output
+
+        with evaluation(self.model, eager=True):
+            relevances = input_gradients(forward, tensors, as_arguments(additional_forward_args), target)
+            scores = one_score_each(outputs[0].detach(), target, tensors[0].shape[0])
+        scale = widen(scores) / start
+        results = [(widen(part) * scale.reshape(-1, *[1] * (part.dim() - 1))).to(part.dtype) for part in relevances]
+        attributions = as_result(results, given_tuple)
+        if return_convergence_delta:
+            return attributions, self.compute_convergence_delta(attributions, scores)
+        return attributions
+
+    def compute_convergence_delta(self, attributions: Inputs, output: Tensor) -> Tensor:  # type: ignore[override]
+        """Score minus sum of relevances, [B]: what biases and epsilon absorbed.
+
+        Args:
+            attributions: what :meth:`attribute` returned.
+            output: the scores, [B].
+        """
+        given, _ = as_inputs(attributions, "attributions")
+        return widen(output).flatten() - torch.stack([_per_example(part).sum(1) for part in given]).sum(0)

@@ -1,0 +1,1 @@
+"""A part of the input is replaced, and the score watched."""

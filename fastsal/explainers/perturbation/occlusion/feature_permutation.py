@@ -1,0 +1,121 @@
+"""Feature Permutation: the drop of the score when a feature is exchanged between the examples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.engine.run import scratch
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.base import Inputs, Target, as_inputs, examples_of
+from fastsal.explainers.perturbation.occlusion.feature_ablation import FeatureAblation
+from fastsal.explainers.seeds import as_seed
+
+
+def permute_feature(x: Tensor, feature_mask: Tensor, random: torch.Generator | None = None) -> Tensor:
+    """x [B, ...] with the elements of feature_mask [1 or B, ...] taken from other examples, in a random order.
+
+    Raises:
+        ValueError: for less than two examples.
+    """
+    return torch.where(feature_mask, x[_order(x.shape[0], random).to(x.device)], x)
+
+
+def _order(examples: int, random: torch.Generator | None) -> Tensor:
+    """A random order of the examples that is not their own."""
+    if examples < 2:
+        raise ValueError("inputs: one example has none to exchange features with; pass at least two")
+    order = own = torch.arange(examples, device="cpu")
+    while torch.equal(order, own):
+        order = torch.randperm(examples, generator=random, device="cpu")
+    return order
+
+
+class FeaturePermutation(FeatureAblation):
+    """F(x) - F(x with the feature of other examples): Fisher, Rudin, Dominici, "All Models are Wrong, but Many are
+    Useful" (JMLR 2019), section 3; Molnar, "Interpretable Machine Learning", on permutation importance.
+
+    Costs a forward pass per feature and one for the score itself.
+
+    Args:
+        forward_func: module or callable.
+        perm_func: (x [B, ...], mask [1 or B, ...] of bool) into x with the masked elements exchanged; x is a copy. The
+            default takes a random order of the examples that is not their own, the same for all parts of a feature.
+    """
+
+    def __init__(
+        self, forward_func: Callable[..., Any], perm_func: Callable[[Tensor, Tensor], Tensor] = permute_feature
+    ) -> None:
+        super().__init__(forward_func)
+        if not callable(perm_func):
+            raise TypeError(f"perm_func: {type(perm_func).__name__} is not callable")
+        self.perm_func = perm_func
+
+    @attribute_method
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        *,
+        seed: int | None = None,
+    ) -> Any:
+        """Attribution in the form of the inputs and the dtype of the output, [outputs, ...].
+
+        Args:
+            inputs, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress: as of
+                :meth:`FeatureAblation.attribute`; at least two examples.
+            seed: chooses the orders of the default perm_func; None draws it from torch's global
+                generator. An order depends on the seed, the feature and the input alone.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above.
+        """
+        tensors, given_tuple = as_inputs(inputs)
+        examples = examples_of(tensors)
+        if examples < 2:
+            raise ValueError("inputs: one example has none to exchange features with; pass at least two")
+        key = as_seed(seed)
+
+        def exchange(tensor: Tensor, _place: int, features: range, where: Tensor) -> Tensor:
+            # Seeded by the feature: the same order in any chunk, and in all inputs that have a part of it.
+            randoms = (torch.Generator("cpu").manual_seed(_mixed(key, feature)) for feature in features)
+            orders = torch.stack([_order(examples, random) for random in randoms])
+            return torch.where(where, tensor[orders.to(tensor.device)], tensor)
+
+        def call(tensor: Tensor, _place: int, _features: range, where: Tensor) -> Tensor:
+            return torch.stack([self._permuted(tensor, mask) for mask in where])
+
+        return self._ablate(
+            tensors,
+            given_tuple,
+            exchange if self.perm_func is permute_feature else call,
+            target,
+            additional_forward_args,
+            feature_mask,
+            perturbations_per_eval,
+            show_progress,
+        )
+
+    def _permuted(self, tensor: Tensor, mask: Tensor) -> Tensor:
+        """What the caller's perm_func makes of one input and one feature."""
+        if not mask.any():
+            return tensor  # the feature is in other inputs
+        permuted = self.perm_func(scratch(tensor), mask)
+        if not isinstance(permuted, Tensor) or permuted.shape != tensor.shape:
+            kind = tuple(permuted.shape) if isinstance(permuted, Tensor) else type(permuted).__name__
+            raise ValueError(f"perm_func: it returned {kind} for an input {tuple(tensor.shape)}; return its like")
+        return permuted.to(tensor)
+
+
+def _mixed(seed: int, feature: int) -> int:
+    """A seed for one feature."""
+    digest = hashlib.blake2b(f"{seed} {feature}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,1 @@
+"""Random masks, weighed by the scores that they leave."""

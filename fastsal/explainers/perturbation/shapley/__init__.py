@@ -1,0 +1,1 @@
+"""What features contribute on the average over the orders in which they join."""

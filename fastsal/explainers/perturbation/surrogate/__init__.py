@@ -1,0 +1,1 @@
+"""A linear model of the score on which features are present."""

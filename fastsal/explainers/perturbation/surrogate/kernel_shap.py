@@ -1,0 +1,130 @@
+"""Kernel SHAP: Shapley values by a regression on random coalitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers.anytime import GROUPS, Anytime, Run, execute, limits_of, relative, scoring
+from fastsal.explainers.base import Baselines, Inputs, PerturbationAttribution, Target
+from fastsal.explainers.perturbation.features import named_ids, numbered
+from fastsal.explainers.perturbation.surrogate.fits import shapley_jackknife, shapley_regression
+from fastsal.explainers.perturbation.surrogate.lime import Lime, problem_of, result_of
+from fastsal.explainers.perturbation.surrogate.lime_base import check_counts
+from fastsal.explainers.seeds import generator
+
+
+def draw_coalitions(n_samples: int, total: int, random: torch.Generator) -> Tensor:
+    """Coalitions [n, total] (bool, on the CPU): that of all features, the empty one, then random ones between them.
+
+    Their size k has the probability of the Shapley kernel summed over the coalitions of that size, which is
+    proportional to (M - 1) / (k (M - k)); those of a size are equally likely. One feature has none between.
+    """
+    ends = torch.tensor([[True], [False]], device="cpu").expand(2, total)
+    if total == 1 or n_samples == 2:
+        return ends
+    sizes = torch.arange(1, total, dtype=torch.float64, device="cpu")
+    chances = 1 / (sizes * (total - sizes))
+    drawn = 1 + torch.multinomial(chances, n_samples - 2, replacement=True, generator=random)
+    order = torch.rand(n_samples - 2, total, generator=random, device="cpu", dtype=torch.float32).argsort(1)
+    return torch.cat([ends, order.argsort(1) < drawn[:, None]])
+
+
+class KernelShap(Anytime, Lime):
+    """Shapley values, as coefficients of a linear model of the score on which features are present.
+
+    Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS 2017), theorem 2. They add up to
+    F(x) - F(baselines) whatever the samples, over the features that the masks of all examples name. Costs at most
+    n_samples passes per example, those two included (a coalition that is drawn again is not run again); a batch is
+    run as one, and its examples share the coalitions.
+
+    Args:
+        forward_func: module or callable.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        PerturbationAttribution.__init__(self, forward_func)
+
+    @attribute_method
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Inputs,
+        baselines: Baselines = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int = 25,
+        perturbations_per_eval: int | None = None,
+        return_input_shape: bool = True,
+        show_progress: bool = False,
+        *,
+        seed: int | None = None,
+        tolerance: float | None = None,
+        deadline: float | None = None,
+    ) -> Any:
+        """Shapley values in the form and shapes of the inputs; arguments and dtypes as of :meth:`Lime.attribute`.
+
+        Args:
+            n_samples: coalitions, with that of all features and the empty one; at least 2. Below the number of
+                features the values are those of least squares that fit.
+            return_input_shape: False returns the values [B, M] ([1, M] for one score per batch).
+            tolerance: stop when the relative error is estimated to be below it, after n_samples at the most, and return
+                an :class:`Estimate`. Errors are those of the jackknife over 16 groups of coalitions (Quenouille 1956,
+                Tukey 1958), infinite while a fit without a group has fewer coalitions than features.
+            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
+
+        Raises:
+            TypeError, ValueError: as of :meth:`Lime.attribute`.
+        """
+        limits = limits_of(tolerance, deadline)
+        check_counts(n_samples, 2, perturbations_per_eval)
+        problem = problem_of(inputs, baselines, feature_mask)
+        # An id that no element has is no player: it would take a part of what the others share.
+        ids, total = named_ids(problem.features), problem.features.total
+        problem = problem._replace(features=numbered(problem.features))
+        present = draw_coalitions(n_samples, problem.features.total, generator(seed))
+        distinct, where = _distinct(present)
+        found, step, plan = self._scoring(problem, target, additional_forward_args, perturbations_per_eval, distinct)
+
+        def shaped(values: Tensor, like: Tensor) -> Any:
+            if not return_input_shape:
+                values = values.new_zeros((len(values), total)).index_copy(1, ids, values)
+            return result_of(problem, values, like, return_input_shape)
+
+        def finish() -> Any:
+            outputs = torch.cat(found).cpu()[where].T
+            return shaped(shapley_regression(*_split(present, outputs)), outputs)
+
+        def estimate(done: int) -> tuple[Any, Any, float, int] | None:
+            count = int((where >= done).int().argmax()) if done < len(distinct) else n_samples
+            if count < 2:
+                return None
+            outputs = torch.cat(found).cpu()[where[:count]].T
+            problem = _split(present[:count], outputs)
+            values, error = shapley_regression(*problem), shapley_jackknife(*problem, GROUPS)
+            return shaped(values, outputs), shaped(error, outputs), relative((values,), (error,)), count
+
+        name, limit = self.get_name(), f"n_samples={n_samples}"
+        run = Run(
+            len(distinct), step, plan, name, show_progress, lambda: scoring(self.forward_func), finish, estimate, limit
+        )
+        return execute(run, limits)
+
+
+def _distinct(present: Tensor) -> tuple[Tensor, Tensor]:
+    """(each coalition once, in the order in which they come first, and the place of each sample in it)."""
+    rows, where = torch.unique(present, dim=0, return_inverse=True)
+    samples = torch.arange(len(present), device="cpu")
+    first = samples.new_full((len(rows),), len(present)).scatter_reduce(0, where, samples, "amin")
+    order = first.argsort()
+    return rows[order], order.argsort()[where]
+
+
+def _split(present: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Coalitions and their scores, and the scores of none and of all; given coalitions begin with all and none."""
+    wide = outputs.to(torch.float64)
+    return present[2:], wide[:, 2:], wide[:, 1], wide[:, 0]

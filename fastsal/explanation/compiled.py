@@ -1,0 +1,301 @@
+"""An explainer for inputs of one shape, in one call with its prediction: on a GPU one CUDA graph."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastsal.engine.prepare import Prepared, Step, Watch, unprepared
+from fastsal.engine.prepare.preparing import difference
+from fastsal.engine.run import Graph, evaluation, owners, run, scratch, without_waiting
+from fastsal.explainers.anytime import ESTIMATING
+from fastsal.explainers.base import (
+    Attribution,
+    Inputs,
+    Report,
+    Target,
+    as_arguments,
+    as_inputs,
+    as_result,
+    examples_of,
+)
+from fastsal.explainers.cam.base import ActivationMap
+from fastsal.explainers.gradient.input_x_gradient import InputXGradient
+from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
+from fastsal.explainers.gradient.saliency import Saliency
+from fastsal.explainers.gradient.smooth_grad import SmoothGrad
+from fastsal.explainers.perturbation.occlusion.occlusion import Occlusion
+from fastsal.explainers.perturbation.rise.rise import RISE
+from fastsal.explainers.targets import main_output
+
+ONE_PASS = (Saliency, InputXGradient, Occlusion)
+"""Their own first pass is the prediction."""
+SEVERAL = (IntegratedGradients, SmoothGrad, RISE)
+NOT_FIXED = {
+    *ESTIMATING,
+    "aug_smooth",
+    "create_graph",
+    "return_convergence_delta",
+    "show_progress",
+    "target",
+    "targets",
+}
+"""Options that give something else than one map, or as many passes as the values tell."""
+TOLERANCE = 1e-3
+"""How far a replayed map may be from the plain one, as a share of its spread: libraries may choose other algorithms
+while they are captured."""
+
+
+class Explained(NamedTuple):
+    """What a compiled explainer returns.
+
+    Attributes:
+        output: the model's output, [B, K].
+        target: what was explained, [B].
+        attribution: what the explainer's ``attribute`` returns.
+    """
+
+    output: Tensor
+    target: Tensor
+    attribution: Any
+
+
+class Compiled:
+    """An explainer for inputs of one shape; made by :func:`compile`.
+
+    A call ``compiled(inputs)`` or, where it was compiled with a target, ``compiled(inputs, target)`` returns an
+    :class:`Explained`. On a GPU nothing between the call and its result makes the host wait. Calls from several threads
+    take turns.
+    """
+
+    def __init__(self, explainer: Attribution, inputs: Inputs, target: Target, options: dict[str, Any]) -> None:
+        self._explainer, self._options = explainer, options
+        tensors, self._given_tuple = as_inputs(inputs)
+        self._examples = examples_of(tensors)
+        self._shapes = [(tuple(tensor.shape), tensor.dtype, tensor.device) for tensor in tensors]
+        self._lock = threading.Lock()
+        self._graph: Graph | None = None
+        self._watches: list[Watch] = []
+        self._takes_target = target is not None
+        plain = tuple(map(scratch, tensors))
+        if target is None:
+            first = self._explain(*plain)
+        else:
+            with evaluation(explainer.forward_func), torch.no_grad():
+                additional = tuple(map(scratch, as_arguments(options.get("additional_forward_args"))))
+                self._outputs = _classes(run(explainer.forward_func, tuple(map(scratch, plain)), additional))
+            plain = (*plain, self._column(target))
+            first = self._explain(*plain)
+        self._outputs = _classes(first.output)
+        self._fix_batch()
+        self.step = self._capture(plain, first)
+
+    def _explain(self, *tensors: Tensor) -> Explained:
+        """Prediction and map, from the inputs and, where there is one, the target."""
+        inputs, given = (tensors[:-1], tensors[-1]) if self._takes_target else (tensors, None)
+        form = as_result(inputs, self._given_tuple)
+        return explained(
+            self._explainer, form, self._options, lambda output: output.argmax(1) if given is None else given
+        )
+
+    def _fix_batch(self) -> None:
+        """The rows per model call that the first attribution came to, for all that follow."""
+        sweeps = self._explainer.plan().sweeps
+        name = next((n for n in ("perturbations_per_eval", "internal_batch_size") if n in _parameters(self)), None)
+        if name is None or self._options.get(name) is not None or not sweeps:
+            return
+        items = max(max(swept.sizes) for swept in sweeps)
+        self._options[name] = items * (self._examples if name == "internal_batch_size" else 1)
+
+    def _capture(self, arguments: tuple[Tensor, ...], first: Explained) -> Step:
+        device = arguments[0].device
+        name = "cuda graph"
+        if device.type != "cuda":
+            return Step(name, False, f"not used: the inputs are on {device}; the explainer runs as it is")
+        try:
+            graph = Graph(self._explain, arguments)
+            apart = difference(graph(*arguments).attribution, first.attribution)
+        except (RuntimeError, torch.AcceleratorError) as error:
+            message = str(error).strip().split("\n", 1)[0]
+            return Step(name, False, f"not used, the capture failed: {message}")
+        if apart > TOLERANCE:
+            return Step(name, False, f"not used: its map was off by {apart:.1e} of the spread")
+        self._graph = graph
+        # A graph reads weights where they are; what was folded from them is elsewhere.
+        found = [(unprepared(module), isinstance(module, Prepared)) for module in owners(self._explainer.forward_func)]
+        self._watches = [Watch(module, values=prepared) for module, prepared in found]
+        return Step(name, True, "prediction and map are one graph")
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Explained:
+        """Prediction and map.
+
+        Args:
+            inputs: in the form, shapes, dtypes and on the device of the example.
+            target: where it was compiled with one: an int, or one per example. A tensor on a GPU is not checked by the
+                host; where it is out of range the example's map is NaN.
+
+        Raises:
+            TypeError, ValueError: for another form, or a target where none was compiled, or the other way around.
+        """
+        tensors, given_tuple = as_inputs(inputs)
+        shapes = [(tuple(tensor.shape), tensor.dtype, tensor.device) for tensor in tensors]
+        if shapes != self._shapes or given_tuple != self._given_tuple:
+            told = ", ".join(f"{dtype} of shape {shape} on {device}" for shape, dtype, device in self._shapes)
+            found = ", ".join(f"{dtype} of shape {shape} on {device}" for shape, dtype, device in shapes)
+            raise ValueError(f"inputs: compiled for {told}, these are {found}")
+        if (target is not None) != self._takes_target:
+            raise ValueError(
+                "target: compiled to take one; pass it"
+                if self._takes_target
+                else "target: compiled to explain the top class; compile with a target to pass one"
+            )
+        arguments = tensors if target is None else (*tensors, self._column(target))
+        with self._lock:
+            if self._graph is not None:
+                plain = tuple(tensor.detach() for tensor in arguments)
+                explained: Explained = self._graph(*plain)
+                # Looked for while the device is busy.
+                if not any(watch.changed() for watch in self._watches):
+                    return explained
+                self._graph = None
+                first = self._explain(*plain)
+                self.step = self._capture(plain, first)
+                return first
+            with without_waiting():
+                return self._explain(*arguments)
+
+    def _column(self, target: Target) -> Tensor:
+        """A target as [B] of ints on the device; only what the host knows is checked.
+
+        Raises:
+            TypeError, ValueError: for another form, or out of range.
+        """
+        device = self._shapes[0][2]
+        if isinstance(target, Tensor):
+            if target.is_floating_point() or target.dtype == torch.bool or target.dim() > 1:
+                raise TypeError(f"target: {target.dtype} of shape {tuple(target.shape)} is not [B] of ints")
+            column = target.to(torch.int64)
+        else:
+            try:
+                column = torch.tensor(target, dtype=torch.int64, device="cpu")
+            except (TypeError, ValueError, RuntimeError):
+                raise TypeError(f"target: {target!r} is neither an int nor one int per example") from None
+        if column.dim() > 1 or column.numel() not in (1, self._examples):
+            raise ValueError(f"target: {column.numel()} entries for {self._examples} examples")
+        column = column.reshape(-1).expand(self._examples)
+        if column.device.type == "cpu" and not bool(((column >= -self._outputs) & (column < self._outputs)).all()):
+            raise ValueError(f"target: {target!r} is out of range for an output of {self._outputs}")
+        return column.to(device, non_blocking=True)
+
+    def plan(self) -> Report:
+        """How the model and the explainer are run."""
+        report = self._explainer.plan()
+        return Report((*report.steps, self.step), report.sweeps)
+
+
+def explained(
+    explainer: Attribution, form: Inputs, options: Mapping[str, Any], choose: Callable[[Tensor], Tensor]
+) -> Explained:
+    """Prediction and map; the prediction comes from the explainer's own first pass where it has one.
+
+    Args:
+        explainer: one that :func:`compile` takes.
+        form: its inputs.
+        options: further arguments of its ``attribute``.
+        choose: targets [B] of an output [B, K], which it gets detached.
+    """
+    seen: list[Tensor] = []
+    chosen: list[Tensor] = []
+
+    def target(output: Tensor) -> Tensor:
+        _classes(output)
+        seen.append(output.detach())
+        chosen.append(choose(seen[-1]))
+        return chosen[-1]
+
+    options = dict(options)
+    if isinstance(explainer, ActivationMap):
+        reading = explainer.read(form, target, options.pop("additional_forward_args", None))
+        options["relu"] = options.pop("relu_attributions", True)
+        attribution: Any = explainer.render(reading, form, **options)
+        if not seen:  # a method that asks for no score
+            target(main_output(reading.output))
+        return Explained(seen[-1], chosen[-1], attribution)
+    attribute: Callable[..., Any] = explainer.attribute  # type: ignore[attr-defined]
+    if isinstance(explainer, ONE_PASS):
+        attribution = attribute(form, target=target, **options)
+        return Explained(seen[0], chosen[0], attribution)
+    with evaluation(explainer.forward_func), torch.no_grad():
+        additional = tuple(map(scratch, as_arguments(options.get("additional_forward_args"))))
+        output = run(explainer.forward_func, tuple(map(scratch, as_inputs(form)[0])), additional)
+        target(main_output(output))
+    return Explained(seen[0], chosen[0], attribute(form, target=chosen[0], **options))
+
+
+def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **options: Any) -> Compiled:
+    """An explainer for inputs of one shape, that returns prediction and map in one call.
+
+    >>> explain = fastsal.compile(fastsal.GradCAM(model), images)
+    >>> output, target, maps = explain(images)
+
+    On a GPU generation, model, gradient and fold are captured as one CUDA graph and replayed: no launch costs, and no
+    wait of the host between the call and its result. What cannot be captured, and every other device, runs the
+    explainer as it is, with the same results; ``plan()`` says which and why. A change of the model's weights is seen
+    by the next call, which then may have to capture again.
+
+    Args:
+        explainer: Saliency, InputXGradient, IntegratedGradients, SmoothGrad, Occlusion, RISE or a class activation map,
+            of a model with outputs [B, K].
+        inputs: an example: tensor [B, ...] or tuple of them.
+        target: None explains the top class, chosen on the device. With a target, calls take one.
+        options: further arguments of the explainer's ``attribute``, fixed from here on. Tensors in them are constants.
+
+    Raises:
+        TypeError: for another explainer, an option that it does not have.
+        ValueError: for options that would differ from call to call, and what the explainer refuses.
+    """
+    if not isinstance(explainer, (ActivationMap, *ONE_PASS, *SEVERAL)) or not hasattr(explainer, "attribute"):
+        names = ", ".join(sorted(kind.__name__ for kind in (*ONE_PASS, *SEVERAL)))
+        raise TypeError(f"explainer: {type(explainer).__name__} is none of {names}, nor a class activation map")
+    check_fixed(explainer, options)
+    for module in owners(explainer.forward_func):
+        if isinstance(module, Prepared) and module.choice.compiled == "reduce-overhead":
+            raise ValueError("explainer: its model replays graphs of its own; prepare it without cuda_graphs")
+    return Compiled(explainer, inputs, target, options)
+
+
+def check_fixed(explainer: Attribution, options: Mapping[str, Any]) -> None:
+    """Refuses options that an explainer of fixed options does not take.
+
+    Raises:
+        TypeError: for an option that its ``attribute`` has not, or that a compiled one has not.
+        ValueError: for options that would differ from call to call.
+    """
+    known = set(inspect.signature(explainer.attribute).parameters)  # type: ignore[attr-defined]
+    for name in options:
+        if name not in known or name in NOT_FIXED:
+            raise TypeError(f"{name}: {type(explainer).__name__} takes no such option when it is compiled")
+    if "seed" in known and options.get("seed", 0) is None:
+        raise ValueError("seed: None would be drawn once and repeated by every call; pass a number")
+
+
+def _parameters(compiled: Compiled) -> set[str]:
+    return set(inspect.signature(compiled._explainer.attribute).parameters)  # type: ignore[attr-defined]
+
+
+def _classes(output: Any) -> int:
+    """K of an output [B, K].
+
+    Raises:
+        ValueError: for another output.
+    """
+    output = main_output(output)
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"forward_func: its output is {form}, but a compiled explainer needs [B, K]")
+    return output.shape[1]
