@@ -41,7 +41,7 @@ from fastsal import (
     NoiseTunnel,
     Saliency,
 )
-from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers._old import attribute_method
 from fastsal.metrics import infidelity, sensitivity_max
 
 Explainer = TypeVar("Explainer", bound=type)

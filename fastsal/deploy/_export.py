@@ -27,7 +27,7 @@ from fastsal.explainers import (
     SmoothGrad,
     XGradCAM,
 )
-from fastsal.explainers.base import at_least_one
+from fastsal.explainers.arguments import at_least_one
 from fastsal.explanation import check_fixed, explained
 
 if TYPE_CHECKING:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import inspect
 import math
 import numbers
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import Plan, chunks, evaluation, sweep
+from fastsal.engine.run import chunks
+from fastsal.explainers.call import Anytime, Call
 
 GROUPS = 16
 """Of samples, whose spread tells the standard error within a fifth or so."""
-ESTIMATING = ("tolerance", "deadline", "refine", "return_standard_error")
-"""Options of ``attribute`` that make it return more than maps."""
 RECENT = 8
 MARGIN = 1.3
 """A chunk or an estimate is expected to take at most so much longer than the slowest of the recent ones."""
@@ -48,48 +45,22 @@ class Estimate(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """When to stop. Made at the beginning of ``attribute``.
+    """When to stop.
 
     Attributes:
         tolerance: the relative error that is good enough.
         deadline: seconds, from the beginning of the call to its return.
         began: when that was.
-        estimating: whether an :class:`Estimate` is asked for, in place of the map from all samples.
     """
 
     tolerance: float | None
     deadline: float | None
     began: float
-    estimating: bool
-
-
-class Run(NamedTuple):
-    """A sweep as an explainer describes it.
-
-    Attributes:
-        total, step, plan, description, show_progress: of the sweep.
-        context: around the model's calls.
-        finish: the result of all items.
-        estimate: (attribution, error, relative error, samples) of the items so far; None while they are too few.
-        limit: how a message names the argument that bounds the items.
-    """
-
-    total: int
-    step: Callable[[int, int], Callable[[], None]]
-    plan: Plan
-    description: str
-    show_progress: bool
-    context: Callable[[], contextlib.AbstractContextManager[Any]]
-    finish: Callable[[], Any]
-    estimate: Callable[[int], tuple[Any, Any, float, int] | None]
-    limit: str
-
-
-_deferred: contextvars.ContextVar[bool] = contextvars.ContextVar("fastsal improve", default=False)
 
 
 def limits_of(tolerance: Any, deadline: Any) -> Limits:
-    """
+    """Limits that begin now.
+
     Raises:
         TypeError, ValueError: for what is neither None nor a number above 0.
     """
@@ -100,80 +71,67 @@ def limits_of(tolerance: Any, deadline: Any) -> Limits:
             raise TypeError(f"{name}: {value!r} is not a number")
         if not float(value) > 0:
             raise ValueError(f"{name}: {value} is not above 0")
-    estimating = tolerance is not None or deadline is not None or _deferred.get()
-    return Limits(tolerance, deadline, time.perf_counter(), estimating)
+    return Limits(tolerance, deadline, time.perf_counter())
 
 
-def execute(run: Run, limits: Limits) -> Any:
-    """The result of a run: of all its items, an :class:`Estimate` within limits, or what :func:`improving` runs."""
-    if _deferred.get():
-        return _Deferred(run, limits)
-    if not limits.estimating:
-        with run.context():
-            sweep(run.total, run.step, run.plan, show_progress=run.show_progress, description=run.description)
-            return run.finish()
-    estimates = list(_within(run, limits, every=False))
+def described(call: Call[Any], method: str) -> Anytime:
+    """The sweep of a described call that can end early.
+
+    Raises:
+        TypeError: for a method that is exact.
+    """
+    if call.anytime is None:
+        raise TypeError(f"{method} is exact, with nothing to estimate or to improve on")
+    return call.anytime()
+
+
+def within(anytime: Anytime, limits: Limits) -> Estimate:
+    """The estimate at the tolerance, at the deadline or of all items.
+
+    Raises:
+        ValueError: for too few items.
+    """
+    if anytime.refused and limits.tolerance is None and limits.deadline is None:
+        raise ValueError(anytime.refused)
+    estimates = list(until(anytime, limits, every=False))
     if not estimates:
-        raise ValueError(f"{run.limit}: too few for an estimate")
+        raise ValueError(f"{anytime.limit}: too few for an estimate")
     best = estimates[-1]
     if limits.tolerance is not None and limits.deadline is None and best.relative_error > limits.tolerance:
         warnings.warn(
-            f"tolerance: {limits.tolerance} is not reached with {run.limit} (relative error "
+            f"tolerance: {limits.tolerance} is not reached with {anytime.limit} (relative error "
             f"{best.relative_error:.3g}); allow more",
             stacklevel=4,
         )
     return best
 
 
-@contextlib.contextmanager
-def scoring(forward_func: Callable[..., Any]) -> Iterator[None]:
-    """The model in evaluation mode, without gradients."""
-    with evaluation(forward_func), torch.no_grad():
-        yield
-
-
-class _Deferred(NamedTuple):
-    run: Run
-    limits: Limits
-
-
-def improving(attribute: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Estimate]:
-    """Estimates after every chunk of what ``attribute`` would run."""
-    if "tolerance" not in inspect.signature(attribute).parameters:
-        raise TypeError(f"improve: {attribute.__qualname__} is exact, with nothing to improve on")
-    token = _deferred.set(True)
-    try:
-        found = attribute(*args, **kwargs)
-    finally:
-        _deferred.reset(token)
-    return _within(found.run, found.limits._replace(began=time.perf_counter()), every=True)
-
-
-def _within(run: Run, limits: Limits, *, every: bool) -> Iterator[Estimate]:
+def until(anytime: Anytime, limits: Limits, *, every: bool) -> Iterator[Estimate]:
     """Estimates until a limit: one after every chunk, or else a few, and the last."""
     recent: list[float] = []
     cost, measured, last = 0.0, 0, None
     growth = 1.25 if limits.tolerance is not None else 2.0
-    device = run.plan.device
-    running = chunks(run.total, run.step, run.plan, show_progress=run.show_progress, description=run.description)
+    sweep, limited = anytime.sweep, limits.tolerance is not None or limits.deadline is not None
+    device = sweep.plan.device
+    running = chunks(sweep)
 
     def estimated(done: int) -> Estimate | None:
         nonlocal cost, measured
         before = time.perf_counter()
-        found = run.estimate(done)
+        found = anytime.estimate(done)
         _wait(device)
         cost, measured = time.perf_counter() - before, done
         return None if found is None else Estimate(*found, time.perf_counter() - limits.began)
 
     with contextlib.closing(running):
         before, done = time.perf_counter(), 0
-        while done < run.total:
-            with run.context():
+        while done < sweep.total:
+            with sweep.context():
                 done = next(running)
                 _wait(device)
                 now = time.perf_counter()
                 recent = [*recent[1 - RECENT :], now - before]
-                due = every or done == run.total or done >= growth * measured
+                due = every or done == sweep.total or (limited and done >= growth * measured)
                 late = False
                 if limits.deadline is not None:
                     # An estimate may take time in proportion to what it is made of; it is measured at every doubling.
@@ -181,7 +139,7 @@ def _within(run: Run, limits: Limits, *, every: bool) -> Iterator[Estimate]:
                     left = limits.began + limits.deadline - now
                     late = left < expected
                     due = due or late
-                if due or last is None:
+                if due or (limited and last is None):
                     last = estimated(done)
                     late = late or (
                         limits.deadline is not None
@@ -211,15 +169,3 @@ def relative(maps: tuple[Tensor, ...], errors: tuple[Tensor, ...], *, centred: b
     ratio = (error / flat.square().mean(1)).where(error > 0, 0.0 * error)
     worst = float(ratio.max().sqrt())
     return worst if not math.isnan(worst) else math.inf
-
-
-class Anytime:
-    """Adds :meth:`improve` to an explainer whose ``attribute`` takes ``tolerance`` and ``deadline``."""
-
-    def improve(self, *args: Any, **kwargs: Any) -> Iterator[Estimate]:
-        """Ever better maps, an :class:`Estimate` after each model call; arguments as of ``attribute``.
-
-        The model is as it was whenever the caller has the turn. ``tolerance`` and ``deadline`` end it early.
-        """
-        attribute: Callable[..., Any] = self.attribute  # type: ignore[attr-defined]
-        return improving(attribute, args, kwargs)

@@ -1,322 +1,97 @@
-"""What explainers share: forms of inputs, targets, baselines and extra arguments, and the attribute() contract.
-
-The forms are Captum's (0.9.0), so that its users change an import and nothing else.
-"""
+"""What explainers are: classes with an ``attribute`` that describes its call, and the one door that runs it."""
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+import contextlib
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fastsal.engine.prepare import Prepared, Step
-from fastsal.engine.run import Swept, evaluation, host_may_wait, owners, run, scratch
-from fastsal.explainers.targets import ExampleTarget, count_examples, example_scores, main_output
+from fastsal.engine.run import Swept, evaluation, observed, owners, run, scratch
+from fastsal.explainers.anytime import Estimate, described, limits_of, until, within
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, baseline_inputs
+from fastsal.explainers.call import Call
+from fastsal.explainers.scores import Target, one_score_each, per_example
+from fastsal.explainers.task import Task
 
-Inputs = Tensor | tuple[Tensor, ...]
-Target = Any
-Baselines = Any
-
-
-def as_inputs(inputs: Any, name: str = "inputs") -> tuple[tuple[Tensor, ...], bool]:
-    """(tensors, whether a tuple was given).
-
-    Raises:
-        TypeError: for anything but a tensor or a tuple of tensors.
-        ValueError: for tensors without a batch dimension.
-    """
-    given_tuple = isinstance(inputs, tuple)
-    tensors = inputs if given_tuple else (inputs,)
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: {type(tensor).__name__} is neither a tensor nor a tuple of tensors")
-        if tensor.dim() == 0:
-            raise ValueError(f"{name}: a tensor without dimensions has no examples; dimension 0 is the batch")
-    if not tensors:
-        raise ValueError(f"{name}: the tuple is empty")
-    return tensors, given_tuple
-
-
-def examples_of(inputs: tuple[Tensor, ...]) -> int:
-    """Number of examples, which a sweep repeats in every input alike.
-
-    Raises:
-        ValueError: for inputs that differ in it, or have none.
-    """
-    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-    if any(tensor.shape[0] != inputs[0].shape[0] for tensor in inputs):
-        raise ValueError(f"inputs: shapes {shapes} differ in dimension 0, the number of examples")
-    if inputs[0].shape[0] == 0:
-        raise ValueError(f"inputs: shape {shapes} has no examples")
-    return inputs[0].shape[0]
-
-
-def as_arguments(additional: Any) -> tuple[Any, ...]:
-    """Extra arguments of the model as a tuple."""
-    if additional is None:
-        return ()
-    return additional if isinstance(additional, tuple) else (additional,)
-
-
-def as_result(results: Sequence[Tensor], given_tuple: bool) -> Any:
-    """The form in which the inputs came."""
-    return tuple(results) if given_tuple else results[0]
-
-
-def as_baselines(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[float | Tensor, ...]:
-    """One number or tensor per input; None is 0.
-
-    Raises:
-        TypeError, ValueError: for a baseline of another kind, or a wrong number of them.
-    """
-    if baselines is None:
-        return (0.0,) * len(inputs)
-    given = baselines if isinstance(baselines, tuple) else (baselines,)
-    if len(given) != len(inputs):
-        raise ValueError(f"baselines: {len(given)} given for {len(inputs)} inputs; one each is needed")
-    for baseline, tensor in zip(given, inputs, strict=True):
-        if isinstance(baseline, Tensor):
-            if baseline.dim() == tensor.dim() and baseline.shape[0] not in (1, tensor.shape[0]):
-                raise ValueError(
-                    f"baselines: shape {tuple(baseline.shape)} has neither 1 nor {tensor.shape[0]} examples"
-                )
-            try:
-                baseline.expand(tensor.shape)
-            except RuntimeError:
-                shapes = f"{tuple(baseline.shape)} does not broadcast to the input's {tuple(tensor.shape)}"
-                raise ValueError(f"baselines: shape {shapes}") from None
-        elif isinstance(baseline, bool) or not isinstance(baseline, (int, float, np.integer, np.floating)):
-            raise TypeError(f"baselines: {type(baseline).__name__} is neither a number nor a tensor")
-        _fits(baseline, tensor.dtype)
-    return tuple(b.item() if isinstance(b, np.generic) else b for b in given)
-
-
-def _fits(baseline: Any, dtype: torch.dtype) -> None:
-    """Refuses what an input's dtype cannot hold, which a conversion would wrap around or make infinite.
-
-    Raises:
-        ValueError: for a fraction, or a number out of range.
-    """
-    if isinstance(baseline, Tensor):
-        if baseline.numel() == 0 or baseline.dtype == dtype or baseline.is_complex():
-            return
-        whole = not baseline.is_floating_point() or torch.equal(baseline, baseline.round())
-        finite = baseline[baseline.isfinite()]
-        low, high = (finite.min().item(), finite.max().item()) if finite.numel() else (0, 0)
-    else:
-        whole = float(baseline).is_integer()
-        low = high = baseline if math.isfinite(baseline) else 0
-    if dtype.is_complex:
-        return
-    if not dtype.is_floating_point and not whole:
-        raise ValueError(f"baselines: a fraction does not fit in an input of {dtype}; convert the input")
-    if dtype.is_floating_point:
-        least, most = torch.finfo(dtype).min, torch.finfo(dtype).max
-    else:
-        least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-    for value in (low, high):
-        if not least <= value <= most:
-            raise ValueError(f"baselines: {value} does not fit in an input of {dtype}; convert the input")
-
-
-def baseline_inputs(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Baselines as inputs of the model: tensors in the shapes, dtypes and on the devices of the inputs."""
-    return tuple(
-        start.expand_as(tensor).to(tensor) if isinstance(start, Tensor) else torch.full_like(tensor, start)
-        for start, tensor in zip(as_baselines(baselines, inputs), inputs, strict=True)
-    )
-
-
-def at_least_one(name: str, value: Any) -> int:
-    """A count as given.
-
-    Raises:
-        TypeError, ValueError: for what is not an int, or below 1.
-    """
-    try:
-        count: int = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: {value!r} is not an int") from None
-    if count < 1:
-        raise ValueError(f"{name}: {count} is below 1")
-    return count
-
-
-def tile(value: Any, count: int, examples: int) -> Any:
-    """A per-example tensor or list repeated for ``count`` altered copies, copy-major; anything else as it is."""
-    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == examples:
-        return value.repeat(count, *[1] * (value.dim() - 1))
-    return value
-
-
-def could_be_per_example(additional: tuple[Any, ...], examples: int) -> bool:
-    """Whether an extra argument has as many entries as there are examples, on purpose or by accident."""
-    return any(isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == examples for value in additional)
-
-
-def tile_target(target: Target, count: int, examples: int) -> Target:
-    """A target for ``count`` altered copies of a batch, copy-major."""
-    if callable(target) and not isinstance(target, (Tensor, ExampleTarget)):
-        raise TypeError(
-            "target: a function would choose anew for each altered copy; pass what it returns for the inputs"
-        )
-    if isinstance(target, np.ndarray):
-        target = target.tolist()
-    if isinstance(target, list) and len(target) == examples:
-        return target * count
-    if isinstance(target, Tensor) and target.dim() == 1 and target.shape[0] == examples:
-        return target.repeat(count)
-    return target
-
-
-def _index(name: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        index: int = operator.index(value)
-        return index
-    except TypeError:
-        raise TypeError(f"{name}: {value!r} is not an int") from None
-
-
-def _in_range(indices: tuple[int | slice, ...], shape: tuple[int, ...]) -> None:
-    if len(indices) > len(shape):
-        raise ValueError(f"target: {indices} has more entries than the output {shape} has dimensions beside the batch")
-    for index, size in zip(indices, shape, strict=False):
-        if not isinstance(index, slice) and not -size <= index < size:
-            raise ValueError(f"target: {index} is out of range for an output of {size} (0 to {size - 1})")
-
-
-def scores_examples(target: Target) -> bool:
-    """Whether a target is one of :mod:`fastsal.targets`, or a list of functions of an example's output."""
-    if isinstance(target, list):
-        return bool(target) and callable(target[0]) and not isinstance(target[0], Tensor)
-    return isinstance(target, ExampleTarget)
-
-
-def resolved(target: Target, output: Any) -> Target:
-    """A target that is a function of the output as what it returns for it; any other as it is."""
-    chooses = callable(target) and not isinstance(target, (Tensor, ExampleTarget))
-    return target(main_output(output)) if chooses else target
-
-
-def target_of(target: Target, row: int, examples: int) -> Target:
-    """One example's part of a target, for that example alone."""
-    if isinstance(target, np.ndarray):
-        target = target.tolist()
-    if isinstance(target, list) and len(target) == examples:
-        return target[row : row + 1]
-    if isinstance(target, Tensor) and target.numel() > 1:
-        return target[row : row + 1]
-    return target
-
-
-def select_target(output: Tensor, target: Target) -> Tensor:
-    """The target's scores from an output whose dimension 0 is the batch.
-
-    Args:
-        output: [B, ...]; for the targets of :mod:`fastsal.targets` whatever has a part for each example.
-        target: None (the output itself), an int (also numpy's) or tuple of ints for all examples, a tensor, array or
-            list of ints with one entry per example (2-D output), a list of tuples, one per example, a function of
-            the output that returns one of these, or one of :mod:`fastsal.targets`, or a list of them.
-
-    Raises:
-        TypeError, ValueError: for another form, a wrong number of entries, or an index out of range.
-    """
-    if target is None:
-        return output
-    if scores_examples(target):
-        return example_scores(output, target, len(target) if isinstance(target, list) else count_examples(output))
-    if callable(target) and not isinstance(target, Tensor):
-        target = target(output)
-    if isinstance(target, np.ndarray):
-        target = target.tolist()
-    if isinstance(target, Tensor) and target.numel() == 1 and (host_may_wait() or target.dim() != 1):
-        if target.is_floating_point() or target.dtype == torch.bool:
-            raise TypeError(f"target: a tensor of {target.dtype} is not an index")
-        target = int(target)
-    examples, rest = output.shape[0] if output.dim() else 0, tuple(output.shape[1:])
-    if isinstance(target, tuple):
-        indices = tuple(entry if isinstance(entry, slice) else _index("target", entry) for entry in target)
-        _in_range(indices, rest)
-        where: tuple[Any, ...] = (slice(None), *indices)
-        return output[where]
-    if isinstance(target, (Tensor, list)):
-        # len() of a tensor would make a number of a size that stands for every batch.
-        entries = target.shape[0] if isinstance(target, Tensor) and target.dim() else len(target)
-        if entries != examples:
-            raise ValueError(f"target: {entries} entries for {examples} examples")
-        if isinstance(target, list) and target and isinstance(target[0], tuple):
-            rows = [tuple(_index("target", entry) for entry in row) for row in target]
-            for row in rows:
-                _in_range(row, rest)
-            return torch.stack([output[(i, *row)] for i, row in enumerate(rows)])
-        if output.dim() != 2:
-            raise ValueError(f"target: one int per example needs an output [B, K], this one is {tuple(output.shape)}")
-        if isinstance(target, Tensor):
-            if target.dim() != 1 or target.is_floating_point() or target.dtype == torch.bool:
-                raise TypeError(f"target: {target.dtype} of shape {tuple(target.shape)} is not [B] of ints")
-            column = target.to(device=output.device, dtype=torch.int64)
-            if not host_may_wait():
-                return _gathered_or_nan(output, column)
-        else:
-            column = torch.tensor([_index("target", entry) for entry in target], device=output.device)
-        if column.numel():
-            _in_range((int(column.min()),), rest)
-            _in_range((int(column.max()),), rest)
-        return output.gather(1, (column % rest[0])[:, None])[:, 0]
-    index = _index("target", target)
-    if output.dim() < 2:
-        raise ValueError(
-            f"target: {index} given, but the output {tuple(output.shape)} has one score per example; use None"
-        )
-    _in_range((index,), rest)
-    return output[:, index]
-
-
-def _gathered_or_nan(output: Tensor, column: Tensor) -> Tensor:
-    """Entries [B] of an output [B, K]; NaN where there is none, which the device can tell without the host."""
-    count = output.shape[1]
-    scores = output.gather(1, (column % count)[:, None])[:, 0]
-    return torch.where((column >= -count) & (column < count), scores, torch.nan)
-
-
-def one_score_each(output: Any, target: Target, examples: int) -> Tensor:
-    """One score per example, as gradients need.
-
-    Raises:
-        TypeError: for an output that is no tensor.
-        ValueError: for a target that leaves several scores per example.
-    """
-    if scores_examples(target):
-        return example_scores(output, target, examples)
-    output = main_output(output)
-    if not isinstance(output, Tensor):
-        raise TypeError(f"forward_func: its output is a {type(output).__name__}, not a tensor; wrap it to return one")
-    scores = select_target(output, target)
-    if scores.numel() != examples and scores.numel() != 1:
-        raise ValueError(
-            f"target: {target!r} leaves {tuple(scores.shape)} of the output {tuple(output.shape)}; "
-            "name one score per example"
-        )
-    return scores.reshape(-1)
-
-
-def _per_example(part: Tensor) -> Tensor:
-    """[B, features] in at least float32."""
-    wide = part.to(torch.promote_types(part.dtype, torch.float32))
-    return wide.flatten(1) if wide.dim() > 1 else wide[:, None]
-
-
-Result = TypeVar("Result")
-
-
+P = ParamSpec("P")
+R = TypeVar("R")
+_WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z]|$)|[A-Z]?[a-z]+|[A-Z]+|\d+")
 AS_IT_IS = Step("model", False, "as it is: fastsal.prepare(model, inputs) makes one ready for many passes")
+
+
+def attribution(function: Callable[P, Call[R]]) -> Callable[P, R]:
+    """Make the description of a call an ``attribute`` that runs it: the one door of every explainer.
+
+    The function reads its arguments and returns a :class:`Call`, most easily by ``task.sweep`` or ``task.once``. The
+    method that it becomes leaves inference mode, runs the call, notes the sweeps for ``plan()`` and returns the maps.
+    The description stays at :func:`describe`, which estimates, compiled calls, exports and other explainers run in
+    their own ways. ``__wrapped__``, which Captum's own explainers call, runs it too.
+    """
+
+    @functools.wraps(function)
+    def attribute(*args: P.args, **kwargs: P.kwargs) -> R:
+        explainer: Any = args[0]
+        with _outside_of_inference(), observed() as sweeps:
+            result = function(*args, **kwargs).run()
+        explainer.state.sweeps = tuple(sweeps)
+        return result
+
+    signature = inspect.signature(function)
+    returned = re.fullmatch(r"Call\[(.*)\]", str(signature.return_annotation))
+    door: Any = attribute
+    door.__signature__ = signature.replace(return_annotation=returned[1] if returned else signature.return_annotation)
+    door.__annotations__ = {**function.__annotations__, "return": door.__signature__.return_annotation}
+    door.describe = function
+    door.__wrapped__ = _copied(door)
+    del door.__wrapped__.__wrapped__
+    return attribute
+
+
+def describe(explainer: Any, *args: Any, **kwargs: Any) -> Call[Any]:
+    """What a call of an explainer's ``attribute`` would run."""
+    with _outside_of_inference():
+        found: Call[Any] = type(explainer).attribute.describe(explainer, *args, **kwargs)
+    return found
+
+
+def _copied(function: Any) -> Any:
+    """A function of its own over the same code, to give it another signature."""
+
+    @functools.wraps(function)
+    def made(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return made
+
+
+@contextlib.contextmanager
+def _outside_of_inference() -> Iterator[None]:
+    """Tensors made in inference mode can be neither saved by autograd nor kept for another call."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+class Display(NamedTuple):
+    """How maps are shown.
+
+    Attributes:
+        sign: ``range`` (from the least to the greatest value), ``positive`` (what speaks for the target) or
+            ``absolute`` (by size).
+        percentile: of the values, that is shown brightest.
+    """
+
+    sign: Literal["range", "positive", "absolute"]
+    percentile: float
 
 
 class Report(NamedTuple):
@@ -334,12 +109,58 @@ class Report(NamedTuple):
         return "\n".join(map(str, (*self.steps, *self.sweeps)))
 
 
+class State:
+    """What an explainer keeps from call to call.
+
+    Attributes:
+        sweeps: of the last attribution.
+        step: what the last attribution did otherwise than the plain way, or why not.
+        found: what was found of the model, by whoever looked for it; it must tell itself whether it still holds.
+    """
+
+    def __init__(self) -> None:
+        self.sweeps: tuple[Swept, ...] = ()
+        self.step: Step | None = None
+        self.found: dict[str, Any] = {}
+
+    def __reduce__(self) -> Any:
+        # What was found is of this process.
+        return State, ()
+
+
 class Attribution:
     """Base of the explainers: ``attribute`` of a forward function.
 
+    A subclass describes its call in an ``attribute`` under :func:`attribution`, and says what it is in the attributes
+    below, which :func:`fastsal.explain`, :func:`fastsal.compile`, :func:`fastsal.export` and the command line read.
+
     Args:
         forward_func: module or callable whose output has the batch as dimension 0.
+
+    Attributes:
+        name: of the method: the words of the class's name with hyphens between, unless given.
+        summary: what the map is, in half a line.
+        cost: passes of the model, in words.
+        reads: what it needs of the model beside its output: ``""``, ``"layer"`` (a layer's value), ``"attention"``, or
+            ``"functions"`` (Python code whose functions can be met, which a TorchScript archive is not).
+        perturbs: whether it scores altered inputs, so that probabilities are the scores to give it.
+        per_call: the argument that bounds the copies of a model call; None where there are none.
+        fixed: whether its passes are the same in every call, so that it can be compiled.
+        exportable: whether prediction and map can be one graph.
+        display: how its maps are shown.
+        forward_func: as given.
+        state: what it keeps from call to call.
     """
+
+    name: ClassVar[str] = "attribution"
+    summary: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    reads: ClassVar[Literal["", "layer", "attention", "functions"]] = ""
+    perturbs: ClassVar[bool] = False
+    per_call: ClassVar[str | None] = None
+    fixed: ClassVar[bool] = False
+    exportable: ClassVar[bool] = False
+    display: ClassVar[Display] = Display("absolute", 99.5)
 
     forward_func: Callable[..., Any]
 
@@ -347,6 +168,32 @@ class Attribution:
         if not callable(forward_func):
             raise TypeError(f"forward_func: {type(forward_func).__name__} is not callable")
         self.forward_func = forward_func
+        self.state = State()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = "-".join(cls.words()).lower()
+
+    def __copy__(self) -> Any:
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__, state=State())
+        return made
+
+    def __repr__(self) -> str:
+        model = self.forward_func
+        named = getattr(model, "__name__", type(model).__name__)
+        told = [f"{name}={value!r}" for name, value in self.settings().items()]
+        return f"{type(self).__name__}({', '.join([named, *told])})"
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's plain arguments beside the model, by name, where they are not its defaults."""
+        found = {}
+        for name, parameter in list(inspect.signature(type(self)).parameters.items())[1:]:
+            value = getattr(self, name, getattr(self, f"_{name}", parameter.default))
+            if isinstance(value, (int, float, str, tuple)) and value != parameter.default:
+                found[name] = value
+        return found
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -358,18 +205,27 @@ class Attribution:
         return False
 
     @classmethod
+    def words(cls) -> list[str]:
+        """The words of the class's name."""
+        return _WORDS.findall(cls.__name__)
+
+    @classmethod
     def get_name(cls) -> str:
         """The method's name in words."""
-        return "".join(f" {letter}" if letter.isupper() and i else letter for i, letter in enumerate(cls.__name__))
+        return " ".join(cls.words())
+
+    def task(self, inputs: Inputs, target: Target = None, additional_forward_args: Any = None, **options: Any) -> Task:
+        """A call's arguments, parsed; further ``options`` as of :class:`Task`."""
+        options.setdefault("name", self.get_name())
+        return Task(self.forward_func, inputs, target, additional_forward_args, **options)
 
     def plan(self) -> Report:
         """How the model is run: what :func:`fastsal.prepare` did and why not, and the last attribution's batches."""
         prepared = next((module for module in owners(self.forward_func) if isinstance(module, Prepared)), None)
         steps = (AS_IT_IS,) if prepared is None else tuple(prepared.steps)
-        incremental: Step | None = self.__dict__.get("_incremental")
-        if incremental is not None:
-            steps = (*steps, incremental)
-        return Report(steps, self.__dict__.get("_sweeps", ()))
+        if self.state.step is not None:
+            steps = (*steps, self.state.step)
+        return Report(steps, self.state.sweeps)
 
     def compute_convergence_delta(
         self,
@@ -389,12 +245,64 @@ class Attribution:
         with evaluation(self.forward_func), torch.no_grad():
             change = self._scores(ends, additional, target) - self._scores(points, additional, target)
         given, _ = as_inputs(attributions, "attributions")
-        total = sum(_per_example(part).sum(1) for part in given)
+        total = sum(per_example(part).sum(1) for part in given)
         return total - change
 
     def _scores(self, inputs: tuple[Tensor, ...], additional: tuple[Any, ...], target: Target) -> Tensor:
         output = run(self.forward_func, tuple(map(scratch, inputs)), tuple(map(scratch, additional)))
         return one_score_each(output, target, inputs[0].shape[0])
+
+
+class Estimating:
+    """Adds :meth:`estimate` and :meth:`improve` to an explainer whose sweep can end early."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        function = getattr(cls, "attribute", None)
+        if function is None or "estimate" in cls.__dict__:
+            return
+        parameters = list(inspect.signature(function).parameters.values())
+        at = next((i for i, each in enumerate(parameters) if each.kind is each.VAR_KEYWORD), len(parameters))
+        parameters[at:at] = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="float | None")
+            for name in ("tolerance", "deadline")
+            if name not in inspect.signature(function).parameters
+        ]
+        for name, returned in (("estimate", "Estimate"), ("improve", "Iterator[Estimate]")):
+            made = _copied(getattr(Estimating, name))
+            made.__signature__ = inspect.Signature(parameters, return_annotation=returned)
+            made.__qualname__ = f"{cls.__qualname__}.{name}"
+            setattr(cls, name, made)
+
+    def estimate(
+        self, *args: Any, tolerance: float | None = None, deadline: float | None = None, **kwargs: Any
+    ) -> Estimate:
+        """A map that says how sure it is, from as many samples as the limits ask for; arguments as of ``attribute``.
+
+        Args:
+            tolerance: stop when the relative error is estimated to be below it, after all samples at the most.
+            deadline: stop before so many seconds have passed since the call. Without either all samples count.
+
+        Raises:
+            TypeError, ValueError: as of ``attribute``; for limits that are not above 0, or too few samples.
+        """
+        limits = limits_of(tolerance, deadline)
+        with _outside_of_inference(), observed() as sweeps:
+            anytime = described(describe(self, *args, **kwargs), f"estimate: {type(self).__name__}")
+            found = within(anytime, limits)
+        self.state.sweeps = tuple(sweeps)  # type: ignore[attr-defined]
+        return found
+
+    def improve(
+        self, *args: Any, tolerance: float | None = None, deadline: float | None = None, **kwargs: Any
+    ) -> Iterator[Estimate]:
+        """Ever better maps, an :class:`Estimate` after each model call; arguments as of ``attribute``.
+
+        The model is as it was whenever the caller has the turn. ``tolerance`` and ``deadline`` end it early.
+        """
+        limits = limits_of(tolerance, deadline)
+        anytime = described(describe(self, *args, **kwargs), f"improve: {type(self).__name__}")
+        return until(anytime, limits, every=True)
 
 
 class GradientAttribution(Attribution):
@@ -403,6 +311,10 @@ class GradientAttribution(Attribution):
 
 class PerturbationAttribution(Attribution):
     """Base of the explainers that change the input and watch the output."""
+
+    perturbs = True
+    per_call = "perturbations_per_eval"
+    display = Display("positive", 100.0)
 
     @property
     def multiplies_by_inputs(self) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import ChunkTooLarge, run, scratch
-from fastsal.explainers.base import Target, one_score_each
+from fastsal.explainers.scores import Target, one_score_each
 
 _copies = contextvars.ContextVar("fastsal altered copies", default=1)
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from fastsal.explainers.anytime import ESTIMATING
+from fastsal.explainers._old import ESTIMATING
 from fastsal.explainers.base import Attribution
 from fastsal.explainers.cam.ablation_cam import AblationCAM
 from fastsal.explainers.cam.base import ActivationMap

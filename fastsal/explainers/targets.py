@@ -1,16 +1,20 @@
 """Targets that are no index: what a score is for segmentation, detection, embeddings, and other classifiers.
 
-One of these, or a list with one per example, goes where a target goes. A function of your own does too, in such a list:
-it gets an example's part of the model's output and returns one number as a tensor.
+One of these, or a list with one per example, goes where a target goes. So does any object of your own with
+``score(output)`` that returns one number per example, [B]; and in a list a function that gets an example's part of the
+model's output and returns one number as a tensor. Where copies of the inputs are altered, the output has their rows,
+copy by copy: an object whose score is not row by row gives with ``repeated(count)`` what scores that many copies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastsal.explainers.outputs import count_examples, example_scores
 
 
 class ExampleTarget:
@@ -18,6 +22,10 @@ class ExampleTarget:
 
     def __call__(self, output: Any) -> Tensor:
         raise NotImplementedError
+
+    def score(self, output: Any) -> Tensor:
+        """Scores [B] of a model's output, which has a part for each example."""
+        return example_scores(output, self, count_examples(output))
 
     def mirrored(self) -> ExampleTarget:
         """The same for an input that is mirrored along its last dimension."""
@@ -161,64 +169,6 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
     return common / (areas[0][:, None] + areas[1][None, :] - common).clamp_min(torch.finfo(common.dtype).tiny)
 
 
-def main_output(output: Any) -> Any:
-    """The tensor of an output that names it: ``logits`` (transformers), ``out`` (torchvision's segmentation)."""
-    if isinstance(output, Tensor):
-        return output
-    for name in ("logits", "out"):
-        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(found, Tensor):
-            return found
-    return output
-
-
-def count_examples(output: Any) -> int:
-    """How many examples an output is of."""
-    output = main_output(output)
-    if isinstance(output, Mapping):
-        return count_examples(next(iter(output.values())))
-    return len(output) if not isinstance(output, Tensor) or output.dim() else 1
-
-
-def example_outputs(output: Any, examples: int) -> list[Any]:
-    """Each example's part of a model's output.
-
-    Raises:
-        TypeError, ValueError: for an output without one part per example.
-    """
-    output = main_output(output)
-    if isinstance(output, Mapping):
-        parts = {name: example_outputs(value, examples) for name, value in output.items()}
-        return [{name: part[i] for name, part in parts.items()} for i in range(examples)]
-    if not isinstance(output, (Tensor, list, tuple)):
-        raise TypeError(f"forward_func: its output is a {type(output).__name__}, which has no part for each example")
-    if isinstance(output, Tensor) and output.dim() == 0 and examples == 1:
-        return [output]
-    size = len(output) if not isinstance(output, Tensor) else (output.shape[0] if output.dim() else 0)
-    if size != examples:
-        raise ValueError(f"forward_func: its output has {size} entries for {examples} examples")
-    return list(output)
-
-
-def example_scores(output: Any, target: Any, examples: int) -> Tensor:
-    """Scores [B] of one target for all examples, or of a list with one each.
-
-    Raises:
-        TypeError, ValueError: for a wrong number of targets, or one that returns anything but one number.
-    """
-    targets: list[Callable[[Any], Tensor]] = list(target) if isinstance(target, list) else [target] * examples
-    if len(targets) != examples:
-        raise ValueError(f"target: {len(targets)} entries for {examples} examples")
-    scores = []
-    for each, part in zip(targets, example_outputs(output, examples), strict=True):
-        score = each(part)
-        if not isinstance(score, Tensor) or score.numel() != 1:
-            given = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-            raise ValueError(f"target: {each!r} returned {given} for an example, not a tensor with one element")
-        scores.append(score.reshape(()))
-    return torch.stack(scores)
-
-
 def _tensor(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise TypeError(f"target: the output is a {type(output).__name__}, not a tensor")
@@ -228,10 +178,3 @@ def _tensor(output: Any) -> Tensor:
 def _vector(output: Any) -> Tensor:
     vector = _tensor(output)
     return vector.reshape(-1) if vector.dim() == 0 else vector
-
-
-def mirrored(target: Any) -> Any:
-    """A target for inputs that are mirrored along their last dimension."""
-    if isinstance(target, list):
-        return [mirrored(each) for each in target]
-    return target.mirrored() if isinstance(target, ExampleTarget) else target

@@ -13,25 +13,18 @@ from torch import Tensor
 from fastsal.engine.prepare import Prepared, Step, Watch, unprepared
 from fastsal.engine.prepare.preparing import difference
 from fastsal.engine.run import Graph, evaluation, owners, run, scratch, without_waiting
-from fastsal.explainers.anytime import ESTIMATING
-from fastsal.explainers.base import (
-    Attribution,
-    Inputs,
-    Report,
-    Target,
-    as_arguments,
-    as_inputs,
-    as_result,
-    examples_of,
-)
+from fastsal.explainers._old import ESTIMATING
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, examples_of
+from fastsal.explainers.base import Attribution, Report
 from fastsal.explainers.cam.base import ActivationMap
 from fastsal.explainers.gradient.input_x_gradient import InputXGradient
 from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
 from fastsal.explainers.gradient.saliency import Saliency
 from fastsal.explainers.gradient.smooth_grad import SmoothGrad
+from fastsal.explainers.outputs import main_output
 from fastsal.explainers.perturbation.occlusion.occlusion import Occlusion
 from fastsal.explainers.perturbation.rise.rise import RISE
-from fastsal.explainers.targets import main_output
+from fastsal.explainers.scores import Target
 
 ONE_PASS = (Saliency, InputXGradient, Occlusion)
 """Their own first pass is the prediction."""

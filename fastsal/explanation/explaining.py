@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.run import evaluation, run, scratch
-from fastsal.explainers.base import Inputs, Target, as_arguments, as_inputs, at_least_one
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, at_least_one
 from fastsal.explainers.cam.base import ActivationMap, CamReading
+from fastsal.explainers.outputs import main_output
 from fastsal.explainers.registry import find, keywords, options
-from fastsal.explainers.targets import main_output
+from fastsal.explainers.scores import Target
 
 OCCLUSION_SHARE = 8
 """Without a window given, occlusion takes one eighth of each spatial dimension, at half of that as its stride."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import Plan
-from fastsal.explainers.base import Target, at_least_one
+from fastsal.explainers.arguments import at_least_one
+from fastsal.explainers.scores import Target
 
 
 def interleave(value: Any, count: int, examples: int) -> Any:

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import Plan, evaluation, run, scratch, sweep
-from fastsal.explainers.base import Baselines, Target, as_arguments, as_baselines, at_least_one, resolved
-from fastsal.explainers.targets import main_output
+from fastsal.engine.run import Plan, evaluation, run, scratch
+from fastsal.explainers._old import sweep
+from fastsal.explainers.arguments import Baselines, as_arguments, as_baselines, at_least_one
+from fastsal.explainers.outputs import main_output
+from fastsal.explainers.scores import Target, resolved
 from fastsal.metrics._blur import blurred
 from fastsal.ops import ranks
 

@@ -9,17 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import evaluation, run, scratch, sweep
-from fastsal.explainers.base import (
-    Baselines,
-    Inputs,
-    Target,
-    as_arguments,
-    as_baselines,
-    as_inputs,
-    examples_of,
-    one_score_each,
-)
+from fastsal.engine.run import evaluation, run, scratch
+from fastsal.explainers._old import sweep
+from fastsal.explainers.arguments import Baselines, Inputs, as_arguments, as_baselines, as_inputs, examples_of
+from fastsal.explainers.scores import Target, one_score_each
 from fastsal.metrics._samples import interleave, interleave_like, interleave_target, plan_of, widest
 
 PerturbFunc = Callable[..., Any]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import scratch, sweep
-from fastsal.explainers.base import Inputs, as_arguments, as_inputs, examples_of
+from fastsal.engine.run import scratch
+from fastsal.explainers._old import sweep
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, examples_of
 from fastsal.explainers.seeds import as_seed
 from fastsal.metrics._samples import interleave, interleave_like, interleave_target, plan_of, widest
 

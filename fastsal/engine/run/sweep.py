@@ -7,11 +7,14 @@ import contextvars
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
 from fastsal.engine.run.plan import Plan
+
+Kept = TypeVar("Kept")
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 """What allocators say that raise no class of their own: the CPU's (by system), MPS, cuBLAS and cuDNN."""
@@ -88,59 +91,69 @@ def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
         return False, str(error.with_traceback(None))
 
 
-def sweep(
-    total: int,
-    step: Callable[[int, int], Callable[[], None]],
-    plan: Plan,
-    *,
-    show_progress: bool = False,
-    description: str = "",
-) -> None:
-    """Run items 0 .. total in chunks; arguments and errors as of :func:`chunks`."""
-    for _ in chunks(total, step, plan, show_progress=show_progress, description=description):
-        pass
+@dataclass
+class Sweep(Generic[Kept]):
+    """Many passes as a method describes them: items (masks, windows, steps) that are altered, scored and folded.
 
-
-def chunks(
-    total: int,
-    step: Callable[[int, int], Callable[[], None]],
-    plan: Plan,
-    *,
-    show_progress: bool = False,
-    description: str = "",
-) -> Generator[int, None, None]:
-    """Run items 0 .. total in chunks; after each, yield how many are done. Close the generator to end early.
-
-    Args:
-        total: number of items (masks, windows, steps).
-        step: ``step(start, stop)`` generates, scores and folds one chunk and returns what commits the result; it must
-            change nothing before that. When memory runs out inside it, the chunk is halved and done again, so that
+    Attributes:
+        total: number of items.
+        work: ``work(start, stop)`` generates and scores the items of one chunk and returns what :attr:`keep` is to
+            fold; it must change nothing. When memory runs out inside it, the chunk is halved and done again, so that
             nothing is lost and nothing counts twice.
+        keep: ``keep(start, stop, what work returned)`` folds a chunk, and is called once for each item, in order.
         plan: chunk sizes.
+        name: of the method, for the bar and for :class:`Swept`.
         show_progress: show a bar on standard error.
-        description: of the bar.
+        context: around every chunk: the model's mode, and whether there are gradients.
+    """
+
+    total: int
+    work: Callable[[int, int], Kept]
+    keep: Callable[[int, int, Kept], None]
+    plan: Plan
+    name: str = ""
+    show_progress: bool = False
+    context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+
+    def run(self) -> None:
+        """All chunks. The caller enters :attr:`context`.
+
+        Raises:
+            torch.OutOfMemoryError: when a single item does not fit.
+        """
+        for _ in chunks(self):
+            pass
+
+
+def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
+    """Run a sweep in chunks; after each, yield how many items are done. Close the generator to end early.
+
+    The caller enters :attr:`Sweep.context`.
 
     Raises:
         torch.OutOfMemoryError: when a single item does not fit.
     """
     bar = None
-    if show_progress:
+    total, plan = sweep.total, sweep.plan
+    if sweep.show_progress:
         from tqdm.auto import tqdm
 
-        bar = tqdm(total=total, desc=description, leave=False)
+        bar = tqdm(total=total, desc=sweep.name, leave=False)
     start, retried = 0, 0
     sizes: list[int] = []
     began = time.perf_counter()
     try:
         while start < total:
             stop = min(start + plan.size, total)
-            done, outcome = _attempt(lambda start=start, stop=stop: step(start, stop))  # type: ignore[misc]
+            done, outcome = _attempt(lambda start=start, stop=stop: sweep.work(start, stop))  # type: ignore[misc]
             if not done:
                 if not plan.out_of_memory(stop - start):
                     raise torch.OutOfMemoryError(f"one item of the sweep does not fit in memory: {outcome}")
                 retried += 1
                 continue
-            outcome()
+            sweep.keep(start, stop, outcome)
+            # What is kept is kept; the chunk's own tensors make room for the next one's.
+            del outcome
             plan.succeeded(stop - start)
             sizes.append(stop - start)
             if bar is not None:
@@ -150,4 +163,4 @@ def chunks(
     finally:
         if bar is not None:
             bar.close()
-        note(Swept(description, start, tuple(sizes), retried, time.perf_counter() - began))
+        note(Swept(sweep.name, start, tuple(sizes), retried, time.perf_counter() - began))

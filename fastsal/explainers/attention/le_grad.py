@@ -9,9 +9,11 @@ from torch import Tensor
 
 from fastsal.engine.reading import grid_of
 from fastsal.engine.run import evaluation, run, scratch
-from fastsal.explainers._wrapped import attribute_method
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, at_least_one
 from fastsal.explainers.attention._weights import AttentionWeights
-from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, at_least_one, one_score_each
+from fastsal.explainers.base import Attribution
+from fastsal.explainers.scores import Target, one_score_each
 from fastsal.ops import accumulation_dtype, cam
 
 

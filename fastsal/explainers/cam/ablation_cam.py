@@ -10,20 +10,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fastsal.engine.reading.tail import Tail, begins_with
-from fastsal.engine.run import Plan, evaluation, sweep
-from fastsal.explainers.base import (
-    Inputs,
-    Target,
-    as_arguments,
-    as_inputs,
-    could_be_per_example,
-    one_score_each,
-    resolved,
-    target_of,
-    tile_target,
-)
+from fastsal.engine.run import Plan, evaluation
+from fastsal.explainers._old import could_be_per_example, sweep
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
 from fastsal.explainers.cam.base import CamReading
 from fastsal.explainers.cam.swept import SweptMap
+from fastsal.explainers.scores import Target, one_score_each, resolved, target_of, tile_target
 from fastsal.ops import accumulation_dtype
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fastsal.engine.reading import UNRELATED, Layer, Reading, default_layer, grid_of, read, resolve_layer
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, one_score_each
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
+from fastsal.explainers.base import Attribution
 from fastsal.explainers.cam.principal import principal_projection
-from fastsal.explainers.targets import mirrored
+from fastsal.explainers.scores import Target, mirrored, one_score_each
 from fastsal.ops import accumulation_dtype, cam
 
 FUSIONS = ("mean", "max", "product")

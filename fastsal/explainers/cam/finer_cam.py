@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastsal.explainers.base import Target, at_least_one, one_score_each
+from fastsal.explainers.arguments import at_least_one
 from fastsal.explainers.cam.base import ReshapeTransform
 from fastsal.explainers.cam.grad_cam import GradCAM
-from fastsal.explainers.targets import main_output
+from fastsal.explainers.outputs import main_output
+from fastsal.explainers.scores import Target, one_score_each
 
 
 class FinerCAM(GradCAM):

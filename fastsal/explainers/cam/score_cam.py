@@ -8,22 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine.run import Plan, evaluation, run, scratch, sweep
-from fastsal.explainers.base import (
-    Inputs,
-    Target,
-    as_arguments,
-    as_inputs,
-    at_least_one,
-    could_be_per_example,
-    examples_of,
-    one_score_each,
-    resolved,
-    tile,
-    tile_target,
-)
+from fastsal.engine.run import Plan, evaluation, run, scratch
+from fastsal.explainers._old import could_be_per_example, sweep
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, at_least_one, examples_of
 from fastsal.explainers.cam.base import CamReading, ReshapeTransform
 from fastsal.explainers.cam.swept import SweptMap
+from fastsal.explainers.scores import Target, one_score_each, resolved, tile, tile_target
 from fastsal.explainers.seeds import as_seed
 from fastsal.ops import accumulation_dtype, cam, noise
 

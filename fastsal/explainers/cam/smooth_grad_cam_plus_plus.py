@@ -9,23 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.reading import read
-from fastsal.engine.run import Plan, sweep
-from fastsal.explainers.base import (
-    Inputs,
-    Target,
-    as_arguments,
-    as_inputs,
-    at_least_one,
-    could_be_per_example,
-    examples_of,
-    one_score_each,
-    resolved,
-    tile,
-    tile_target,
-)
+from fastsal.engine.run import Plan
+from fastsal.explainers._old import could_be_per_example, sweep
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, at_least_one, examples_of
 from fastsal.explainers.cam.base import CamReading, ReshapeTransform
 from fastsal.explainers.cam.grad_cam_plus_plus import plus_plus_weights
 from fastsal.explainers.cam.swept import SweptMap
+from fastsal.explainers.scores import Target, one_score_each, resolved, tile, tile_target
 from fastsal.explainers.seeds import as_seed
 from fastsal.ops import accumulation_dtype, noise
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fastsal.explainers.base import at_least_one
+from fastsal.explainers.arguments import at_least_one
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.explainers.base import Inputs
+from fastsal.explainers.arguments import Inputs
 
 
 def distribution_of(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:

@@ -70,8 +70,8 @@ def front_of(
 
 def _found(explainer: Any, x: Tensor, start: float | Tensor, additional: tuple[Any, ...], always: bool) -> Front | None:
     begin = (start.to(x) if isinstance(start, Tensor) else torch.full_like(x, start)).expand_as(x)
-    known = explainer.__dict__.get("_first_layer")
-    layer, explainer.__dict__["_first_layer"] = first_layer(
+    known = explainer.state.found.get("first layer")
+    layer, explainer.state.found["first layer"] = first_layer(
         explainer.forward_func, x, begin, additional, known, whatever_it_costs=always
     )
     return None if layer is None else Front(layer, x, begin, additional)

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastsal.engine.run import evaluation
-from fastsal.explainers.base import GradientAttribution, Inputs, Target, as_arguments, as_inputs, as_result
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result
+from fastsal.explainers.base import GradientAttribution
 from fastsal.explainers.input_gradient import input_gradients
+from fastsal.explainers.scores import Target
 
 # The aten forms are what exported programs call.
 OUT_OF_PLACE = (torch.relu, Tensor.relu, torch.ops.aten.relu, torch.ops.aten.relu.default)

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import Inputs, Target
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.gradient._relu_rule import ModifiedRelu
+from fastsal.explainers.scores import Target
 
 
 class Deconvolution(ModifiedRelu):

@@ -10,22 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.run import ChunkTooLarge, evaluation
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import (
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import (
     Baselines,
-    GradientAttribution,
     Inputs,
-    Target,
     as_arguments,
     as_inputs,
     as_result,
     baseline_inputs,
     examples_of,
-    tile,
-    tile_target,
 )
+from fastsal.explainers.base import GradientAttribution
 from fastsal.explainers.gradient._rescale import RescaleMode
 from fastsal.explainers.input_gradient import altered_copies, input_gradients
+from fastsal.explainers.scores import Target, tile, tile_target
 
 Custom = Callable[..., Any]
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from fastsal.engine.prepare import unprepared
 from fastsal.engine.run import evaluation, owner, run, scratch
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, one_score_each
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
+from fastsal.explainers.base import Attribution
+from fastsal.explainers.scores import Target, one_score_each
 from fastsal.ops import accumulation_dtype, cam
 
 EPSILON = 1e-6

@@ -8,24 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import Plan, evaluation, sweep
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import (
-    GradientAttribution,
-    Inputs,
-    Target,
-    as_arguments,
-    as_inputs,
-    as_result,
-    at_least_one,
-    could_be_per_example,
-    examples_of,
-    tile,
-    tile_target,
-)
+from fastsal.engine.run import Plan, evaluation
+from fastsal.explainers._old import attribute_method, could_be_per_example, sweep
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, at_least_one, examples_of
+from fastsal.explainers.base import GradientAttribution
 from fastsal.explainers.gradient._distribution import Draws, distribution_of
 from fastsal.explainers.gradient.noise_tunnel import deviations_of
 from fastsal.explainers.input_gradient import altered_copies, input_gradients
+from fastsal.explainers.scores import Target, tile, tile_target
 from fastsal.explainers.seeds import generator
 from fastsal.ops import noise
 

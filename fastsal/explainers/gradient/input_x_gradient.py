@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastsal.engine.run import evaluation
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import GradientAttribution, Inputs, Target, as_arguments, as_inputs, as_result
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result
+from fastsal.explainers.base import GradientAttribution
 from fastsal.explainers.input_gradient import input_gradients
+from fastsal.explainers.scores import Target
 
 
 class InputXGradient(GradientAttribution):

@@ -11,29 +11,27 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import Plan, evaluation
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.anytime import Anytime, Run, execute, limits_of, relative, scoring
-from fastsal.explainers.base import (
+from fastsal.explainers._old import Run, attribute_method, execute, limits_of, scoring
+from fastsal.explainers.anytime import relative
+from fastsal.explainers.arguments import (
     Baselines,
-    GradientAttribution,
     Inputs,
-    Target,
     as_arguments,
     as_baselines,
     as_inputs,
     as_result,
     examples_of,
-    tile,
-    tile_target,
 )
+from fastsal.explainers.base import Estimating, GradientAttribution
 from fastsal.explainers.gradient._front import front_of
 from fastsal.explainers.gradient._points import Doubled, Sums, Weighted
 from fastsal.explainers.gradient._quadrature import rule
 from fastsal.explainers.input_gradient import altered_copies, input_gradients
+from fastsal.explainers.scores import Target, tile, tile_target
 from fastsal.ops import path
 
 
-class IntegratedGradients(Anytime, GradientAttribution):
+class IntegratedGradients(Estimating, GradientAttribution):
     """(x - b) times the mean of d target / d input over b + a (x - b), a in [0, 1].
 
     Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks" (ICML 2017), equations 1 and 3. Costs n_steps

@@ -10,29 +10,20 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import ChunkTooLarge, Plan
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.anytime import Anytime, Run, execute, limits_of, relative
-from fastsal.explainers.base import (
-    Attribution,
-    Inputs,
-    as_arguments,
-    as_inputs,
-    as_result,
-    at_least_one,
-    could_be_per_example,
-    examples_of,
-    tile,
-    tile_target,
-)
+from fastsal.explainers._old import Run, attribute_method, could_be_per_example, execute, limits_of
+from fastsal.explainers.anytime import relative
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, at_least_one, examples_of
+from fastsal.explainers.base import Attribution, Estimating
 from fastsal.explainers.gradient._distribution import Draws, distribution_of
 from fastsal.explainers.input_gradient import altered_copies
+from fastsal.explainers.scores import tile, tile_target
 from fastsal.explainers.seeds import generator, seeds_of
 from fastsal.ops import noise
 
 TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 
-class NoiseTunnel(Anytime, Attribution):
+class NoiseTunnel(Estimating, Attribution):
     """Moments of another explainer's attributions A of x + N(0, stdev²), over nt_samples draws.
 
     smoothgrad is their mean (Smilkov et al., "SmoothGrad", 2017), smoothgrad_sq the mean of their squares and vargrad

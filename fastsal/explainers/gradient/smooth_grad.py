@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.anytime import Anytime
-from fastsal.explainers.base import GradientAttribution, Inputs, Target, as_inputs
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs, as_inputs
+from fastsal.explainers.base import Estimating, GradientAttribution
 from fastsal.explainers.gradient.noise_tunnel import NoiseTunnel
 from fastsal.explainers.gradient.saliency import Saliency
+from fastsal.explainers.scores import Target
 
 
-class SmoothGrad(Anytime, GradientAttribution):
+class SmoothGrad(Estimating, GradientAttribution):
     """Smilkov, Thorat, Kim, Viégas, Wattenberg, "SmoothGrad: removing noise by adding noise" (2017), section 3.
 
     The shorthand of ``NoiseTunnel(Saliency(forward_func))``, with the paper's noise level. Costs n_samples forward and

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import GradientAttribution, Inputs, Target, as_inputs, as_result
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs, as_inputs, as_result
+from fastsal.explainers.base import GradientAttribution
 from fastsal.explainers.gradient.guided_backprop import GuidedBackprop
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 from fastsal.explainers.layer.layer_grad_cam import LayerGradCam
+from fastsal.explainers.scores import Target
 
 
 class GuidedGradCam(GradientAttribution):

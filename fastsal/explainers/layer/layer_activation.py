@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fastsal.engine.reading import read
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import Inputs, as_arguments, as_inputs
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 
 

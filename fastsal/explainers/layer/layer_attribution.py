@@ -9,14 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsal.engine.reading import Reading, read, resolve_layer
-from fastsal.explainers.base import (
-    GradientAttribution,
-    Inputs,
-    Target,
-    as_arguments,
-    as_inputs,
-    one_score_each,
-)
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
+from fastsal.explainers.base import GradientAttribution
+from fastsal.explainers.scores import Target, one_score_each
 
 Layers = nn.Module | str | list[nn.Module | str]
 

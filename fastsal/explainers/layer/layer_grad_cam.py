@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import Inputs, Target
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
+from fastsal.explainers.scores import Target
 
 
 class LayerGradCam(LayerAttribution):

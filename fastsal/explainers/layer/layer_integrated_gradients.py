@@ -9,10 +9,11 @@ import torch
 
 from fastsal.engine.reading import read, replaced
 from fastsal.engine.run import run
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import Baselines, Inputs, Target, as_arguments, as_inputs, baseline_inputs, examples_of
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Baselines, Inputs, as_arguments, as_inputs, baseline_inputs, examples_of
 from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
+from fastsal.explainers.scores import Target
 
 
 class LayerIntegratedGradients(LayerAttribution):

@@ -9,22 +9,15 @@ from torch import Tensor, nn
 
 from fastsal.engine.prepare import unprepared
 from fastsal.engine.run import evaluation
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import (
-    GradientAttribution,
-    Inputs,
-    Target,
-    _per_example,
-    as_arguments,
-    as_inputs,
-    as_result,
-    one_score_each,
-)
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result
+from fastsal.explainers.base import GradientAttribution
 from fastsal.explainers.input_gradient import input_gradients
 from fastsal.explainers.lrp._mode import Refused, RelevanceMode
 from fastsal.explainers.lrp._modules import own_rule
 from fastsal.explainers.lrp.composites import Composite, Rules, as_composite
 from fastsal.explainers.lrp.layer import widen
+from fastsal.explainers.scores import Target, one_score_each, per_example
 
 # Relevance starts from 1 and is scaled by the score at the end. In float16, 1 spread over the 150528 values of an image
 # falls below 6e-5, where digits are lost; 64 does not, and leaves a factor of 1000 to the greatest float16.
@@ -142,4 +135,4 @@ class LRP(GradientAttribution):
             output: the scores, [B].
         """
         given, _ = as_inputs(attributions, "attributions")
-        return widen(output).flatten() - torch.stack([_per_example(part).sum(1) for part in given]).sum(0)
+        return widen(output).flatten() - torch.stack([per_example(part).sum(1) for part in given]).sum(0)

@@ -10,16 +10,10 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import ChunkTooLarge, Plan, run, scratch
-from fastsal.explainers.base import (
-    Target,
-    at_least_one,
-    could_be_per_example,
-    resolved,
-    target_of,
-    tile,
-    tile_target,
-)
+from fastsal.explainers._old import could_be_per_example
+from fastsal.explainers.arguments import at_least_one
 from fastsal.explainers.perturbation.scores import scores_of, selected
+from fastsal.explainers.scores import Target, resolved, target_of, tile, tile_target
 
 
 class AlteredScores:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fastsal import explainers
 from fastsal.compat.torchcam.methods.core import Classes, Extractor, Targets, Weighed
-from fastsal.explainers.base import one_score_each
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
+from fastsal.explainers.scores import one_score_each
 
 
 class _Gradient(Extractor):

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fastsal.engine.incremental import Group, Incremental, NotTraceable, Traced, share_in_maps, trace, trace_seconds
 from fastsal.engine.prepare import Prepared, Step, Watch
-from fastsal.engine.run import Plan, host_may_wait, observed, owners, sweep
+from fastsal.engine.run import Plan, host_may_wait, observed, owners
 from fastsal.engine.run.sweep import Swept, note
+from fastsal.explainers._old import sweep
 from fastsal.explainers.perturbation.altered import AlteredScores
 from fastsal.explainers.perturbation.occlusion._changes import Changes
 from fastsal.ops import patches

@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import evaluation, scratch, sweep
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import (
+from fastsal.engine.run import evaluation, scratch
+from fastsal.explainers._old import attribute_method, sweep
+from fastsal.explainers.arguments import (
     Baselines,
     Inputs,
-    PerturbationAttribution,
-    Target,
     as_arguments,
     as_baselines,
     as_inputs,
     as_result,
     examples_of,
 )
+from fastsal.explainers.base import PerturbationAttribution
 from fastsal.explainers.perturbation.altered import AlteredScores
 from fastsal.explainers.perturbation.features import Features, absent_value, features_of, numbered, spread
 from fastsal.explainers.perturbation.occlusion._changes import Changes, of_features
 from fastsal.explainers.perturbation.occlusion._incremental import checked_setting, incremental_scores
+from fastsal.explainers.scores import Target
 
 Alter = Callable[[Tensor, int, range, Tensor], Tensor]
 """(input [B, ...], its place, P features, where [P, 1 or B, ...] each is) into copies [P, B, ...] without them."""

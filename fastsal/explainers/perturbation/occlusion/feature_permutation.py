@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import scratch
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import Inputs, Target, as_inputs, examples_of
+from fastsal.explainers._old import attribute_method
+from fastsal.explainers.arguments import Inputs, as_inputs, examples_of
 from fastsal.explainers.perturbation.occlusion.feature_ablation import FeatureAblation
+from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import as_seed
 
 

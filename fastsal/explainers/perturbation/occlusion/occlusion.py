@@ -11,24 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import evaluation, scratch, sweep
-from fastsal.explainers._wrapped import attribute_method
+from fastsal.engine.run import evaluation, scratch
+from fastsal.explainers._old import attribute_method, sweep
 from fastsal.explainers.anytime import Estimate, relative
-from fastsal.explainers.base import (
+from fastsal.explainers.arguments import (
     Baselines,
     Inputs,
-    PerturbationAttribution,
-    Target,
     as_arguments,
     as_baselines,
     as_inputs,
     as_result,
     examples_of,
 )
+from fastsal.explainers.base import PerturbationAttribution
 from fastsal.explainers.perturbation.altered import AlteredScores
 from fastsal.explainers.perturbation.occlusion._changes import Changes, of_windows
 from fastsal.explainers.perturbation.occlusion._incremental import checked_setting, incremental_scores
 from fastsal.explainers.perturbation.occlusion._refine import checked_refine, refined
+from fastsal.explainers.scores import Target
 from fastsal.ops import windows
 
 

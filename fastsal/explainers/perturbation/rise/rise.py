@@ -9,29 +9,18 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import Plan, scratch
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.anytime import GROUPS, Anytime, Run, execute, limits_of, relative, scoring
-from fastsal.explainers.base import (
-    Baselines,
-    PerturbationAttribution,
-    Target,
-    as_arguments,
-    as_baselines,
-    as_inputs,
-    at_least_one,
-    could_be_per_example,
-    examples_of,
-    tile,
-    tile_target,
-)
+from fastsal.explainers._old import Run, attribute_method, could_be_per_example, execute, limits_of, scores_of, scoring
+from fastsal.explainers.anytime import GROUPS, relative
+from fastsal.explainers.arguments import Baselines, as_arguments, as_baselines, as_inputs, at_least_one, examples_of
+from fastsal.explainers.base import Estimating, PerturbationAttribution
 from fastsal.explainers.perturbation.rise._designs import Masks, checked_design
 from fastsal.explainers.perturbation.rise._estimators import checked_estimator, estimated
-from fastsal.explainers.perturbation.scores import rows, scores_of
+from fastsal.explainers.scores import Target, rows, tile, tile_target
 from fastsal.explainers.seeds import as_seed
 from fastsal.ops import accumulation_dtype, masks
 
 
-class RISE(Anytime, PerturbationAttribution):
+class RISE(Estimating, PerturbationAttribution):
     """Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models" (BMVC 2018), eq. 6.
 
     Costs n_masks passes per example; memory does not grow with n_masks, and the masks are never held. The paper's

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import scratch
-from fastsal.explainers.anytime import scoring
-from fastsal.explainers.base import (
+from fastsal.explainers._old import scoring
+from fastsal.explainers.arguments import (
     Baselines,
     Inputs,
-    Target,
     as_arguments,
     as_baselines,
     as_inputs,
@@ -23,6 +22,7 @@ from fastsal.explainers.base import (
 )
 from fastsal.explainers.perturbation.altered import AlteredScores
 from fastsal.explainers.perturbation.features import coalitions, features_of, numbered, spread
+from fastsal.explainers.scores import Target
 
 
 class Players:

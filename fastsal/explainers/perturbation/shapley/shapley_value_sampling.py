@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.anytime import Anytime, Run, execute, limits_of, relative, scoring
-from fastsal.explainers.base import Baselines, Inputs, PerturbationAttribution, Target, at_least_one
+from fastsal.explainers._old import Run, attribute_method, execute, limits_of, scoring
+from fastsal.explainers.anytime import relative
+from fastsal.explainers.arguments import Baselines, Inputs, at_least_one
+from fastsal.explainers.base import Estimating, PerturbationAttribution
 from fastsal.explainers.perturbation.shapley._players import Players
+from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import generator
 
 
-class ShapleyValueSampling(Anytime, PerturbationAttribution):
+class ShapleyValueSampling(Estimating, PerturbationAttribution):
     """Mean change of the score when a feature joins those before it in a random order: Castro, Gómez, Tejada,
     "Polynomial calculation of the Shapley value based on sampling" (2009); Štrumbelj, Kononenko (2010).
 

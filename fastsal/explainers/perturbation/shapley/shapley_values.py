@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import sweep
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.anytime import scoring
-from fastsal.explainers.base import Baselines, Inputs, Target
+from fastsal.explainers._old import attribute_method, scoring, sweep
+from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.perturbation.shapley._players import Players
 from fastsal.explainers.perturbation.shapley.shapley_value_sampling import ShapleyValueSampling
+from fastsal.explainers.scores import Target
 
 MANY, MOST = 16, 24
 """Features above which the passes are worth a warning, and above which they would take days."""

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.anytime import GROUPS, Anytime, Run, execute, limits_of, relative, scoring
-from fastsal.explainers.base import Baselines, Inputs, PerturbationAttribution, Target
+from fastsal.explainers._old import Run, attribute_method, execute, limits_of, scoring
+from fastsal.explainers.anytime import GROUPS, relative
+from fastsal.explainers.arguments import Baselines, Inputs
+from fastsal.explainers.base import Estimating, PerturbationAttribution
 from fastsal.explainers.perturbation.features import named_ids, numbered
 from fastsal.explainers.perturbation.surrogate.fits import shapley_jackknife, shapley_regression
 from fastsal.explainers.perturbation.surrogate.lime import Lime, problem_of, result_of
 from fastsal.explainers.perturbation.surrogate.lime_base import check_counts
+from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import generator
 
 
@@ -34,7 +36,7 @@ def draw_coalitions(n_samples: int, total: int, random: torch.Generator) -> Tens
     return torch.cat([ends, order.argsort(1) < drawn[:, None]])
 
 
-class KernelShap(Anytime, Lime):
+class KernelShap(Estimating, Lime):
     """Shapley values, as coefficients of a linear model of the score on which features are present.
 
     Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS 2017), theorem 2. They add up to

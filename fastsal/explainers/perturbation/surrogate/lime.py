@@ -11,27 +11,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from fastsal.engine.run import Plan, evaluation, scratch, sweep
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import (
+from fastsal.engine.run import Plan, evaluation, scratch
+from fastsal.explainers._old import attribute_method, could_be_per_example, sweep
+from fastsal.explainers.arguments import (
     Baselines,
     Inputs,
-    PerturbationAttribution,
-    Target,
     as_arguments,
     as_baselines,
     as_inputs,
     as_result,
-    could_be_per_example,
     examples_of,
-    tile,
-    tile_target,
 )
+from fastsal.explainers.base import PerturbationAttribution
 from fastsal.explainers.perturbation.features import Baseline, Features, coalitions, features_of
 from fastsal.explainers.perturbation.scores import scores_of
 from fastsal.explainers.perturbation.surrogate.fits import Lasso, fit_surrogate
 from fastsal.explainers.perturbation.surrogate.lime_base import LimeBase, check_counts, drawn, item_scores
 from fastsal.explainers.perturbation.surrogate.similarity import ExponentialKernel, get_exp_kernel_similarity_function
+from fastsal.explainers.scores import Target, tile, tile_target
 from fastsal.explainers.seeds import generator
 
 __all__ = ["Lasso", "Lime", "LimeBase", "get_exp_kernel_similarity_function"]

@@ -10,23 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import ChunkTooLarge, Plan, evaluation, scratch, sweep
-from fastsal.explainers._wrapped import attribute_method
-from fastsal.explainers.base import (
-    Inputs,
-    PerturbationAttribution,
-    Target,
-    as_arguments,
-    as_inputs,
-    as_result,
-    at_least_one,
-    could_be_per_example,
-    examples_of,
-    tile,
-    tile_target,
-)
+from fastsal.engine.run import ChunkTooLarge, Plan, evaluation, scratch
+from fastsal.explainers._old import attribute_method, could_be_per_example, sweep
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, at_least_one, examples_of
+from fastsal.explainers.base import PerturbationAttribution
 from fastsal.explainers.perturbation.scores import scores_of
 from fastsal.explainers.perturbation.surrogate.fits import fit_surrogate
+from fastsal.explainers.scores import Target, tile, tile_target
 
 
 class _Sample(NamedTuple):

@@ -1,0 +1,67 @@
+"""A model's output: the tensor in it, and each example's part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def main_output(output: Any) -> Any:
+    """The tensor of an output that names it: ``logits`` (transformers), ``out`` (torchvision's segmentation)."""
+    if isinstance(output, Tensor):
+        return output
+    for name in ("logits", "out"):
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(found, Tensor):
+            return found
+    return output
+
+
+def count_examples(output: Any) -> int:
+    """How many examples an output is of."""
+    output = main_output(output)
+    if isinstance(output, Mapping):
+        return count_examples(next(iter(output.values())))
+    return len(output) if not isinstance(output, Tensor) or output.dim() else 1
+
+
+def example_outputs(output: Any, examples: int) -> list[Any]:
+    """Each example's part of a model's output.
+
+    Raises:
+        TypeError, ValueError: for an output without one part per example.
+    """
+    output = main_output(output)
+    if isinstance(output, Mapping):
+        parts = {name: example_outputs(value, examples) for name, value in output.items()}
+        return [{name: part[i] for name, part in parts.items()} for i in range(examples)]
+    if not isinstance(output, (Tensor, list, tuple)):
+        raise TypeError(f"forward_func: its output is a {type(output).__name__}, which has no part for each example")
+    if isinstance(output, Tensor) and output.dim() == 0 and examples == 1:
+        return [output]
+    size = len(output) if not isinstance(output, Tensor) else (output.shape[0] if output.dim() else 0)
+    if size != examples:
+        raise ValueError(f"forward_func: its output has {size} entries for {examples} examples")
+    return list(output)
+
+
+def example_scores(output: Any, target: Any, examples: int) -> Tensor:
+    """Scores [B] of one target for all examples, or of a list with one each.
+
+    Raises:
+        TypeError, ValueError: for a wrong number of targets, or one that returns anything but one number.
+    """
+    targets: list[Callable[[Any], Tensor]] = list(target) if isinstance(target, list) else [target] * examples
+    if len(targets) != examples:
+        raise ValueError(f"target: {len(targets)} entries for {examples} examples")
+    scores = []
+    for each, part in zip(targets, example_outputs(output, examples), strict=True):
+        score = each(part)
+        if not isinstance(score, Tensor) or score.numel() != 1:
+            given = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise ValueError(f"target: {each!r} returned {given} for an example, not a tensor with one element")
+        scores.append(score.reshape(()))
+    return torch.stack(scores)

@@ -1,0 +1,328 @@
+"""What a call of ``attribute`` explains, parsed once, and the passes that it may make of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from fastsal.engine.run import ChunkTooLarge, Plan, Sweep, evaluation, input_gradients, run, scratch
+from fastsal.explainers.arguments import (
+    Baselines,
+    Given,
+    Inputs,
+    as_arguments,
+    as_baselines,
+    at_least_one,
+    baseline_inputs,
+    examples_of,
+)
+from fastsal.explainers.call import Anytime, Call, Estimated
+from fastsal.explainers.scores import (
+    Target,
+    chooses,
+    could_be_per_example,
+    one_score_each,
+    resolved,
+    rows,
+    selected,
+    target_of,
+    tile,
+    tile_target,
+)
+
+Result = TypeVar("Result")
+Kept = TypeVar("Kept")
+
+
+class Task:
+    """Inputs, target, baselines and extra arguments of one call, and the model's passes on altered copies of them.
+
+    Copies are copy-major: of n copies of B examples row c * B + b is copy c of example b; per-example extra tensors
+    and targets are repeated alike.
+
+    Args:
+        forward_func: module or callable.
+        inputs: tensor [B, ...], tuple of them, or a mapping, whose floating point tensors are explained.
+        target: which output to explain (see :func:`fastsal.explainers.scores.select_target`). A function of the output
+            is asked once, for the inputs as they are.
+        additional_forward_args: further arguments of the model.
+        baselines: None (0), a number, a tensor that broadcasts, a tuple of one per input (or a mapping).
+        per_call: copies per model call, as given by the caller; None chooses it from memory.
+        rows_per_call: rows per model call instead, of which a copy has one per example.
+        named: the argument that these two are, for errors.
+        create_graph: keep the graph to the caller's inputs.
+        floating: take integers as floating point.
+        tensors_only: refuse inputs that are no tensors; otherwise they are the model's, and nothing of them altered.
+        show_progress: show a bar over a sweep.
+        name: of the method.
+
+    Attributes:
+        model: the callable as given.
+        forward_func: the same as a function of (*inputs, *additional).
+        given: the form of the inputs.
+        inputs: tensors [B, ...], detached unless create_graph, none made in inference mode.
+        additional: further arguments, those of a mapping that are not explained first.
+        baselines: a number or tensor for each input.
+        copies: how many of the examples are altered copies of one, for a method that runs inside another's sweep.
+
+    Raises:
+        TypeError, ValueError: for arguments outside of the above.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        baselines: Baselines = None,
+        *,
+        per_call: int | None = None,
+        rows_per_call: int | None = None,
+        named: str = "perturbations_per_eval",
+        create_graph: bool = False,
+        floating: bool = False,
+        tensors_only: bool = True,
+        show_progress: bool = False,
+        name: str = "",
+    ) -> None:
+        self.model, self.given = forward_func, Given(inputs, tensors_only)
+        self.forward_func = self.given.callable_with(forward_func)
+        tensors = self.given.tensors
+        if floating:
+            tensors = tuple(t if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in tensors)
+        self.inputs = tensors
+        if not create_graph:
+            self.inputs = tuple(scratch(t) if t.is_inference() else t.detach() for t in tensors)
+        self.baselines = as_baselines(self.given.each(baselines), self.inputs)
+        self._extra = as_arguments(additional_forward_args)
+        self.additional = (*self.given.others, *self._extra)
+        self.create_graph, self.show_progress, self.name = create_graph, show_progress, name
+        self.per_call = None if per_call is None else at_least_one(named, per_call)
+        if rows_per_call is not None:
+            self.per_call = max(1, at_least_one(named, rows_per_call) // max(1, self.examples))
+        self.copies = 1
+        self._target, self._output = target, None
+
+    # What is explained
+
+    @property
+    def examples(self) -> int:
+        """Number of examples B."""
+        return self.inputs[0].shape[0] if self.inputs else 1
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first input."""
+        return self.inputs[0].device if self.inputs else torch.device("cpu")
+
+    @property
+    def output(self) -> Any:
+        """The model's output for the inputs as they are, detached: the first pass's, or one made for it."""
+        if self._output is None:
+            with evaluation(self.model), torch.no_grad():
+                self.note(self.run(1, {}))
+        return self._output
+
+    @property
+    def target(self) -> Target:
+        """What is explained; a function of the output as what it returned."""
+        if chooses(self._target):
+            self.note(self.output)
+        return self._target
+
+    def note(self, output: Any) -> None:
+        """Tell of the output for the inputs as they are; a target that is a function of it is asked now, once."""
+        self._output = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
+        self._target = resolved(self._target, self._output)
+
+    def starts(self) -> tuple[Tensor, ...]:
+        """Baselines as inputs of the model."""
+        return baseline_inputs(self.baselines, self.inputs)
+
+    def result(self, results: Sequence[Any]) -> Any:
+        """One result for each input, in the form of the inputs."""
+        return self.given.result(results)
+
+    # Passes
+
+    @contextlib.contextmanager
+    def context(self, *, eager: bool = False) -> Iterator[None]:
+        """Around passes: evaluation mode, and a graph where one is kept; ``eager`` as of ``evaluation``."""
+        with evaluation(self.model, eager=eager), torch.set_grad_enabled(self.create_graph):
+            yield
+
+    def batch(self, count: int, altered: Mapping[int, Tensor]) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        """(inputs, extra arguments) of copies: those that are altered as given, by their place, the others repeated."""
+        inputs = tuple(
+            altered[i] if i in altered else tile(scratch(tensor), count, self.examples)
+            for i, tensor in enumerate(self.inputs)
+        )
+        return inputs, tuple(tile(scratch(value), count, self.examples) for value in self.additional)
+
+    def run(self, count: int, altered: Mapping[int, Tensor]) -> Any:
+        """The model's output for copies."""
+        return run(self.forward_func, *self.batch(count, altered))
+
+    def selected(self, count: int, altered: Mapping[int, Tensor]) -> Tensor:
+        """What the target picks of it, in whatever shape, detached."""
+        return selected(self.run(count, altered), self.tiled_target(count)).detach()
+
+    def scores(self, count: int, altered: Mapping[int, Tensor]) -> Tensor:
+        """Scores [copies, B, K] of copies, in floating point.
+
+        Raises:
+            ValueError: for an output whose dimension 0 is not the batch.
+        """
+        return rows(self.selected(count, altered), count, self.examples)
+
+    def select(self, count: int = 1) -> Callable[[Any], Tensor]:
+        """A function of the output for copies that returns one score for each row, or one for a whole batch.
+
+        Raises:
+            ChunkTooLarge: for one score of several copies, a mean over which would scale their gradients.
+        """
+        examples = count * self.examples
+
+        def select(output: Any) -> Tensor:
+            scores = one_score_each(output, self.tiled_target(count), examples)
+            if count * self.copies > 1 and scores.numel() != examples:
+                raise ChunkTooLarge("forward_func returns one score per call, whatever the batch")
+            return scores
+
+        return select
+
+    def gradients(
+        self,
+        count: int = 1,
+        batches: tuple[Tensor, ...] | None = None,
+        *,
+        forward_func: Callable[..., Any] | None = None,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Gradients of the scores by the inputs, or by copies of them; call inside :meth:`context`.
+
+        Args:
+            count: copies in ``batches``.
+            batches: [count * B, ...] for each input; None takes the inputs as they are, whose output is noted.
+            forward_func: what runs instead of the model.
+            grad_kwargs: further arguments of ``torch.autograd.grad``.
+        """
+        select = self.select(count)
+
+        def noting(output: Any) -> Tensor:
+            self.note(output)
+            return select(output)
+
+        extra = self.additional
+        if batches is not None:
+            extra = tuple(tile(value, count, self.examples) for value in extra)
+            self.tiled_target(count)  # a function of the output is asked before, by a pass of its own
+        return input_gradients(
+            self.forward_func if forward_func is None else forward_func,
+            self.inputs if batches is None else batches,
+            extra,
+            noting if batches is None else select,
+            self.create_graph,
+            grad_kwargs,
+        )
+
+    def repeated(self, values: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+        """Per-example tensors for copies."""
+        return tuple(tile(value, count, self.examples) for value in values)
+
+    def tiled_target(self, count: int) -> Target:
+        """The target for copies."""
+        return self.target if count == 1 else tile_target(self.target, count, self.examples)
+
+    def target_of(self, example: int, count: int = 1) -> Target:
+        """One example's target, for copies of it alone."""
+        return tile_target(target_of(self.target, example, self.examples), count, 1)
+
+    # Descriptions
+
+    def plan(self, total: int, *, cost: int = 1, rows: int = 1, repeats: bool = False, alone: bool = False) -> Plan:
+        """Chunk sizes for a sweep of ``total`` items.
+
+        Where an extra tensor has as many entries as there are examples, only the caller knows whether to repeat it:
+        unless told how many, items run one at a time then.
+
+        Args:
+            total: items.
+            cost: of an item's row, in sizes of the inputs: 2 where a gradient keeps the activations.
+            rows: of an item, for each example.
+            repeats: such an extra tensor is one per example, by the method's contract.
+            alone: one item at a time, unless told how many.
+        """
+        examples_of(self.inputs)
+        given = self.per_call
+        if given is None and (alone or (not repeats and could_be_per_example(self._extra, self.examples))):
+            given = 1
+        row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in self.inputs)
+        return Plan(total, rows * self.examples, cost * row_bytes, self.device, given, self.model)
+
+    def swept(
+        self,
+        total: int,
+        work: Callable[[int, int], Kept],
+        keep: Callable[[int, int, Kept], None],
+        *,
+        plan: Plan | None = None,
+        context: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
+    ) -> Sweep[Kept]:
+        """A sweep over ``total`` items; ``work`` and ``keep`` as of :class:`fastsal.engine.run.Sweep`."""
+        return Sweep(
+            total,
+            work,
+            keep,
+            self.plan(total) if plan is None else plan,
+            self.name,
+            self.show_progress,
+            self.context if context is None else context,
+        )
+
+    def sweep(
+        self,
+        total: int,
+        work: Callable[[int, int], Kept],
+        keep: Callable[[int, int, Kept], None],
+        finish: Callable[[], Result],
+        *,
+        plan: Plan | None = None,
+        context: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
+        estimate: Callable[[int], Estimated | None] | None = None,
+        limit: str = "",
+    ) -> Call[Result]:
+        """The description of a sweep: altered copies are generated, scored and folded chunk by chunk.
+
+        >>> task.sweep(n_masks, work=lambda start, stop: ..., keep=lambda start, stop, scores: ..., finish=lambda: maps)
+
+        Args:
+            total: items (masks, windows, steps).
+            work: ``work(start, stop)`` generates and scores a chunk; it changes nothing.
+            keep: ``keep(start, stop, what work returned)`` folds it.
+            finish: what ``attribute`` returns, after the last chunk.
+            plan: chunk sizes; None takes :meth:`plan`'s for passes without gradients.
+            context: around each chunk; None takes :meth:`context`.
+            estimate: (maps, errors, relative error, samples) of the items so far, for methods that can end early; None
+                while they are too few.
+            limit: the argument that bounds the items, as in ``n_masks=4000``.
+        """
+        swept = self.swept(total, work, keep, plan=plan, context=context)
+
+        def run() -> Result:
+            with swept.context():
+                swept.run()
+                return finish()
+
+        anytime = None if estimate is None else Anytime(swept, estimate, limit)
+        return Call(self, run, None if anytime is None else lambda: anytime)
+
+    def once(self, run: Callable[[], Result]) -> Call[Result]:
+        """The description of what is no sweep, or several: a function that runs it."""
+        return Call(self, run)
