@@ -297,6 +297,7 @@ class Task:
         context: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
         estimate: Callable[[int], Estimated | None] | None = None,
         limit: str = "",
+        refused: str = "",
     ) -> Call[Result]:
         """The description of a sweep: altered copies are generated, scored and folded chunk by chunk.
 
@@ -312,6 +313,7 @@ class Task:
             estimate: (maps, errors, relative error, samples) of the items so far, for methods that can end early; None
                 while they are too few.
             limit: the argument that bounds the items, as in ``n_masks=4000``.
+            refused: why an estimate of all items cannot be had; empty where it can.
         """
         swept = self.swept(total, work, keep, plan=plan, context=context)
 
@@ -320,7 +322,7 @@ class Task:
                 swept.run()
                 return finish()
 
-        anytime = None if estimate is None else Anytime(swept, estimate, limit)
+        anytime = None if estimate is None else Anytime(swept, estimate, limit, refused)
         return Call(self, run, None if anytime is None else lambda: anytime)
 
     def once(self, run: Callable[[], Result]) -> Call[Result]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import Plan, scratch
-from fastsal.explainers._old import Run, attribute_method, could_be_per_example, execute, limits_of, scores_of, scoring
 from fastsal.explainers.anytime import GROUPS, relative
-from fastsal.explainers.arguments import Baselines, as_arguments, as_baselines, as_inputs, at_least_one, examples_of
-from fastsal.explainers.base import Estimating, PerturbationAttribution
+from fastsal.explainers.arguments import Baselines, at_least_one, examples_of
+from fastsal.explainers.base import Display, Estimating, PerturbationAttribution, attribution
+from fastsal.explainers.call import Anytime, Call
 from fastsal.explainers.perturbation.rise._designs import Masks, checked_design
 from fastsal.explainers.perturbation.rise._estimators import checked_estimator, estimated
-from fastsal.explainers.scores import Target, rows, tile, tile_target
+from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import as_seed
+from fastsal.explainers.task import Task
 from fastsal.ops import accumulation_dtype, masks
 
 
@@ -25,9 +24,16 @@ class RISE(Estimating, PerturbationAttribution):
 
     Costs n_masks passes per example; memory does not grow with n_masks, and the masks are never held. The paper's
     scores are probabilities: pass a forward function that ends in softmax, as :func:`fastsal.explain` does.
+
+    >>> maps = fastsal.RISE(lambda x: model(x).softmax(1)).attribute(images, target=classes, n_masks=1000)
     """
 
-    @attribute_method
+    summary = "random masks weighted by the score that they leave"
+    cost = "n_masks forward"
+    fixed = exportable = True
+    display = Display("range", 100.0)
+
+    @attribution
     def attribute(
         self,
         inputs: Tensor,
@@ -42,12 +48,9 @@ class RISE(Estimating, PerturbationAttribution):
         seed: int | None = 0,
         design: str = "sobol",
         estimator: str = "regression",
-        return_standard_error: bool = False,
-        tolerance: float | None = None,
-        deadline: float | None = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> Call[Tensor]:
         """Maps [B, 1, *spatial] of the target, or [B, K, *spatial] of all outputs [B, K] at once when target is None.
 
         Args:
@@ -65,96 +68,107 @@ class RISE(Estimating, PerturbationAttribution):
             estimator: ``plain`` (the paper's mean of score times mask), ``centred`` (of the score's deviation from its
                 mean) or ``regression`` (of what is left of it by a linear fit on the mask, whose part is known). Each
                 estimates the same map; all but the plain one keep n_masks scores of each output.
-            return_standard_error: return (maps, their standard errors) from 16 independent replicates of the design.
-            tolerance: stop when the relative error is estimated to be below it, and return an :class:`Estimate`.
-            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
             perturbations_per_eval: masks per model call. When None, chosen from memory, but 1 where an additional
                 tensor has as many entries as there are examples: only the caller knows whether to repeat it.
             show_progress: show a bar.
 
         Returns:
-            float32 (float64 for float64 scores); with ``return_standard_error`` two of these.
+            float32 (float64 for float64 scores). :meth:`estimate` tells standard errors from 16 independent replicates
+            of the design.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        limits = limits_of(tolerance, deadline)
-        tensors, _ = as_inputs(inputs)
-        if len(tensors) > 1:
-            raise ValueError(f"inputs: {len(tensors)} given; RISE masks one, the others go in additional_forward_args")
-        (tensor,) = tensors
-        (begin,) = as_baselines(baselines, (tensor,))
+        task = self.task(
+            inputs,
+            target,
+            additional_forward_args,
+            baselines=baselines,
+            per_call=perturbations_per_eval,
+            show_progress=show_progress,
+        )
+        if len(task.inputs) > 1:
+            given = len(task.inputs)
+            raise ValueError(f"inputs: {given} given; RISE masks one, the others go in additional_forward_args")
         n_masks = at_least_one("n_masks", n_masks)
         if not 0.0 < probability <= 1.0:
             raise ValueError(f"probability: {probability} is not in (0, 1]")
-        if perturbations_per_eval is not None:
-            perturbations_per_eval = at_least_one("perturbations_per_eval", perturbations_per_eval)
-        additional = as_arguments(additional_forward_args)
-        plain = scratch(tensor) if tensor.is_inference() else tensor.detach()
-        examples, size = examples_of((plain,)), list(plain.shape[2:])
+        examples_of(task.inputs)
+        size = tuple(task.inputs[0].shape[2:])
         checked_design(design)
         checked_estimator(estimator)
-        grid = masks.cells(size, grid_size)
-        several = limits.estimating or return_standard_error
-        if return_standard_error and n_masks < 2 * GROUPS:
-            raise ValueError(f"n_masks: {n_masks} is below {2 * GROUPS}, two for each of {GROUPS} replicates")
-        key = as_seed(seed)
-        run = Masks(tuple(size), tuple(grid), border, probability, key, design, n_masks, GROUPS if several else 1)
-        streams = estimator == "plain" and not several
-        if perturbations_per_eval is None and could_be_per_example(additional, examples):
-            perturbations_per_eval = 1
-        row_bytes = plain[:1].numel() * plain.element_size()
-        plan = Plan(n_masks, examples, row_bytes, plain.device, perturbations_per_eval, self.forward_func)
-        state: Tensor | None = None
-        kept: Tensor | None = None
-
-        def step(start: int, stop: int) -> Callable[[], None]:
-            count = stop - start
-            batch = run.batch(plain, start, stop, begin)
-            extra = tuple(tile(scratch(value), count, examples) for value in additional)
-            scores = scores_of(self.forward_func, (batch,), extra, tile_target(target, count, examples))
-            scores = rows(scores, count, examples).reshape(count, -1)
-            added = run.accumulated(scores, slice(start, stop), state) if streams else scores
-
-            def commit() -> None:
-                nonlocal state, kept
-                if streams:
-                    state = added
-                    return
-                if kept is None:
-                    kept = scores.new_empty((n_masks, scores.shape[1]))
-                kept[start:stop] = scores
-
-            return commit
-
-        def shaped(values: Tensor) -> Tensor:
-            assert kept is not None
-            return values.to(accumulation_dtype(kept.dtype)).reshape(examples, -1, *size)
-
-        def finish() -> Any:
-            if state is not None:
-                return (run.finished(state) / (n_masks * probability)).reshape(examples, -1, *size)
-            assert kept is not None
-            maps, error = estimated(kept, estimator, run, run.groups(n_masks, GROUPS if several else 1))
-            return shaped(maps) if error is None else (shaped(maps), shaped(error))
-
-        def estimate(done: int) -> tuple[Tensor, Tensor, float, int]:
-            assert kept is not None
-            maps, error = estimated(kept[:done], estimator, run, run.groups(done, GROUPS))
-            found = shaped(maps), torch.full_like(shaped(maps), torch.inf) if error is None else shaped(error)
-            return *found, relative(*((each.flatten(0, 1).flatten(1),) for each in found)), done
-
-        return execute(
-            Run(
-                n_masks,
-                step,
-                plan,
-                "RISE",
-                show_progress,
-                lambda: scoring(self.forward_func),
-                finish,
-                estimate,
-                f"n_masks={n_masks}",
-            ),
-            limits,
+        drawn = Masks(
+            size, tuple(masks.cells(list(size), grid_size)), border, probability, as_seed(seed), design, n_masks
         )
+        # Errors are the spread of independent replicates, which take turns.
+        several = drawn._replace(replicates=GROUPS)
+        run = _Maps(task, drawn, estimator).described().run
+        return Call(task, run, lambda: _Maps(task, several, estimator).anytime())
+
+
+class _Maps:
+    """The maps of one call from the scores of its masks: folded at once, or kept where an estimator needs them all."""
+
+    def __init__(self, task: Task, drawn: Masks, estimator: str) -> None:
+        self._task, self._drawn, self._estimator = task, drawn, estimator
+        self._streams = estimator == "plain" and drawn.replicates == 1
+        self._state: Tensor | None = None
+        self._scores: Tensor | None = None
+
+    def described(self) -> Call[Tensor]:
+        total = self._drawn.total
+        refused = ""
+        if total < 2 * GROUPS:
+            refused = f"n_masks: {total} is below {2 * GROUPS}, two for each of {GROUPS} replicates"
+        return self._task.sweep(
+            total,
+            self.work,
+            self.keep,
+            self.finish,
+            estimate=self.estimate,
+            limit=f"n_masks={total}",
+            refused=refused,
+        )
+
+    def anytime(self) -> Anytime:
+        found = self.described().anytime
+        assert found is not None
+        return found()
+
+    def work(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """(scores [masks, outputs], what they add to the state, or themselves)."""
+        count = stop - start
+        batch = self._drawn.batch(self._task.inputs[0], start, stop, self._task.baselines[0])
+        scores = self._task.scores(count, {0: batch}).reshape(count, -1)
+        return scores, self._drawn.accumulated(scores, slice(start, stop), self._state) if self._streams else scores
+
+    def keep(self, start: int, stop: int, found: tuple[Tensor, Tensor]) -> None:
+        scores, added = found
+        if self._streams:
+            self._state = added
+            return
+        if self._scores is None:
+            self._scores = scores.new_empty((self._drawn.total, scores.shape[1]))
+        self._scores[start:stop] = scores
+
+    def finish(self) -> Tensor:
+        drawn = self._drawn
+        if self._state is not None:
+            maps = drawn.finished(self._state) / (drawn.total * drawn.probability)
+            return maps.reshape(self._task.examples, -1, *drawn.size)
+        assert self._scores is not None
+        maps, _ = estimated(self._scores, self._estimator, drawn, drawn.groups(drawn.total, 1))
+        return self._shaped(maps)
+
+    def estimate(self, done: int) -> tuple[Any, Any, float, int]:
+        assert self._scores is not None
+        groups = self._drawn.groups(done, GROUPS)
+        maps, error = estimated(self._scores[:done], self._estimator, self._drawn, groups)
+        maps = self._shaped(maps)
+        error = torch.full_like(maps, torch.inf) if error is None else self._shaped(error)
+        ratio = relative(*((each.flatten(0, 1).flatten(1),) for each in (maps, error)))
+        return maps, error, ratio, done
+
+    def _shaped(self, values: Tensor) -> Tensor:
+        assert self._scores is not None
+        return values.to(accumulation_dtype(self._scores.dtype)).reshape(self._task.examples, -1, *self._drawn.size)

@@ -24,7 +24,7 @@ from fastsal.explainers.arguments import (
 )
 from fastsal.explainers.base import PerturbationAttribution
 from fastsal.explainers.perturbation.features import Baseline, Features, coalitions, features_of
-from fastsal.explainers.perturbation.scores import scores_of
+from fastsal.explainers._old import scores_of
 from fastsal.explainers.perturbation.surrogate.fits import Lasso, fit_surrogate
 from fastsal.explainers.perturbation.surrogate.lime_base import LimeBase, check_counts, drawn, item_scores
 from fastsal.explainers.perturbation.surrogate.similarity import ExponentialKernel, get_exp_kernel_similarity_function
