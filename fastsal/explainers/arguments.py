@@ -27,7 +27,7 @@ class Given:
 
     Args:
         inputs: tensor, tuple of tensors, or mapping.
-        tensors_only: refuse anything else; otherwise it is passed on to the model whole, and nothing of it is explained.
+        tensors_only: refuse anything else; otherwise the model gets it whole, and nothing of it is explained.
 
     Attributes:
         tensors: that are explained.
@@ -74,6 +74,12 @@ class Given:
         if self.names is not None:
             return dict(zip(self._explained, results, strict=True))
         return as_result(results, self.is_tuple)
+
+    def parts(self, result: Any) -> tuple[Any, ...]:
+        """The results in what :meth:`result` returned."""
+        if self.names is not None:
+            return tuple(result.values())
+        return result if self.is_tuple else (result,)
 
     def each(self, values: Any) -> Any:
         """What is given for each input (baselines, masks, windows): of a mapping a tuple in the tensors' order."""

@@ -27,6 +27,7 @@ from fastsal.explainers.scores import (
     chooses,
     could_be_per_example,
     one_score_each,
+    per_example,
     resolved,
     rows,
     selected,
@@ -144,6 +145,17 @@ class Task:
     def starts(self) -> tuple[Tensor, ...]:
         """Baselines as inputs of the model."""
         return baseline_inputs(self.baselines, self.inputs)
+
+    def delta(self, results: Sequence[Tensor]) -> Tensor:
+        """Sum of results minus the change of the score from the baselines to the inputs, [B]."""
+        with evaluation(self.model), torch.no_grad():
+            change = self._scores_at(self.inputs) - self._scores_at(self.starts())
+        total = sum(per_example(part).sum(1) for part in results)
+        return total - change
+
+    def _scores_at(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        output = run(self.forward_func, tuple(map(scratch, inputs)), tuple(map(scratch, self.additional)))
+        return one_score_each(output, self.target, self.examples)
 
     def result(self, results: Sequence[Any]) -> Any:
         """One result for each input, in the form of the inputs."""

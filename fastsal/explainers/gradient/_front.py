@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fastsal.engine.reading import FirstLayer, first_layer
 from fastsal.engine.run import host_may_wait
+from fastsal.explainers.base import Attribution
+from fastsal.explainers.task import Task
 
 LEAST_ROWS = 32
 """Of a path for which two passes of one example are little."""
@@ -33,33 +35,34 @@ class Front:
         return self._layer.pulled(gradient, self._inputs, self._additional)
 
 
-def front_of(
-    explainer: Any,
-    inputs: tuple[Tensor, ...],
-    starts: tuple[float | Tensor, ...],
-    additional: tuple[Any, ...],
-    rows: int,
-    setting: bool | str,
-) -> Front | None:
-    """Where the path can begin and end behind the first layer, and it is wanted.
+def checked_front(setting: bool | str, create_graph: bool) -> None:
+    """
+    Raises:
+        TypeError, ValueError: for what is neither ``"auto"``, True nor False; for True with a graph.
+    """
+    if not (setting == "auto" or isinstance(setting, bool)):
+        raise TypeError(f'first_layer_once: {setting!r} is neither "auto", True nor False')
+    if create_graph and setting is True:
+        raise ValueError("first_layer_once: it goes without create_graph")
+
+
+def front_of(explainer: Attribution, task: Task, rows: int, setting: bool | str) -> Front | None:
+    """Where the path can begin and end behind the first layer, and it is wanted. Call inside the task's context.
 
     Args:
         explainer: keeps what was found of its model.
-        inputs, starts: ends of the path, of each input.
-        additional: further arguments of the model.
+        task: ends of the path, and further arguments of the model.
         rows: of the whole path.
         setting: ``"auto"``, True or False.
 
     Raises:
-        TypeError, ValueError: for another setting; for True where it cannot be.
+        ValueError: for True where it cannot be.
     """
-    if not (setting == "auto" or isinstance(setting, bool)):
-        raise TypeError(f'first_layer_once: {setting!r} is neither "auto", True nor False')
     traced = torch._C._len_torch_dispatch_stack() > 0 or not host_may_wait()
     found = None
     if setting is True or (setting == "auto" and rows >= LEAST_ROWS):
-        if len(inputs) == 1 and not traced:
-            found = _found(explainer, inputs[0], starts[0], additional, setting is True)
+        if len(task.inputs) == 1 and task.given.names is None and not traced:
+            found = _found(explainer, task, setting is True)
         if found is None and setting is True:
             raise ValueError(
                 "first_layer_once: it needs a model, not compiled, that reads its one input through one convolution or "
@@ -68,10 +71,10 @@ def front_of(
     return found
 
 
-def _found(explainer: Any, x: Tensor, start: float | Tensor, additional: tuple[Any, ...], always: bool) -> Front | None:
-    begin = (start.to(x) if isinstance(start, Tensor) else torch.full_like(x, start)).expand_as(x)
+def _found(explainer: Attribution, task: Task, always: bool) -> Front | None:
+    (x,), (begin,) = task.inputs, task.starts()
     known = explainer.state.found.get("first layer")
     layer, explainer.state.found["first layer"] = first_layer(
-        explainer.forward_func, x, begin, additional, known, whatever_it_costs=always
+        task.model, x, begin, task.additional, known, whatever_it_costs=always
     )
-    return None if layer is None else Front(layer, x, begin, additional)
+    return None if layer is None else Front(layer, x, begin, task.additional)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from fastsal.explainers.gradient._quadrature import rule_on
-from fastsal.ops import path
+from fastsal.ops import accumulation_dtype, path
 
 Sums = list[Tensor]
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 class Weighted:
@@ -27,19 +21,20 @@ class Weighted:
 
     def positions(self, start: int, stop: int, tensor: Tensor) -> Tensor:
         """Positions [stop - start] in [0, 1], for a path of the tensor."""
-        return rule_on(*self._rule, _wide(tensor), tensor.device)[0][start:stop]
+        return rule_on(*self._rule, accumulation_dtype(tensor.dtype), tensor.device)[0][start:stop]
 
-    def fold(self, gradients: tuple[Tensor, ...], start: int, stop: int) -> Callable[[], None]:
-        """Add the gradients of points start .. stop; the returned function commits it."""
+    def added(self, gradients: tuple[Tensor, ...], start: int, stop: int) -> Sums:
+        """The sums with the gradients of points start .. stop, for :meth:`keep`."""
         added = []
         for index, gradient in enumerate(gradients):
-            weights = rule_on(*self._rule, _wide(gradient), gradient.device)[1][start:stop]
+            weights = rule_on(*self._rule, accumulation_dtype(gradient.dtype), gradient.device)[1][start:stop]
             added.append(path.fold(gradient, weights, partial=self.mean[index] if self.mean else None))
 
-        def commit() -> None:
-            self.mean = added
+        return added
 
-        return commit
+    def keep(self, added: Sums) -> None:
+        """Take over what :meth:`added` returned."""
+        self.mean = added
 
 
 class Doubled:
@@ -58,10 +53,10 @@ class Doubled:
     def positions(self, start: int, stop: int, tensor: Tensor) -> Tensor:
         """Positions [stop - start] in [0, 1], for a path of the tensor."""
         found = [float(index) if index < 2 else _midpoint(index) for index in range(start, stop)]
-        return torch.tensor(found, dtype=_wide(tensor), device=tensor.device)
+        return torch.tensor(found, dtype=accumulation_dtype(tensor.dtype), device=tensor.device)
 
-    def fold(self, gradients: tuple[Tensor, ...], start: int, stop: int) -> Callable[[], None]:
-        """Add the gradients of points start .. stop; the returned function commits it."""
+    def added(self, gradients: tuple[Tensor, ...], start: int, stop: int) -> dict[int, Sums]:
+        """The sums with the gradients of points start .. stop, for :meth:`keep`."""
         added = dict(self._sums)
         for level in range(_level(start), _level(stop - 1) + 1):
             low, high = (0, 2) if level == 0 else (2 ** (level - 1) + 1, 2**level + 1)
@@ -69,14 +64,20 @@ class Doubled:
             sums = []
             for index, gradient in enumerate(gradients):
                 rows = gradient.unflatten(0, (stop - start, -1))[low - start : high - start].flatten(0, 1)
-                ones = torch.ones(high - low, dtype=_wide(gradient), device=gradient.device)
+                ones = torch.ones(high - low, dtype=accumulation_dtype(gradient.dtype), device=gradient.device)
                 sums.append(path.fold(rows, ones, partial=added[level][index] if level in added else None))
             added[level] = sums
 
-        def commit() -> None:
-            self._sums = added
+        return added
 
-        return commit
+    def keep(self, added: dict[int, Sums]) -> None:
+        """Take over what :meth:`added` returned."""
+        self._sums = added
+
+    @property
+    def mean(self) -> Sums:
+        """Means by all points."""
+        return self._trapezoid(_complete(self.total))
 
     def means(self, done: int) -> tuple[Sums, Sums | None, int] | None:
         """(means by the most points, by about half as many, the number of points), after ``done`` of them."""

@@ -11,9 +11,8 @@ from torch import Tensor
 METHODS = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 
 
-def rule(method: str, n_steps: int) -> tuple[list[float], list[float]]:
-    """(positions, weights) of a rule; the weights add up to 1.
-
+def checked_rule(method: str, n_steps: int) -> None:
+    """
     Raises:
         ValueError: for an unknown method, or too few steps for it.
     """
@@ -22,6 +21,15 @@ def rule(method: str, n_steps: int) -> tuple[list[float], list[float]]:
     least = 1 if method == "gausslegendre" else 2
     if n_steps < least:
         raise ValueError(f"n_steps: {n_steps} is below {least}, the fewest that {method} needs")
+
+
+def rule(method: str, n_steps: int) -> tuple[list[float], list[float]]:
+    """(positions, weights) of a rule; the weights add up to 1.
+
+    Raises:
+        ValueError: for an unknown method, or too few steps for it.
+    """
+    checked_rule(method, n_steps)
     if method == "gausslegendre":
         positions, weights = _gauss_legendre(n_steps)
         return list(positions), list(weights)

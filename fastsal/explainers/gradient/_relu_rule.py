@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastsal.engine.run import evaluation
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result
+from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import GradientAttribution
-from fastsal.explainers.input_gradient import input_gradients
+from fastsal.explainers.call import Call
 from fastsal.explainers.scores import Target
 
 # The aten forms are what exported programs call.
@@ -79,6 +78,8 @@ class ModifiedRelu(GradientAttribution):
     """
 
     rule: Rule
+    reads = "functions"
+    cost = "1 forward, 1 backward"
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__(model)
@@ -88,13 +89,17 @@ class ModifiedRelu(GradientAttribution):
             raise TypeError("model: it has TorchScript parts, whose ReLUs cannot be reached; pass the Python model")
         self.model = model
 
-    def _attribute(
+    def described(
         self, inputs: Inputs, target: Target, additional_forward_args: Any, absolute: bool, create_graph: bool
-    ) -> Any:
-        tensors, given_tuple = as_inputs(inputs)
-        additional = as_arguments(additional_forward_args)
-        with evaluation(self.model, eager=True), ReluRule(type(self).rule) as mode:
-            gradients = input_gradients(self.model, tensors, additional, target, create_graph)
-        if not mode.met:
-            warnings.warn("the model ran no ReLU, so this map is the plain gradient", UserWarning, stacklevel=3)
-        return as_result([g.abs() if absolute else g for g in gradients], given_tuple)
+    ) -> Call[Any]:
+        """The gradients under the rule."""
+        task = self.task(inputs, target, additional_forward_args, create_graph=create_graph)
+
+        def run() -> Any:
+            with task.context(eager=True), ReluRule(type(self).rule) as mode:
+                gradients = task.gradients()
+            if not mode.met:
+                warnings.warn("the model ran no ReLU, so this map is the plain gradient", UserWarning, stacklevel=5)
+            return task.result([g.abs() if absolute else g for g in gradients])
+
+        return task.once(run)

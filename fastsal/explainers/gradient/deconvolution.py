@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fastsal.explainers._old import attribute_method
 from fastsal.explainers.arguments import Inputs
+from fastsal.explainers.base import attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.gradient._relu_rule import ModifiedRelu
 from fastsal.explainers.scores import Target
 
@@ -17,14 +18,24 @@ class Deconvolution(ModifiedRelu):
     Convolutional Networks" (ECCV 2014), section 2.1.
 
     Every ReLU counts, module or function. Costs one forward and one backward pass.
+
+    >>> maps = fastsal.Deconvolution(model).attribute(images, target=classes)
+
+    Args:
+        model: a torch.nn.Module in Python code.
+
+    Raises:
+        TypeError: for what is not a module, or has compiled parts whose ReLUs cannot be reached.
     """
+
+    summary = "activations sent back through rectifiers"
 
     @staticmethod
     def rule(gradient: Tensor, result: Tensor) -> Tensor:
         """The gradient that a ReLU with this result passes on."""
         return gradient.clamp_min(0)
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -33,7 +44,7 @@ class Deconvolution(ModifiedRelu):
         *,
         abs: bool = False,
         create_graph: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
         Args:
@@ -46,4 +57,4 @@ class Deconvolution(ModifiedRelu):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        return self._attribute(inputs, target, additional_forward_args, abs, create_graph)
+        return self.described(inputs, target, additional_forward_args, abs, create_graph)

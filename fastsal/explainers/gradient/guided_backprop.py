@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.explainers._old import attribute_method
 from fastsal.explainers.arguments import Inputs
+from fastsal.explainers.base import attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.gradient._relu_rule import ModifiedRelu
 from fastsal.explainers.scores import Target
 
@@ -18,7 +19,17 @@ class GuidedBackprop(ModifiedRelu):
     The All Convolutional Net" (ICLR 2015 workshop), section 3.4.
 
     Every ReLU counts, module or function. Costs one forward and one backward pass.
+
+    >>> maps = fastsal.GuidedBackprop(model).attribute(images, target=classes)
+
+    Args:
+        model: a torch.nn.Module in Python code.
+
+    Raises:
+        TypeError: for what is not a module, or has compiled parts whose ReLUs cannot be reached.
     """
+
+    summary = "gradient, negative ones stopped at every ReLU"
 
     @staticmethod
     def rule(gradient: Tensor, result: Tensor) -> Tensor:
@@ -26,7 +37,7 @@ class GuidedBackprop(ModifiedRelu):
         passed: Tensor = torch.ops.aten.threshold_backward(gradient.clamp_min(0), result, 0)
         return passed
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -35,7 +46,7 @@ class GuidedBackprop(ModifiedRelu):
         *,
         abs: bool = False,
         create_graph: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
         Args:
@@ -48,4 +59,4 @@ class GuidedBackprop(ModifiedRelu):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        return self._attribute(inputs, target, additional_forward_args, abs, create_graph)
+        return self.described(inputs, target, additional_forward_args, abs, create_graph)

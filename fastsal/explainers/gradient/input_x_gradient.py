@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastsal.engine.run import evaluation
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result
-from fastsal.explainers.base import GradientAttribution
-from fastsal.explainers.input_gradient import input_gradients
+from fastsal.explainers.arguments import Inputs
+from fastsal.explainers.base import GradientAttribution, attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.scores import Target
 
 
@@ -16,13 +14,22 @@ class InputXGradient(GradientAttribution):
     """The input times the gradient of the target by it: Shrikumar et al., "Not Just a Black Box" (2016), section 1.
 
     Costs one forward and one backward pass.
+
+    >>> maps = fastsal.InputXGradient(model).attribute(images, target=classes)
+
+    Args:
+        forward_func: module or callable.
     """
+
+    summary = "input times gradient"
+    cost = "1 forward, 1 backward"
+    fixed = exportable = True
 
     @property
     def multiplies_by_inputs(self) -> bool:
         return True
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -30,7 +37,7 @@ class InputXGradient(GradientAttribution):
         additional_forward_args: Any = None,
         *,
         create_graph: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
         Args:
@@ -42,9 +49,10 @@ class InputXGradient(GradientAttribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        tensors, given_tuple = as_inputs(inputs)
-        additional = as_arguments(additional_forward_args)
-        with evaluation(self.forward_func):
-            gradients = input_gradients(self.forward_func, tensors, additional, target, create_graph)
-            values = tensors if create_graph else [tensor.detach() for tensor in tensors]
-            return as_result([x * g for x, g in zip(values, gradients, strict=True)], given_tuple)
+        task = self.task(inputs, target, additional_forward_args, create_graph=create_graph)
+
+        def run() -> Any:
+            with task.context():
+                return task.result([x * g for x, g in zip(task.inputs, task.gradients(), strict=True)])
+
+        return task.once(run)

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import Plan, evaluation
-from fastsal.explainers._old import Run, attribute_method, execute, limits_of, scoring
 from fastsal.explainers.anytime import relative
-from fastsal.explainers.arguments import (
-    Baselines,
-    Inputs,
-    as_arguments,
-    as_baselines,
-    as_inputs,
-    as_result,
-    examples_of,
-)
-from fastsal.explainers.base import Estimating, GradientAttribution
-from fastsal.explainers.gradient._front import front_of
+from fastsal.explainers.arguments import Baselines, Inputs
+from fastsal.explainers.base import Estimating, GradientAttribution, attribution
+from fastsal.explainers.call import Anytime, Call
+from fastsal.explainers.gradient._front import Front, checked_front, front_of
 from fastsal.explainers.gradient._points import Doubled, Sums, Weighted
-from fastsal.explainers.gradient._quadrature import rule
-from fastsal.explainers.input_gradient import altered_copies, input_gradients
-from fastsal.explainers.scores import Target, tile, tile_target
+from fastsal.explainers.gradient._quadrature import checked_rule
+from fastsal.explainers.scores import Target
+from fastsal.explainers.task import Task
 from fastsal.ops import path
 
 
@@ -37,10 +27,19 @@ class IntegratedGradients(Estimating, GradientAttribution):
     Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks" (ICML 2017), equations 1 and 3. Costs n_steps
     forward and backward passes per example; memory does not grow with n_steps.
 
+    >>> maps, delta = fastsal.IntegratedGradients(model).attribute(
+    ...     images, target=classes, return_convergence_delta=True
+    ... )
+
     Args:
         forward_func: module or callable.
         multiply_by_inputs: the factor (x - b); without it the mean gradient is returned.
     """
+
+    summary = "gradient averaged on the path from a baseline"
+    cost = "n_steps forward, n_steps backward"
+    per_call = "internal_batch_size"
+    fixed = exportable = True
 
     def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True) -> None:
         super().__init__(forward_func)
@@ -53,7 +52,7 @@ class IntegratedGradients(Estimating, GradientAttribution):
     def has_convergence_delta(self) -> bool:
         return True
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -65,13 +64,11 @@ class IntegratedGradients(Estimating, GradientAttribution):
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
         *,
-        tolerance: float | None = None,
-        deadline: float | None = None,
         first_layer_once: bool | str = "auto",
         show_progress: bool = False,
         create_graph: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
         Args:
@@ -83,10 +80,6 @@ class IntegratedGradients(Estimating, GradientAttribution):
             method: quadrature rule: gausslegendre, riemann_left, riemann_right, riemann_middle, riemann_trapezoid.
             internal_batch_size: rows per model call; chosen from memory when None.
             return_convergence_delta: also return sum(attribution) - (F(x) - F(b)), [B].
-            tolerance: stop when the relative error is estimated to be below it, after n_steps at the most, and return
-                an :class:`Estimate`. The rule is then the trapezoid's with 2, 3, 5, 9 ... points, each doubling reusing
-                all points before; it is at least the completeness gap, and at least what the last doubling changed.
-            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
             first_layer_once: where the model reads its one input through an affine layer alone (a convolution, a patch
                 embedding), run that layer for both ends of the path, which is straight behind it too, and its backward
                 for the sum of the gradients: equal up to rounding, which is checked. ``"auto"``: where it pays; True:
@@ -98,103 +91,110 @@ class IntegratedGradients(Estimating, GradientAttribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        limits = limits_of(tolerance, deadline)
-        if limits.estimating and (return_convergence_delta or create_graph):
-            raise ValueError("tolerance, deadline: they go without return_convergence_delta and create_graph")
-        tensors, given_tuple = as_inputs(inputs)
-        # Captum explains integers (an image's bytes) too: the path between them is of numbers with fractions.
-        tensors = tuple(t if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in tensors)
-        starts = as_baselines(baselines, tensors)
-        additional = as_arguments(additional_forward_args)
-        # The ladder of points does not use the rule, whose nodes may take longer than the deadline.
-        rule(method, 2 if limits.estimating else n_steps)
-        if internal_batch_size is not None and internal_batch_size < 1:
-            raise ValueError(f"internal_batch_size: {internal_batch_size} is below 1")
-        examples, device = examples_of(tensors), tensors[0].device
-        batch_size = None if internal_batch_size is None else max(1, internal_batch_size // examples)
-        row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
-        # A gradient keeps the activations that a plain pass frees.
-        points = Doubled(n_steps) if limits.estimating else Weighted(method, n_steps)
-        plan = Plan(points.total, examples, 2 * row_bytes, device, batch_size, self.forward_func)
-        plain = tensors
-        if not create_graph:
-            plain = tuple(t.detach().clone() if t.is_inference() else t.detach() for t in tensors)
+        task = self.task(
+            inputs,
+            target,
+            additional_forward_args,
+            baselines=baselines,
+            rows_per_call=internal_batch_size,
+            named="internal_batch_size",
+            create_graph=create_graph,
+            floating=True,
+            show_progress=show_progress,
+        )
+        checked_rule(method, n_steps)
+        checked_front(first_layer_once, create_graph)
 
-        front = None
-        if not create_graph:
-            with scoring(self.forward_func):
-                front = front_of(self, plain, starts, additional, points.total * examples, first_layer_once)
-        elif first_layer_once is True:
-            raise ValueError("first_layer_once: it goes without create_graph")
+        def described(points: Weighted | Doubled) -> Call[Any]:
+            return _Path(self, task, points, first_layer_once, grad_kwargs).described(n_steps)
 
-        def step(start: int, stop: int) -> Callable[[], None]:
-            count = stop - start
-            ends = zip(plain, starts, strict=True) if front is None else [(front.end, front.start)]
-            batches = tuple(
-                path.batch(tensor, points.positions(start, stop, tensor), baseline=begin) for tensor, begin in ends
+        def anytime() -> Anytime:
+            if return_convergence_delta or create_graph:
+                raise ValueError("tolerance, deadline: they go without return_convergence_delta and create_graph")
+            found = described(Doubled(n_steps)).anytime
+            assert found is not None
+            return found()
+
+        def run() -> Any:
+            result = described(Weighted(method, n_steps)).run()
+            return (result, task.delta(task.given.parts(result))) if return_convergence_delta else result
+
+        return Call(task, run, anytime)
+
+
+class _Path:
+    """The sweep along the path: the points of a rule, or ever more of them, behind the first layer where that pays."""
+
+    def __init__(
+        self,
+        explainer: IntegratedGradients,
+        task: Task,
+        points: Weighted | Doubled,
+        first_layer_once: bool | str,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> None:
+        self._multiplies, self._task, self._points = explainer.multiplies_by_inputs, task, points
+        self._grad_kwargs = grad_kwargs
+        self._front: Front | None = None
+        if not task.create_graph:
+            with task.context():
+                self._front = front_of(explainer, task, points.total * task.examples, first_layer_once)
+        self._change: Tensor | None = None
+
+    def described(self, n_steps: int) -> Call[Any]:
+        # A gradient keeps the activations that a plain pass frees; Captum repeats extra tensors along the path.
+        plan = self._task.plan(self._points.total, cost=2, repeats=True)
+        return self._task.sweep(
+            self._points.total,
+            self.work,
+            lambda start, stop, added: self._points.keep(added),
+            lambda: self._like(self._attributed(self._points.mean)),
+            plan=plan,
+            estimate=self.estimate,
+            limit=f"n_steps={n_steps}",
+        )
+
+    def work(self, start: int, stop: int) -> Any:
+        task, front = self._task, self._front
+        ends = zip(task.inputs, task.baselines, strict=True) if front is None else [(front.end, front.start)]
+        batches = tuple(
+            path.batch(tensor, self._points.positions(start, stop, tensor), baseline=begin) for tensor, begin in ends
+        )
+        forward_func = None if front is None else front.behind
+        gradients = task.gradients(stop - start, batches, forward_func=forward_func, grad_kwargs=self._grad_kwargs)
+        return self._points.added(gradients, start, stop)
+
+    def _attributed(self, means: Sums) -> tuple[Tensor, ...]:
+        if self._front is not None:
+            means = [self._front.pulled(means[0]).to(means[0].dtype)]
+        return tuple(
+            mean * (tensor.to(mean.dtype) - begin) if self._multiplies else mean
+            for mean, tensor, begin in zip(means, self._task.inputs, self._task.baselines, strict=True)
+        )
+
+    def _like(self, values: tuple[Tensor, ...]) -> Any:
+        return self._task.result([each.to(x.dtype) for each, x in zip(values, self._task.inputs, strict=True)])
+
+    def estimate(self, done: int) -> tuple[Any, Any, float, int] | None:
+        assert isinstance(self._points, Doubled)
+        means = self._points.means(done)
+        if means is None:
+            return None
+        fine, coarse, used = means
+        maps = self._attributed(fine)
+        if coarse is None:
+            return (
+                self._like(maps),
+                self._like(tuple(torch.full_like(each, torch.inf) for each in maps)),
+                math.inf,
+                used,
             )
-            with altered_copies(count):
-                gradients = input_gradients(
-                    self.forward_func if front is None else front.behind,
-                    batches,
-                    tuple(tile(value, count, examples) for value in additional),
-                    tile_target(target, count, examples),
-                    create_graph,
-                    grad_kwargs,
-                )
-            return points.fold(gradients, start, stop)
-
-        def attributed(means: Sums) -> tuple[Tensor, ...]:
-            if front is not None:
-                means = [front.pulled(means[0]).to(means[0].dtype)]
-            return tuple(
-                mean * (tensor.to(mean.dtype) - begin) if self._multiply_by_inputs else mean
-                for mean, tensor, begin in zip(means, plain, starts, strict=True)
-            )
-
-        def like(values: tuple[Tensor, ...]) -> Any:
-            return as_result([each.to(tensor.dtype) for each, tensor in zip(values, plain, strict=True)], given_tuple)
-
-        def finish() -> Any:
-            assert isinstance(points, Weighted)
-            return like(attributed(points.mean))
-
-        change: Tensor | None = None
-
-        def estimate(done: int) -> tuple[Any, Any, float, int] | None:
-            nonlocal change
-            assert isinstance(points, Doubled)
-            means = points.means(done)
-            if means is None:
-                return None
-            fine, coarse, used = means
-            maps = attributed(fine)
-            if coarse is None:
-                return like(maps), like(tuple(torch.full_like(each, torch.inf) for each in maps)), math.inf, used
-            errors = tuple((a - b).abs() for a, b in zip(maps, attributed(coarse), strict=True))
-            ratio = relative(maps, errors, centred=False)
-            if self._multiply_by_inputs:
-                none = as_result([torch.zeros_like(each) for each in plain], given_tuple)
-                if change is None:
-                    change = -self.compute_convergence_delta(none, baselines, tensors, target, additional_forward_args)
-                size = sum(each.flatten(1).abs().sum(1) for each in maps)
-                gap = (sum(each.flatten(1).sum(1) for each in maps) - change.to(maps[0].dtype)).abs()
-                ratio = max(ratio, float((gap / size).where(gap > 0, 0.0 * gap).max()))
-            return like(maps), like(errors), ratio, used
-
-        def context() -> contextlib.AbstractContextManager[Any]:
-            return _passing(self.forward_func, create_graph)
-
-        name = "Integrated Gradients"
-        run = Run(points.total, step, plan, name, show_progress, context, finish, estimate, f"n_steps={n_steps}")
-        result = execute(run, limits)
-        if not return_convergence_delta:
-            return result
-        delta = self.compute_convergence_delta(result, baselines, tensors, target, additional_forward_args)
-        return result, delta
-
-
-@contextlib.contextmanager
-def _passing(forward_func: Callable[..., Any], create_graph: bool) -> Iterator[None]:
-    with evaluation(forward_func), torch.set_grad_enabled(create_graph):
-        yield
+        errors = tuple((a - b).abs() for a, b in zip(maps, self._attributed(coarse), strict=True))
+        ratio = relative(maps, errors, centred=False)
+        if self._multiplies:
+            if self._change is None:
+                self._change = -self._task.delta([torch.zeros_like(each) for each in self._task.inputs])
+            size = sum(each.flatten(1).abs().sum(1) for each in maps)
+            gap = (sum(each.flatten(1).sum(1) for each in maps) - self._change.to(maps[0].dtype)).abs()
+            ratio = max(ratio, float((gap / size).where(gap > 0, 0.0 * gap).max()))
+        return self._like(maps), self._like(errors), ratio, used

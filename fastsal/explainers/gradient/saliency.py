@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastsal.engine.run import evaluation
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result
-from fastsal.explainers.base import GradientAttribution
-from fastsal.explainers.input_gradient import input_gradients
+from fastsal.explainers.arguments import Inputs
+from fastsal.explainers.base import GradientAttribution, attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.scores import Target
 
 
@@ -16,9 +14,18 @@ class Saliency(GradientAttribution):
     """|d target / d input| of Simonyan, Vedaldi, Zisserman, "Deep Inside Convolutional Networks" (2014), equation 3.
 
     Costs one forward and one backward pass.
+
+    >>> maps = fastsal.Saliency(model).attribute(images, target=classes)
+
+    Args:
+        forward_func: module or callable.
     """
 
-    @attribute_method
+    summary = "absolute gradient of the target by the input"
+    cost = "1 forward, 1 backward"
+    fixed = exportable = True
+
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -27,12 +34,12 @@ class Saliency(GradientAttribution):
         additional_forward_args: Any = None,
         *,
         create_graph: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
         Args:
             inputs: tensor [B, ...] or tuple of them, floating point.
-            target: which output to explain, one for all or one per example (see :func:`select_target`).
+            target: which output to explain, one for all or one per example (see :func:`fastsal.explainers.scores.select_target`).
             abs: the absolute value; the signed gradient otherwise.
             additional_forward_args: further arguments of the model.
             create_graph: keep the graph, so that the attribution can be trained through.
@@ -40,8 +47,11 @@ class Saliency(GradientAttribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        tensors, given_tuple = as_inputs(inputs)
-        additional = as_arguments(additional_forward_args)
-        with evaluation(self.forward_func):
-            gradients = input_gradients(self.forward_func, tensors, additional, target, create_graph)
-        return as_result([g.abs() if abs else g for g in gradients], given_tuple)
+        task = self.task(inputs, target, additional_forward_args, create_graph=create_graph)
+
+        def run() -> Any:
+            with task.context():
+                gradients = task.gradients()
+            return task.result([g.abs() if abs else g for g in gradients])
+
+        return task.once(run)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from fastsal.engine.run import Plan, evaluation, scratch
-from fastsal.explainers._old import attribute_method, could_be_per_example, sweep
+from fastsal.explainers._old import attribute_method, could_be_per_example, scores_of, sweep
 from fastsal.explainers.arguments import (
     Baselines,
     Inputs,
@@ -24,7 +24,6 @@ from fastsal.explainers.arguments import (
 )
 from fastsal.explainers.base import PerturbationAttribution
 from fastsal.explainers.perturbation.features import Baseline, Features, coalitions, features_of
-from fastsal.explainers._old import scores_of
 from fastsal.explainers.perturbation.surrogate.fits import Lasso, fit_surrogate
 from fastsal.explainers.perturbation.surrogate.lime_base import LimeBase, check_counts, drawn, item_scores
 from fastsal.explainers.perturbation.surrogate.similarity import ExponentialKernel, get_exp_kernel_similarity_function

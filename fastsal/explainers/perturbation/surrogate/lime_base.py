@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import ChunkTooLarge, Plan, evaluation, scratch
-from fastsal.explainers._old import attribute_method, could_be_per_example, sweep
+from fastsal.explainers._old import attribute_method, could_be_per_example, scores_of, sweep
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, at_least_one, examples_of
 from fastsal.explainers.base import PerturbationAttribution
-from fastsal.explainers._old import scores_of
 from fastsal.explainers.perturbation.surrogate.fits import fit_surrogate
 from fastsal.explainers.scores import Target, tile, tile_target
 
