@@ -75,6 +75,12 @@ class Given:
             return dict(zip(self._explained, results, strict=True))
         return as_result(results, self.is_tuple)
 
+    def form(self, tensors: Sequence[Tensor], others: Sequence[Any]) -> Any:
+        """Other tensors in the form of the inputs."""
+        if self.names is not None:
+            return dict(zip(self.names, (*tensors, *others), strict=True))
+        return as_result(tensors, self.is_tuple)
+
     def parts(self, result: Any) -> tuple[Any, ...]:
         """The results in what :meth:`result` returned."""
         if self.names is not None:

@@ -146,16 +146,28 @@ class Task:
         """Baselines as inputs of the model."""
         return baseline_inputs(self.baselines, self.inputs)
 
-    def delta(self, results: Sequence[Tensor]) -> Tensor:
-        """Sum of results minus the change of the score from the baselines to the inputs, [B]."""
+    def delta(
+        self,
+        results: Sequence[Tensor],
+        starts: tuple[Tensor, ...] | None = None,
+        ends: tuple[Tensor, ...] | None = None,
+        count: int = 1,
+    ) -> Tensor:
+        """Sum of results minus the change of the score from starts to ends (the baselines, the inputs), for copies."""
         with evaluation(self.model), torch.no_grad():
-            change = self._scores_at(self.inputs) - self._scores_at(self.starts())
+            change = self._scores_at(self.inputs if ends is None else ends, count)
+            change = change - self._scores_at(self.starts() if starts is None else starts, count)
         total = sum(per_example(part).sum(1) for part in results)
         return total - change
 
-    def _scores_at(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        output = run(self.forward_func, tuple(map(scratch, inputs)), tuple(map(scratch, self.additional)))
-        return one_score_each(output, self.target, self.examples)
+    def _scores_at(self, inputs: tuple[Tensor, ...], count: int) -> Tensor:
+        extra = tuple(scratch(value) for value in self.repeated(self.additional, count))
+        output = run(self.forward_func, tuple(map(scratch, inputs)), extra)
+        return one_score_each(output, self.tiled_target(count), count * self.examples)
+
+    def form(self, tensors: tuple[Tensor, ...], count: int = 1) -> Any:
+        """Tensors [count * B, ...] in the place of the inputs, in the form in which these were passed."""
+        return self.given.form(tensors, self.repeated(self.given.others, count))
 
     def result(self, results: Sequence[Any]) -> Any:
         """One result for each input, in the form of the inputs."""
@@ -244,13 +256,17 @@ class Task:
             grad_kwargs,
         )
 
-    def repeated(self, values: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-        """Per-example tensors for copies."""
+    def repeated(self, values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+        """Values for copies: tensors with an entry per example repeated, any other as it is."""
         return tuple(tile(value, count, self.examples) for value in values)
 
     def tiled_target(self, count: int) -> Target:
         """The target for copies."""
         return self.target if count == 1 else tile_target(self.target, count, self.examples)
+
+    def copied_target(self, count: int) -> Target:
+        """The target for copies, in whose form it was given: what repeats it for one copy too."""
+        return tile_target(self.target, count, self.examples)
 
     def target_of(self, example: int, count: int = 1) -> Target:
         """One example's target, for copies of it alone."""

@@ -9,21 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine.run import ChunkTooLarge, evaluation
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import (
-    Baselines,
-    Inputs,
-    as_arguments,
-    as_inputs,
-    as_result,
-    baseline_inputs,
-    examples_of,
-)
-from fastsal.explainers.base import GradientAttribution
+from fastsal.engine.run import ChunkTooLarge
+from fastsal.explainers.arguments import Baselines, Inputs, examples_of
+from fastsal.explainers.base import GradientAttribution, attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.gradient._rescale import RescaleMode
-from fastsal.explainers.input_gradient import altered_copies, input_gradients
-from fastsal.explainers.scores import Target, tile, tile_target
+from fastsal.explainers.scores import Target
+from fastsal.explainers.task import Task
 
 Custom = Callable[..., Any]
 
@@ -38,6 +30,8 @@ class DeepLift(GradientAttribution):
     the convergence delta tells by how much the sum is off. Every form of a function is met, as a module (also one that
     is used twice), as a function or in place. Costs one forward and one backward pass of inputs and baselines together.
 
+    >>> maps, delta = fastsal.DeepLift(model).attribute(images, target=classes, return_convergence_delta=True)
+
     Args:
         model: a torch.nn.Module in Python code, with the examples as dimension 0 of its activations.
         multiply_by_inputs: the factor (x - b); without it the multipliers are returned.
@@ -46,6 +40,10 @@ class DeepLift(GradientAttribution):
     Raises:
         TypeError: for what is not a module, or has compiled parts whose functions cannot be reached.
     """
+
+    summary = "differences from a baseline, sent back by the Rescale rule"
+    cost = "1 forward, 1 backward of two rows an example"
+    reads = "functions"
 
     def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10) -> None:
         super().__init__(model.module if isinstance(model, nn.DataParallel) else model)
@@ -64,7 +62,7 @@ class DeepLift(GradientAttribution):
     def has_convergence_delta(self) -> bool:
         return True
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -73,7 +71,7 @@ class DeepLift(GradientAttribution):
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         custom_attribution_func: Custom | None = None,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
         Args:
@@ -87,41 +85,34 @@ class DeepLift(GradientAttribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a model that mixes the examples.
         """
-        tensors, given_tuple = as_inputs(inputs)
-        examples_of(tensors)
-        plain = tuple(tensor.detach() for tensor in tensors)
-        starts = baseline_inputs(baselines, plain)
-        found = self._attributions(
-            plain, starts, target, as_arguments(additional_forward_args), custom_attribution_func
-        )
-        result = as_result(found, given_tuple)
-        if not return_convergence_delta:
-            return result
-        return result, self.compute_convergence_delta(found, starts, plain, target, additional_forward_args)
+        task = self.task(inputs, target, additional_forward_args, baselines=baselines)
+        examples_of(task.inputs)
 
-    def _attributions(
-        self,
-        inputs: tuple[Tensor, ...],
-        baselines: tuple[Tensor, ...],
-        target: Target,
-        additional: tuple[Any, ...],
-        custom: Custom | None,
+        def run() -> Any:
+            starts = task.starts()
+            found = self.attributions(task, task.inputs, starts, custom_attribution_func)
+            result = task.result(found)
+            return (result, task.delta(found, starts)) if return_convergence_delta else result
+
+        return task.once(run)
+
+    def attributions(
+        self, task: Task, ends: tuple[Tensor, ...], starts: tuple[Tensor, ...], custom: Custom | None, count: int = 1
     ) -> tuple[Tensor, ...]:
-        """Of inputs [B, ...] against baselines [B, ...]."""
-        examples = inputs[0].shape[0]
-        both = tuple(torch.cat(pair) for pair in zip(inputs, baselines, strict=True))
-        extra = tuple(tile(value, 2, examples) for value in additional)
-        with evaluation(self.forward_func, eager=True), altered_copies(2), RescaleMode(2 * examples, self.eps):
+        """Of ``count`` copies of the inputs [count * B, ...] against as many baselines."""
+        rows = count * task.examples
+        both = tuple(torch.cat(pair) for pair in zip(ends, starts, strict=True))
+        with task.context(eager=True), RescaleMode(2 * rows, self.eps):
             try:
-                gradients = input_gradients(self.forward_func, both, extra, tile_target(target, 2, examples))
+                gradients = task.gradients(2 * count, both)
             except ChunkTooLarge as error:
                 raise ValueError("model: its output is one score per call; DeepLift needs one per example") from error
-        multipliers = tuple(gradient[:examples] for gradient in gradients)
+        multipliers = tuple(gradient[:rows] for gradient in gradients)
         if custom is not None:
-            count = len(inspect.signature(custom).parameters)
-            found = custom(*(multipliers, inputs, baselines)[: max(1, min(count, 3))])
+            parameters = len(inspect.signature(custom).parameters)
+            found = custom(*(multipliers, ends, starts)[: max(1, min(parameters, 3))])
             return found if isinstance(found, tuple) else (found,)
         if not self._multiply_by_inputs:
             return multipliers
         with torch.no_grad():
-            return tuple((x - b) * m for x, b, m in zip(inputs, baselines, multipliers, strict=True))
+            return tuple((x - b) * m for x, b, m in zip(ends, starts, multipliers, strict=True))

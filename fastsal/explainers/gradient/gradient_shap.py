@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import Plan, evaluation
-from fastsal.explainers._old import attribute_method, could_be_per_example, sweep
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, at_least_one, examples_of
-from fastsal.explainers.base import GradientAttribution
+from fastsal.explainers.arguments import Inputs, at_least_one
+from fastsal.explainers.base import GradientAttribution, attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.gradient._distribution import Draws, distribution_of
 from fastsal.explainers.gradient.noise_tunnel import deviations_of
-from fastsal.explainers.input_gradient import altered_copies, input_gradients
-from fastsal.explainers.scores import Target, tile, tile_target
+from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import generator
 from fastsal.ops import noise
 
@@ -28,10 +26,17 @@ class GradientShap(GradientAttribution):
     performance of deep learning models with axiomatic attribution priors and expected gradients" (2021), equation 3.
     Costs n_samples forward and backward passes per example; memory does not grow with n_samples.
 
+    >>> baselines = torch.zeros(1, *images.shape[1:])
+    >>> maps = fastsal.GradientShap(model).attribute(images, baselines, n_samples=10, target=classes)
+
     Args:
         forward_func: module or callable.
         multiply_by_inputs: the factor (x' - b); without it the mean gradient is returned.
     """
+
+    summary = "gradient averaged between noisy inputs and drawn baselines, times their difference"
+    cost = "n_samples forward, n_samples backward"
+    per_call = "perturbations_per_eval"
 
     def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True) -> None:
         super().__init__(forward_func)
@@ -44,7 +49,7 @@ class GradientShap(GradientAttribution):
     def has_convergence_delta(self) -> bool:
         return True
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -59,7 +64,7 @@ class GradientShap(GradientAttribution):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         create_graph: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
         Args:
@@ -80,62 +85,55 @@ class GradientShap(GradientAttribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        tensors, given_tuple = as_inputs(inputs)
-        examples, device = examples_of(tensors), tensors[0].device
+        task = self.task(
+            inputs,
+            target,
+            additional_forward_args,
+            per_call=perturbations_per_eval,
+            create_graph=create_graph,
+            show_progress=show_progress,
+        )
         n_samples = at_least_one("n_samples", n_samples)
-        if perturbations_per_eval is not None:
-            perturbations_per_eval = at_least_one("perturbations_per_eval", perturbations_per_eval)
-        deviations = deviations_of(stdevs, len(tensors))
-        additional = as_arguments(additional_forward_args)
-        if perturbations_per_eval is None and could_be_per_example(additional, examples):
-            perturbations_per_eval = 1
+        deviations = deviations_of(stdevs, len(task.inputs))
         random = generator(seed)
-        seeds = torch.randint(0, 2**62, (len(tensors),), generator=random, device="cpu").tolist()
-        shares = torch.rand(n_samples, examples, generator=random, dtype=torch.float64, device="cpu")
-        draws = Draws(distribution_of(baselines, inputs), n_samples, examples, random)
-        plain = tensors if create_graph else tuple(t.detach() for t in tensors)
-        row_bytes = sum(t[:1].numel() * t.element_size() for t in plain)
-        plan = Plan(n_samples, examples, 2 * row_bytes, device, perturbations_per_eval, self.forward_func)
+        seeds = torch.randint(0, 2**62, (len(task.inputs),), generator=random, device="cpu").tolist()
+        shares = torch.rand(n_samples, task.examples, generator=random, dtype=torch.float64, device="cpu")
+        draws = Draws(distribution_of(baselines, inputs), n_samples, task.examples, random)
         state: list[Tensor] = []
         deltas: list[Tensor] = []
 
-        def step(start: int, stop: int) -> Callable[[], None]:
+        def work(start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
             count = stop - start
             ends = tuple(
                 noise.batch(tensor, start, stop, std=deviation, seed=key)
-                for tensor, deviation, key in zip(plain, deviations, seeds, strict=True)
+                for tensor, deviation, key in zip(task.inputs, deviations, seeds, strict=True)
             )
             starts = tuple(rows.to(end) for rows, end in zip(draws(start, stop), ends, strict=True))
             points = tuple(
                 begin + _column(shares[start:stop], end) * (end - begin)
                 for begin, end in zip(starts, ends, strict=True)
             )
-            extra = tuple(tile(value, count, examples) for value in additional)
-            wanted = tile_target(target, count, examples)
-            with altered_copies(count):
-                found = input_gradients(self.forward_func, points, extra, wanted, create_graph)
+            found = task.gradients(count, points)
             if self._multiply_by_inputs:
                 found = tuple((e - b) * g for e, b, g in zip(ends, starts, found, strict=True))
             folded = [
                 noise.fold(part, count, start=start, partial=state[i] if state else None)
                 for i, part in enumerate(found)
             ]
-            delta = None
-            if return_convergence_delta:
-                delta = self.compute_convergence_delta(found, starts, ends, wanted, extra)
+            if not return_convergence_delta:
+                return folded, None
+            return folded, task.delta(found, starts, ends, count).detach().reshape(count, -1)
 
-            def commit() -> None:
-                state[:] = folded
-                if delta is not None:
-                    deltas.append(delta.detach().reshape(count, -1))
+        def keep(start: int, stop: int, found: tuple[list[Tensor], Tensor | None]) -> None:
+            state[:], delta = found
+            if delta is not None:
+                deltas.append(delta)
 
-            return commit
+        def finish() -> Any:
+            result = task.result([m[0].to(tensor.dtype) for m, tensor in zip(state, task.inputs, strict=True)])
+            return (result, torch.cat(deltas).T.reshape(-1)) if return_convergence_delta else result
 
-        with evaluation(self.forward_func), torch.set_grad_enabled(create_graph):
-            sweep(n_samples, step, plan, show_progress=show_progress, description="Gradient SHAP")
-            results = [moments[0].to(tensor.dtype) for moments, tensor in zip(state, plain, strict=True)]
-        result = as_result(results, given_tuple)
-        return (result, torch.cat(deltas).T.reshape(-1)) if return_convergence_delta else result
+        return task.sweep(n_samples, work, keep, finish, plan=task.plan(n_samples, cost=2))
 
 
 def _column(shares: Tensor, like: Tensor) -> Tensor:

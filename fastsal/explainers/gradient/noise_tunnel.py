@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import ChunkTooLarge, Plan
-from fastsal.explainers._old import Run, attribute_method, could_be_per_example, execute, limits_of
+from fastsal.engine.run import ChunkTooLarge
 from fastsal.explainers.anytime import relative
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, at_least_one, examples_of
-from fastsal.explainers.base import Attribution, Estimating
+from fastsal.explainers.arguments import Inputs, as_arguments, as_result, at_least_one
+from fastsal.explainers.base import Attribution, Estimating, attribution, describe
+from fastsal.explainers.call import Anytime, Call
 from fastsal.explainers.gradient._distribution import Draws, distribution_of
-from fastsal.explainers.input_gradient import altered_copies
-from fastsal.explainers.scores import tile, tile_target
 from fastsal.explainers.seeds import generator, seeds_of
+from fastsal.explainers.task import Task
 from fastsal.ops import noise
 
 TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
@@ -31,9 +30,16 @@ class NoiseTunnel(Estimating, Attribution):
     section 2; Adebayo et al., "Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter
     Values", 2018). Costs nt_samples of the explainer's own; memory does not grow with nt_samples.
 
+    >>> tunnel = fastsal.NoiseTunnel(fastsal.InputXGradient(model))
+    >>> maps = tunnel.attribute(images, "vargrad", nt_samples=10, stdevs=0.1, target=classes)
+
     Args:
         attribution_method: an explainer of this package, of Captum, or any object with their ``attribute``.
     """
+
+    summary = "another explainer's map averaged over noisy inputs"
+    cost = "nt_samples of the explainer's"
+    per_call = "nt_samples_batch_size"
 
     def __init__(self, attribution_method: Any) -> None:
         if not callable(getattr(attribution_method, "attribute", None)):
@@ -50,7 +56,7 @@ class NoiseTunnel(Estimating, Attribution):
         supported = getattr(self.attribution_method, "has_convergence_delta", None)
         return bool(supported and supported())
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -61,11 +67,9 @@ class NoiseTunnel(Estimating, Attribution):
         draw_baseline_from_distrib: bool = False,
         *,
         seed: int | None = None,
-        tolerance: float | None = None,
-        deadline: float | None = None,
         show_progress: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form that the explainer gives, in its shapes and dtypes.
 
         Args:
@@ -78,9 +82,6 @@ class NoiseTunnel(Estimating, Attribution):
                 these, one per input.
             draw_baseline_from_distrib: give every noisy example a row of its own, drawn from the baselines.
             seed: chooses the noise; None draws it from torch's global generator.
-            tolerance: stop when the relative error of the mean (smoothgrad) is estimated to be below it, after
-                nt_samples at the most, and return an :class:`Estimate`.
-            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
             show_progress: show a bar.
             **kwargs: arguments of the explainer; per-example ones (target, baselines, additional_forward_args,
                 feature_mask) are repeated. With return_convergence_delta the result is (attribution, delta
@@ -89,114 +90,166 @@ class NoiseTunnel(Estimating, Attribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        limits = limits_of(tolerance, deadline)
-        tensors, given_tuple = as_inputs(inputs)
-        examples = examples_of(tensors)
-        for tensor in tensors:
+        create_graph = bool(kwargs.get("create_graph"))
+        task = self.task(
+            inputs,
+            kwargs.get("target"),
+            kwargs.get("additional_forward_args"),
+            per_call=nt_samples_batch_size,
+            named="nt_samples_batch_size",
+            create_graph=create_graph,
+            show_progress=show_progress,
+        )
+        for tensor in task.inputs:
             if not tensor.is_floating_point():
                 raise TypeError(f"inputs: {tensor.dtype} takes no noise; pass a floating point tensor")
         if nt_type not in TYPES:
             raise ValueError(f"nt_type: {nt_type!r} is not one of {', '.join(TYPES)}")
         nt_samples = at_least_one("nt_samples", nt_samples)
-        if nt_samples_batch_size is not None:
-            nt_samples_batch_size = at_least_one("nt_samples_batch_size", nt_samples_batch_size)
-        deviations = deviations_of(stdevs, len(tensors))
-        create_graph = bool(kwargs.get("create_graph"))
-        plain = tensors if create_graph else tuple(t.detach() for t in tensors)
+        deviations = deviations_of(stdevs, len(task.inputs))
         random = generator(seed)
-        seeds = seeds_of(random, len(tensors))
-        expand = _Expansion(examples, kwargs, draw_baseline_from_distrib, tensors, nt_samples, random)
-        if nt_samples_batch_size is None and could_be_per_example(expand.additional, examples):
-            nt_samples_batch_size = 1
-        row_bytes = sum(t[:1].numel() * t.element_size() for t in plain)
-        plan = Plan(nt_samples, examples, 2 * row_bytes, plain[0].device, nt_samples_batch_size, self.forward_func)
+        noisy = _Noise(task.inputs, deviations, seeds_of(random, len(task.inputs)))
+        expand = _Expansion(task, kwargs, draw_baseline_from_distrib, nt_samples, random)
         with_delta = bool(kwargs.get("return_convergence_delta")) and self.has_convergence_delta()
-        if limits.estimating and (nt_type != "smoothgrad" or with_delta or create_graph):
-            raise ValueError(
-                "tolerance, deadline: for nt_type='smoothgrad', without return_convergence_delta and create_graph"
-            )
-        state: list[Tensor] = []
-        dtypes: list[torch.dtype] = []
-        deltas: list[Tensor] = []
-        form = given_tuple
 
-        def step(start: int, stop: int) -> Callable[[], None]:
-            count = stop - start
-            noisy = tuple(
-                noise.batch(tensor, start, stop, std=deviation, seed=key)
-                for tensor, deviation, key in zip(plain, deviations, seeds, strict=True)
-            )
-            with altered_copies(count):
-                found = self.attribution_method.attribute(as_result(noisy, given_tuple), **expand(start, stop))
-            delta = None
-            if with_delta:
-                found, delta = found
-            parts = found if isinstance(found, tuple) else (found,)
-            for part in parts:
-                if not isinstance(part, Tensor):
-                    kind = type(part).__name__
-                    raise TypeError(f"attribution_method: its attribution is a {kind}, not a tensor or a tuple of them")
-                if count > 1 and (part.dim() == 0 or part.shape[0] != count * examples):
-                    raise ChunkTooLarge(f"attribution_method: {tuple(part.shape)} is not one attribution per example")
-            folded = [
-                noise.fold(
-                    part if part.is_floating_point() else part.to(torch.float32),
-                    count,
-                    start=start,
-                    partial=state[i] if state else None,
-                    second=nt_type != "smoothgrad" or limits.estimating,
+        def anytime() -> Anytime:
+            if nt_type != "smoothgrad" or with_delta or create_graph:
+                raise ValueError(
+                    "tolerance, deadline: for nt_type='smoothgrad', without return_convergence_delta and create_graph"
                 )
-                for i, part in enumerate(parts)
-            ]
+            found = _Moments(self, task, noisy, expand, nt_type, nt_samples, second=True).described().anytime
+            assert found is not None
+            return found()
 
-            def commit() -> None:
-                nonlocal form
-                state[:], dtypes[:], form = folded, [part.dtype for part in parts], isinstance(found, tuple)
-                if delta is not None:
-                    deltas.append(delta.detach().reshape(count, -1))
-
-            return commit
-
-        def like(values: list[Tensor]) -> Any:
-            # Of an attribution that has no fractions the mean has.
-            kept = [
-                dtype if dtype.is_floating_point else value.dtype for value, dtype in zip(values, dtypes, strict=True)
-            ]
-            return as_result([value.to(dtype) for value, dtype in zip(values, kept, strict=True)], form)
-
-        def finish() -> Any:
-            result = like([_moment(moments, nt_type, nt_samples) for moments in state])
-            return (result, torch.cat(deltas).T.reshape(-1)) if with_delta else result
-
-        def estimate(done: int) -> tuple[Any, Any, float, int]:
-            means = [moments[0] for moments in state]
-            # The second moment is about the mean; with one sample there is none.
-            errors = [
-                (moments[1] / (done * (done - 1))).sqrt() if done > 1 else torch.full_like(moments[0], torch.inf)
-                for moments in state
-            ]
-            return like(means), like(errors), relative(tuple(means), tuple(errors)), done
-
-        return execute(
-            Run(
-                nt_samples,
-                step,
-                plan,
-                "Noise Tunnel",
-                show_progress,
-                lambda: _outside_of_inference(create_graph),
-                finish,
-                estimate,
-                f"{nt_samples} samples",
-            ),
-            limits,
+        moments = _Moments(
+            self, task, noisy, expand, nt_type, nt_samples, second=nt_type != "smoothgrad", with_delta=with_delta
         )
+        return Call(task, moments.described().run, anytime)
+
+
+class _Noise(NamedTuple):
+    """Noisy copies of the inputs, the same for a sample in every chunk."""
+
+    inputs: tuple[Tensor, ...]
+    deviations: tuple[float | Tensor, ...]
+    seeds: list[int]
+
+    def batch(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        """Samples start .. stop of each input, sample-major."""
+        return tuple(
+            noise.batch(tensor, start, stop, std=deviation, seed=key)
+            for tensor, deviation, key in zip(*self, strict=True)
+        )
+
+
+class _Moments:
+    """The sweep over the samples, which keeps the moments of the attributions, and their deltas."""
+
+    def __init__(
+        self,
+        tunnel: NoiseTunnel,
+        task: Task,
+        noisy: _Noise,
+        expand: _Expansion,
+        nt_type: str,
+        samples: int,
+        *,
+        second: bool,
+        with_delta: bool = False,
+    ) -> None:
+        self._method, self._task, self._noisy, self._expand = tunnel.attribution_method, task, noisy, expand
+        self._type, self._samples, self._second, self._with_delta = nt_type, samples, second, with_delta
+        self._state: list[Tensor] = []
+        self._dtypes: list[torch.dtype] = []
+        self._deltas: list[Tensor] = []
+        self._form: Any = None
+
+    def described(self) -> Call[Any]:
+        return self._task.sweep(
+            self._samples,
+            self.work,
+            self.keep,
+            self.finish,
+            plan=self._task.plan(self._samples, cost=2),
+            context=lambda: _outside_of_inference(self._task.create_graph),
+            estimate=self.estimate,
+            limit=f"{self._samples} samples",
+        )
+
+    def work(self, start: int, stop: int) -> tuple[Any, list[Tensor], Tensor | None]:
+        """(the attributions, their moments so far, their deltas)."""
+        count = stop - start
+        found = self._attributed(
+            self._task.form(self._noisy.batch(start, stop), count), self._expand(start, stop), count
+        )
+        delta = None
+        if self._with_delta:
+            found, delta = found
+        parts = _parts(found)
+        for part in parts:
+            if not isinstance(part, Tensor):
+                kind = type(part).__name__
+                raise TypeError(f"attribution_method: its attribution is a {kind}, not a tensor or a tuple of them")
+            if count > 1 and (part.dim() == 0 or part.shape[0] != count * self._task.examples):
+                raise ChunkTooLarge(f"attribution_method: {tuple(part.shape)} is not one attribution per example")
+        folded = [
+            noise.fold(
+                part if part.is_floating_point() else part.to(torch.float32),
+                count,
+                start=start,
+                partial=self._state[i] if self._state else None,
+                second=self._second,
+            )
+            for i, part in enumerate(parts)
+        ]
+        return found, folded, None if delta is None else delta.detach().reshape(count, -1)
+
+    def _attributed(self, noisy: Any, arguments: dict[str, Any], count: int) -> Any:
+        if not hasattr(type(self._method).attribute, "describe"):
+            return self._method.attribute(noisy, **arguments)
+        call = describe(self._method, noisy, **arguments)
+        # Copies may not share one score: a mean over them would scale their gradients.
+        call.task.copies *= count * self._task.copies
+        return call.run()
+
+    def keep(self, start: int, stop: int, found: tuple[Any, list[Tensor], Tensor | None]) -> None:
+        attributions, self._state, delta = found
+        self._form, self._dtypes = attributions, [part.dtype for part in _parts(attributions)]
+        if delta is not None:
+            self._deltas.append(delta)
+
+    def _like(self, values: list[Tensor]) -> Any:
+        # Of an attribution that has no fractions the mean has.
+        kept = [v.to(d if d.is_floating_point else v.dtype) for v, d in zip(values, self._dtypes, strict=True)]
+        if isinstance(self._form, dict):
+            return dict(zip(self._form, kept, strict=True))
+        return as_result(kept, isinstance(self._form, tuple))
+
+    def finish(self) -> Any:
+        result = self._like([_moment(moments, self._type, self._samples) for moments in self._state])
+        return (result, torch.cat(self._deltas).T.reshape(-1)) if self._with_delta else result
+
+    def estimate(self, done: int) -> tuple[Any, Any, float, int]:
+        means = [moments[0] for moments in self._state]
+        # The second moment is about the mean; with one sample there is none.
+        errors = [
+            (moments[1] / (done * (done - 1))).sqrt() if done > 1 else torch.full_like(moments[0], torch.inf)
+            for moments in self._state
+        ]
+        return self._like(means), self._like(errors), relative(tuple(means), tuple(errors)), done
 
 
 @contextlib.contextmanager
 def _outside_of_inference(create_graph: bool) -> Iterator[None]:
     with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
         yield
+
+
+def _parts(attributions: Any) -> tuple[Any, ...]:
+    """The attributions in one of the forms of an explainer's result."""
+    if isinstance(attributions, dict):
+        return tuple(attributions.values())
+    return attributions if isinstance(attributions, tuple) else (attributions,)
 
 
 def deviations_of(stdevs: Any, inputs: int) -> tuple[float | Tensor, ...]:
@@ -222,34 +275,27 @@ def _moment(moments: Tensor, nt_type: str, samples: int) -> Tensor:
 class _Expansion:
     """The explainer's arguments for the samples of a chunk, sample-major."""
 
-    def __init__(
-        self,
-        examples: int,
-        kwargs: dict[str, Any],
-        draw: bool,
-        inputs: tuple[Tensor, ...],
-        samples: int,
-        random: torch.Generator,
-    ) -> None:
-        self.examples, self.kwargs = examples, kwargs
-        self.additional = as_arguments(kwargs.get("additional_forward_args"))
-        self.draws: Draws | None = None
+    def __init__(self, task: Task, kwargs: dict[str, Any], draw: bool, samples: int, random: torch.Generator) -> None:
+        self._task, self._kwargs = task, kwargs
+        self._draws: Draws | None = None
         if draw and kwargs.get("baselines") is not None:
-            self.draws = Draws(distribution_of(kwargs["baselines"], inputs), samples, examples, random)
+            rows = distribution_of(kwargs["baselines"], task.inputs)
+            self._draws = Draws(rows, samples, task.examples, random)
 
     def __call__(self, start: int, stop: int) -> dict[str, Any]:
         count = stop - start
-        chosen = dict(self.kwargs)
-        if self.additional:
-            chosen["additional_forward_args"] = tuple(tile(value, count, self.examples) for value in self.additional)
+        chosen = dict(self._kwargs)
+        additional = as_arguments(chosen.get("additional_forward_args"))
+        if additional:
+            chosen["additional_forward_args"] = self._task.repeated(additional, count)
         if "target" in chosen:
-            chosen["target"] = tile_target(chosen["target"], count, self.examples)
+            chosen["target"] = self._task.copied_target(count)
         for name in ("baselines", "feature_mask"):
             value = chosen.get(name)
             if isinstance(value, tuple):
-                chosen[name] = tuple(tile(part, count, self.examples) for part in value)
+                chosen[name] = self._task.repeated(value, count)
             elif value is not None:
-                chosen[name] = tile(value, count, self.examples)
-        if self.draws is not None:
-            chosen["baselines"] = as_result(self.draws(start, stop), isinstance(self.kwargs["baselines"], tuple))
+                chosen[name] = self._task.repeated((value,), count)[0]
+        if self._draws is not None:
+            chosen["baselines"] = as_result(self._draws(start, stop), isinstance(self._kwargs["baselines"], tuple))
         return chosen

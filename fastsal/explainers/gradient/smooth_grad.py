@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import Inputs, as_inputs
-from fastsal.explainers.base import Estimating, GradientAttribution
+from fastsal.explainers.arguments import Given, Inputs
+from fastsal.explainers.base import Estimating, GradientAttribution, attribution, describe
+from fastsal.explainers.call import Call
 from fastsal.explainers.gradient.noise_tunnel import NoiseTunnel
 from fastsal.explainers.gradient.saliency import Saliency
 from fastsal.explainers.scores import Target
@@ -20,13 +20,23 @@ class SmoothGrad(Estimating, GradientAttribution):
 
     The shorthand of ``NoiseTunnel(Saliency(forward_func))``, with the paper's noise level. Costs n_samples forward and
     backward passes per example; memory does not grow with n_samples.
+
+    >>> maps = fastsal.SmoothGrad(model).attribute(images, target=classes, n_samples=20)
+
+    Args:
+        forward_func: module or callable.
     """
+
+    summary = "gradient averaged over noisy inputs"
+    cost = "n_samples forward, n_samples backward"
+    per_call = "perturbations_per_eval"
+    fixed = exportable = True
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         super().__init__(forward_func)
         self._tunnel = NoiseTunnel(Saliency(forward_func))
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -38,12 +48,10 @@ class SmoothGrad(Estimating, GradientAttribution):
         noise_level: float = 0.15,
         stdevs: Any = None,
         seed: int | None = 0,
-        tolerance: float | None = None,
-        deadline: float | None = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         create_graph: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
         Args:
@@ -56,9 +64,6 @@ class SmoothGrad(Estimating, GradientAttribution):
             stdevs: standard deviation in the input's units, in place of noise_level: a number, a tensor that
                 broadcasts to the input, or a tuple of these, one per input.
             seed: chooses the noise; None draws it from torch's global generator.
-            tolerance: stop when the relative error is estimated to be below it, after n_samples at the most, and return
-                an :class:`Estimate`.
-            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
             perturbations_per_eval: draws per model call; chosen from memory when None.
             show_progress: show a bar.
             create_graph: keep the graph, so that the attribution can be trained through; memory grows with n_samples.
@@ -67,15 +72,14 @@ class SmoothGrad(Estimating, GradientAttribution):
             TypeError, ValueError: for arguments outside of the above.
         """
         if stdevs is None:
-            stdevs = tuple(noise_level * _spread(tensor) for tensor in as_inputs(inputs)[0])
-        return self._tunnel.attribute(
+            stdevs = tuple(noise_level * _spread(tensor) for tensor in Given(inputs).tensors)
+        return describe(
+            self._tunnel,
             inputs,
             nt_samples=n_samples,
             nt_samples_batch_size=perturbations_per_eval,
             stdevs=stdevs,
             seed=seed,
-            tolerance=tolerance,
-            deadline=deadline,
             show_progress=show_progress,
             target=target,
             abs=abs,

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.prepare import unprepared
-from fastsal.engine.run import evaluation
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result
-from fastsal.explainers.base import GradientAttribution
-from fastsal.explainers.input_gradient import input_gradients
+from fastsal.explainers.arguments import Inputs, as_inputs
+from fastsal.explainers.base import GradientAttribution, attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.lrp._mode import Refused, RelevanceMode
 from fastsal.explainers.lrp._modules import own_rule
 from fastsal.explainers.lrp.composites import Composite, Rules, as_composite
@@ -30,7 +28,7 @@ class LRP(GradientAttribution):
 
     The model runs as it is, whatever its form: modules used once or many times, functions, ``a + b``, concatenation.
     Each function has its rule: linear layers, convolutions, products with constants, sums, pooling, resizing and batch
-    normalisation share relevance by one of :mod:`fastsal.explainers.lrp.rules`, elementwise activations
+    normalisation share relevance by one of :mod:`fastsal.lrp`, elementwise activations
     pass it on, and what copies values (reshaping, indexing, concatenation) routes it. What has no rule (softmax, layer
     normalisation, attention, a product of two activations) is refused with its name until it is given one.
 
@@ -39,12 +37,18 @@ class LRP(GradientAttribution):
     twice for z+, three times for box, four times for alpha-beta. So does each layer in half precision, in float32, and
     each with batch normalisation merged into it. The model's weights are never written to.
 
+    >>> maps = fastsal.LRP(model).attribute(images, target=classes, composite="epsilon-plus-flat")
+
     Args:
         model: a torch.nn.Module in Python code. A module's attribute ``rule`` is its rule, as with Captum.
 
     Raises:
         TypeError: for what is not a module, has TorchScript parts, or a ``rule`` that is no rule.
     """
+
+    summary = "the score, shared out backwards, layer by layer, among what made it"
+    cost = "1 forward, 1 backward"
+    reads = "functions"
 
     def __init__(self, model: nn.Module) -> None:
         # Rules are of the model's own layers, not of folded ones.
@@ -65,7 +69,7 @@ class LRP(GradientAttribution):
     def has_convergence_delta(self) -> bool:
         return True
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -75,13 +79,13 @@ class LRP(GradientAttribution):
         verbose: bool = False,
         *,
         composite: str | Composite | Rules | None = None,
-    ) -> Any:
+    ) -> Call[Any]:
         """Relevances in the form, shapes and dtypes of the inputs; their sum is the score, but for what biases and
         epsilon absorb.
 
         Args:
             inputs: tensor [B, ...] or tuple of them, floating point.
-            target: which output to explain, one for all or one per example (see :func:`select_target`).
+            target: which output to explain, one for all or one per example (see :func:`fastsal.explainers.scores.select_target`).
             additional_forward_args: further arguments of the model; no relevance goes to them.
             return_convergence_delta: also return score minus sum of relevances, [B].
             verbose: print each layer's rule when it runs.
@@ -98,17 +102,18 @@ class LRP(GradientAttribution):
             TypeError: for a function of the model that has no rule, naming it.
             TypeError, ValueError: for arguments outside of the above.
         """
-        tensors, given_tuple = as_inputs(inputs)
+        task = self.task(inputs, target, additional_forward_args)
         # Replicas on other threads would not see the mode.
         model = self.model.module if isinstance(self.model, nn.DataParallel) else self.model
         mode = RelevanceMode(model, as_composite(composite), verbose)
-        start = HALF_START if any(tensor.dtype == torch.float16 for tensor in tensors) else 1.0
+        start = HALF_START if any(tensor.dtype == torch.float16 for tensor in task.inputs) else 1.0
+        of_inputs = task.given.callable_with(model)
         outputs: list[Tensor] = []
 
         def forward(*arguments: Any) -> Any:
             try:
                 with mode.hooked(), mode:
-                    output = model(*arguments)
+                    output = of_inputs(*arguments)
             except Refused as refused:
                 raise TypeError(str(refused)) from refused
             mode.finish(output)
@@ -117,15 +122,17 @@ class LRP(GradientAttribution):
             outputs.append(output)
             return output
 
-        with evaluation(self.model, eager=True):
-            relevances = input_gradients(forward, tensors, as_arguments(additional_forward_args), target)
-            scores = one_score_each(outputs[0].detach(), target, tensors[0].shape[0])
-        scale = widen(scores) / start
-        results = [(widen(part) * scale.reshape(-1, *[1] * (part.dim() - 1))).to(part.dtype) for part in relevances]
-        attributions = as_result(results, given_tuple)
-        if return_convergence_delta:
-            return attributions, self.compute_convergence_delta(attributions, scores)
-        return attributions
+        def run() -> Any:
+            with task.context(eager=True):
+                relevances = task.gradients(forward_func=forward)
+                scores = one_score_each(outputs[0].detach(), task.target, task.examples)
+            scale = widen(scores) / start
+            results = [(widen(part) * scale.reshape(-1, *[1] * (part.dim() - 1))).to(part.dtype) for part in relevances]
+            if not return_convergence_delta:
+                return task.result(results)
+            return task.result(results), self.compute_convergence_delta(tuple(results), scores)
+
+        return task.once(run)
 
     def compute_convergence_delta(self, attributions: Inputs, output: Tensor) -> Tensor:  # type: ignore[override]
         """Score minus sum of relevances, [B]: what biases and epsilon absorbed.
