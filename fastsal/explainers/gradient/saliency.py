@@ -39,7 +39,7 @@ class Saliency(GradientAttribution):
 
         Args:
             inputs: tensor [B, ...] or tuple of them, floating point.
-            target: which output to explain, one for all or one per example (see :func:`fastsal.explainers.scores.select_target`).
+            target: which output to explain, one for all or one per example.
             abs: the absolute value; the signed gradient otherwise.
             additional_forward_args: further arguments of the model.
             create_graph: keep the graph, so that the attribution can be trained through.

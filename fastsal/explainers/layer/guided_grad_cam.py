@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import Inputs, as_inputs, as_result
-from fastsal.explainers.base import GradientAttribution
+from fastsal.explainers.arguments import Inputs
+from fastsal.explainers.base import GradientAttribution, attribution, describe
+from fastsal.explainers.call import Call
 from fastsal.explainers.gradient.guided_backprop import GuidedBackprop
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 from fastsal.explainers.layer.layer_grad_cam import LayerGradCam
@@ -21,11 +21,17 @@ class GuidedGradCam(GradientAttribution):
 
     Costs two forward passes, a backward pass to the layer and one to the input.
 
+    >>> maps = fastsal.GuidedGradCam(model, "last").attribute(images, target=classes)
+
     Args:
         model: a torch.nn.Module.
         layer: one of its modules, or its dotted name.
         device_ids: accepted for Captum's sake.
     """
+
+    summary = "Guided Backprop where Grad-CAM looks"
+    cost = "2 forward, 1 backward to the layer, 1 to the input"
+    reads = "layer"
 
     def __init__(self, model: nn.Module, layer: nn.Module | str, device_ids: list[int] | None = None) -> None:
         super().__init__(model)
@@ -33,7 +39,7 @@ class GuidedGradCam(GradientAttribution):
         self.grad_cam = LayerGradCam(model, layer, device_ids)
         self.guided_backprop = GuidedBackprop(model)
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -43,7 +49,7 @@ class GuidedGradCam(GradientAttribution):
         attribute_to_layer_input: bool = False,
         *,
         create_graph: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
         Args:
@@ -58,27 +64,40 @@ class GuidedGradCam(GradientAttribution):
             TypeError, ValueError: for arguments outside of the above, or a layer and an input of which one has more
                 spatial dimensions.
         """
-        tensors, given_tuple = as_inputs(inputs)
-        maps = self.grad_cam.attribute(
-            inputs,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            relu_attributions=True,
-            create_graph=create_graph,
-        )
-        if isinstance(maps, tuple):
-            raise ValueError("layer: its value is a tuple, not one tensor; choose a layer inside it")
-        for tensor in tensors:
-            if tensor.dim() != maps.dim() or tensor.dim() < 3:
-                raise ValueError(
-                    f"layer: its map {tuple(maps.shape)} cannot be resized to the input {tuple(tensor.shape)}; "
-                    "both must be [B, C, *spatial] with as many dimensions"
-                )
-        guided = self.guided_backprop.attribute(tensors, target, additional_forward_args, create_graph=create_graph)
-        with torch.set_grad_enabled(create_graph):
-            products = [
-                gradient * LayerAttribution.interpolate(maps, tuple(tensor.shape[2:]), interpolate_mode).to(gradient)
-                for gradient, tensor in zip(guided, tensors, strict=True)
-            ]
-        return as_result(products, given_tuple)
+        task = self.task(inputs, target, additional_forward_args, create_graph=create_graph)
+
+        def run() -> Any:
+            coarse = describe(
+                self.grad_cam,
+                inputs,
+                target,
+                additional_forward_args,
+                attribute_to_layer_input,
+                relu_attributions=True,
+                create_graph=create_graph,
+            )
+            coarse.task.copies = task.copies
+            maps = coarse.run()
+            if isinstance(maps, tuple):
+                raise ValueError("layer: its value is a tuple, not one tensor; choose a layer inside it")
+            for tensor in task.inputs:
+                if tensor.dim() != maps.dim() or tensor.dim() < 3:
+                    raise ValueError(
+                        f"layer: its map {tuple(maps.shape)} cannot be resized to the input {tuple(tensor.shape)}; "
+                        "both must be [B, C, *spatial] with as many dimensions"
+                    )
+            task.note(coarse.task.output)
+            fine = describe(
+                self.guided_backprop, inputs, task.target, additional_forward_args, create_graph=create_graph
+            )
+            fine.task.copies = task.copies
+            guided = fine.task.given.parts(fine.run())
+            with torch.set_grad_enabled(create_graph):
+                products = [
+                    gradient
+                    * LayerAttribution.interpolate(maps, tuple(tensor.shape[2:]), interpolate_mode).to(gradient)
+                    for gradient, tensor in zip(guided, task.inputs, strict=True)
+                ]
+            return task.result(products)
+
+        return task.once(run)

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsal.engine.reading import Reading, read, resolve_layer
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
-from fastsal.explainers.base import GradientAttribution
-from fastsal.explainers.scores import Target, one_score_each
+from fastsal.explainers.base import Display, GradientAttribution
+from fastsal.explainers.task import Task
 
 Layers = nn.Module | str | list[nn.Module | str]
 
@@ -25,6 +24,8 @@ class LayerAttribution(GradientAttribution):
         device_ids: accepted for Captum's sake. A DataParallel model runs on its first device.
     """
 
+    reads = "layer"
+    display = Display("range", 100.0)
     layer: Any
     several = False
     """Whether a list of layers is accepted, with a list of results."""
@@ -58,32 +59,30 @@ class LayerAttribution(GradientAttribution):
         """
         return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
 
-    def _layers(self) -> Sequence[nn.Module]:
+    def layers(self) -> Sequence[nn.Module]:
+        """The layer, or the list of them."""
         return self.layer if isinstance(self.layer, list) else (self.layer,)
 
-    def _read(
-        self,
-        inputs: Inputs,
-        target: Target,
-        additional_forward_args: Any,
-        at_input: bool,
-        grad_kwargs: dict[str, Any] | None,
-        create_graph: bool,
-    ) -> Reading:
+    def read(self, task: Task, at_input: bool, grad_kwargs: dict[str, Any] | None) -> Reading:
         """One pass, with the values at the layers and the gradients of the target by them."""
-        tensors, _ = as_inputs(inputs)
+        select = task.select()
+
+        def noting(output: Any) -> Tensor:
+            task.note(output)
+            return select(output)
+
         return read(
-            self.forward_func,
-            self._layers(),
-            tensors,
-            as_arguments(additional_forward_args),
-            lambda output: one_score_each(output, target, tensors[0].shape[0]),
+            task.forward_func,
+            self.layers(),
+            task.inputs,
+            task.additional,
+            noting,
             at_input=at_input,
-            create_graph=create_graph,
+            create_graph=task.create_graph,
             grad_kwargs=grad_kwargs,
         )
 
-    def _result(self, by_layer: Sequence[Sequence[Tensor]]) -> Any:
+    def result(self, by_layer: Sequence[Sequence[Tensor]]) -> Any:
         """A tensor per layer, or a tuple where it has several; a list of these for a list of layers."""
         results = [tuple(tensors) if len(tensors) > 1 else tensors[0] for tensors in by_layer]
         return results if isinstance(self.layer, list) else results[0]

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.explainers._old import attribute_method
 from fastsal.explainers.arguments import Inputs
+from fastsal.explainers.base import attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 from fastsal.explainers.scores import Target
 
@@ -18,9 +19,19 @@ class LayerGradCam(LayerAttribution):
 
     Costs one forward pass, and a backward pass from the output to the layer. :class:`fastsal.GradCAM` upsamples and
     normalises.
+
+    >>> maps = fastsal.LayerGradCam(model, "last").attribute(images, target=classes)
+
+    Args:
+        forward_func: a torch.nn.Module, or a function around one.
+        layer: one of its modules, or its dotted name.
+        device_ids: accepted for Captum's sake.
     """
 
-    @attribute_method
+    summary = "activations of a layer, weighted by the target's mean gradient, in the layer's size"
+    cost = "1 forward, 1 backward to the layer"
+
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -32,7 +43,7 @@ class LayerGradCam(LayerAttribution):
         grad_kwargs: dict[str, Any] | None = None,
         *,
         create_graph: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution [B, 1, *spatial] in the layer's size, a tuple where it has several tensors.
 
         Args:
@@ -48,7 +59,7 @@ class LayerGradCam(LayerAttribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a layer that the target does not depend on.
         """
-        read = self._read(inputs, target, additional_forward_args, attribute_to_layer_input, grad_kwargs, create_graph)
+        task = self.task(inputs, target, additional_forward_args, create_graph=create_graph)
 
         def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
             spatial = tuple(range(2, gradients.dim()))
@@ -56,5 +67,9 @@ class LayerGradCam(LayerAttribution):
             summed = weighted.sum(1, keepdim=True) if attr_dim_summation else weighted
             return summed.relu() if relu_attributions else summed
 
-        with torch.set_grad_enabled(create_graph):
-            return self._result([tuple(map(grad_cam, read.values[0], read.gradients[0]))])
+        def run() -> Any:
+            found = self.read(task, attribute_to_layer_input, grad_kwargs)
+            with torch.set_grad_enabled(create_graph):
+                return self.result([tuple(map(grad_cam, found.values[0], found.gradients[0]))])
+
+        return task.once(run)

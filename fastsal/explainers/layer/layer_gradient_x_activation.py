@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.explainers._old import attribute_method
 from fastsal.explainers.arguments import Inputs
+from fastsal.explainers.base import attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 from fastsal.explainers.scores import Target
 
@@ -18,6 +19,8 @@ class LayerGradientXActivation(LayerAttribution):
     """The value at a layer times the gradient of the target by it, for one layer or each of a list.
 
     Costs one forward pass, and one backward pass from the output to the first layer, for all of them.
+
+    >>> maps = fastsal.LayerGradientXActivation(model, "last").attribute(images, target=classes)
 
     Args:
         forward_func: a torch.nn.Module, or a function around one.
@@ -28,6 +31,8 @@ class LayerGradientXActivation(LayerAttribution):
     """
 
     several = True
+    summary = "a layer's value times the gradient by it"
+    cost = "1 forward, 1 backward to the layer"
 
     def __init__(
         self,
@@ -45,7 +50,7 @@ class LayerGradientXActivation(LayerAttribution):
     def multiplies_by_inputs(self) -> bool:
         return self._multiply_by_inputs
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -55,7 +60,7 @@ class LayerGradientXActivation(LayerAttribution):
         grad_kwargs: dict[str, Any] | None = None,
         *,
         create_graph: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the shape of the layer's value, a tuple where it has several tensors; a list for a list.
 
         Args:
@@ -69,13 +74,18 @@ class LayerGradientXActivation(LayerAttribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a layer that the target does not depend on.
         """
-        read = self._read(inputs, target, additional_forward_args, attribute_to_layer_input, grad_kwargs, create_graph)
-        with torch.set_grad_enabled(create_graph):
-            results = [
-                [self._attribution(*tensors) for tensors in zip(*pair, strict=True)]
-                for pair in zip(read.values, read.gradients, strict=True)
-            ]
-        return self._result(results)
+        task = self.task(inputs, target, additional_forward_args, create_graph=create_graph)
+
+        def run() -> Any:
+            found = self.read(task, attribute_to_layer_input, grad_kwargs)
+            with torch.set_grad_enabled(create_graph):
+                results = [
+                    [self._attribution(*tensors) for tensors in zip(*pair, strict=True)]
+                    for pair in zip(found.values, found.gradients, strict=True)
+                ]
+            return self.result(results)
+
+        return task.once(run)
 
     def _attribution(self, value: Tensor, gradient: Tensor) -> Tensor:
         if self._memory_efficient:

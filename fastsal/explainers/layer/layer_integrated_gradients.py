@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from fastsal.engine.reading import read, replaced
-from fastsal.engine.run import run
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import Baselines, Inputs, as_arguments, as_inputs, baseline_inputs, examples_of
+from fastsal.engine.run import run as run_model
+from fastsal.explainers.arguments import Baselines, Inputs, examples_of
+from fastsal.explainers.base import attribution, describe
+from fastsal.explainers.call import Call
 from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 from fastsal.explainers.scores import Target
@@ -23,6 +24,8 @@ class LayerIntegratedGradients(LayerAttribution):
     gradient themselves, such as the words behind an embedding. Costs n_steps forward and backward passes per example
     and two forward passes.
 
+    >>> maps = fastsal.LayerIntegratedGradients(model, "last").attribute(images, target=classes, n_steps=20)
+
     Args:
         forward_func: a torch.nn.Module, or a function around one.
         layer: one of its modules or its dotted name, or a list of these.
@@ -31,6 +34,9 @@ class LayerIntegratedGradients(LayerAttribution):
     """
 
     several = True
+    summary = "Integrated Gradients behind a layer"
+    cost = "n_steps forward, n_steps backward, 2 forward"
+    per_call = "internal_batch_size"
 
     def __init__(
         self,
@@ -49,7 +55,7 @@ class LayerIntegratedGradients(LayerAttribution):
     def has_convergence_delta(self) -> bool:
         return True
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -65,7 +71,7 @@ class LayerIntegratedGradients(LayerAttribution):
         *,
         show_progress: bool = False,
         create_graph: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the shape of the layer's value, a tuple where it has several tensors; a list for a list.
 
         Args:
@@ -73,7 +79,9 @@ class LayerIntegratedGradients(LayerAttribution):
             baselines: of the inputs: None (0), a number, a tensor that broadcasts, or a tuple of these.
             target: which output to explain, one for all or one per example.
             additional_forward_args: further arguments of the model; per-example tensors are repeated along the path.
-            n_steps, method, internal_batch_size: as in :class:`fastsal.IntegratedGradients`.
+            n_steps: points of the path.
+            method: quadrature rule: gausslegendre, riemann_left, riemann_right, riemann_middle, riemann_trapezoid.
+            internal_batch_size: rows per model call; chosen from memory when None.
             return_convergence_delta: also return sum(attribution) - (F(x) - F(b)), [B].
             attribute_to_layer_input: to the layer's input rather than its output.
             grad_kwargs: further arguments of ``torch.autograd.grad``.
@@ -84,44 +92,47 @@ class LayerIntegratedGradients(LayerAttribution):
             TypeError, ValueError: for arguments outside of the above, a layer that does not run, or one whose value
                 does not have the examples as dimension 0.
         """
-        tensors, _ = as_inputs(inputs)
-        examples = examples_of(tensors)
-        starts = baseline_inputs(baselines, tensors)
-        additional = as_arguments(additional_forward_args)
-        model, layers = self.forward_func, self._layers()
-        ends_at = read(model, layers, tensors, additional, at_input=attribute_to_layer_input).values
-        starts_at = read(model, layers, starts, additional, at_input=attribute_to_layer_input).values
-        sizes = [len(value) for value in ends_at]
-        ends = tuple(tensor for value in ends_at for tensor in value)
-        for end in ends:
-            if end.dim() == 0 or end.shape[0] != examples or not end.is_floating_point():
-                raise ValueError(
-                    f"layer: its value {end.dtype} of shape {tuple(end.shape)} is not floating point with the "
-                    f"{examples} examples as dimension 0; choose another layer"
-                )
+        task = self.task(inputs, target, additional_forward_args, baselines=baselines)
+        examples_of(task.inputs)
 
-        def after(*arguments: Any) -> Any:
-            values, rest = arguments[: len(ends)], arguments[len(ends) :]
-            with replaced(layers, _grouped(values, sizes), at_input=attribute_to_layer_input):
-                return run(model, rest)
+        def run() -> Any:
+            values = [
+                read(task.forward_func, self.layers(), each, task.additional, at_input=attribute_to_layer_input).values
+                for each in (task.inputs, task.starts())
+            ]
+            sizes = [len(value) for value in values[0]]
+            ends, starts = (tuple(tensor for value in each for tensor in value) for each in values)
+            for end in ends:
+                if end.dim() == 0 or end.shape[0] != task.examples or not end.is_floating_point():
+                    raise ValueError(
+                        f"layer: its value {end.dtype} of shape {tuple(end.shape)} is not floating point with the "
+                        f"{task.examples} examples as dimension 0; choose another layer"
+                    )
 
-        result = IntegratedGradients(after, self._multiply_by_inputs).attribute(
-            ends,
-            tuple(tensor for value in starts_at for tensor in value),
-            target,
-            tensors + additional,
-            n_steps,
-            method,
-            internal_batch_size,
-            show_progress=show_progress,
-            create_graph=create_graph,
-            grad_kwargs=grad_kwargs,
-        )
-        attribution = self._result(_grouped(result, sizes))
-        if not return_convergence_delta:
-            return attribution
-        delta = self.compute_convergence_delta(result, starts, tensors, target, additional_forward_args)
-        return attribution, delta
+            def after(*arguments: Any) -> Any:
+                found, rest = arguments[: len(ends)], arguments[len(ends) :]
+                with replaced(self.layers(), _grouped(found, sizes), at_input=attribute_to_layer_input):
+                    return run_model(task.forward_func, rest)
+
+            behind = describe(
+                IntegratedGradients(after, self._multiply_by_inputs),
+                ends,
+                starts,
+                task.target,
+                task.inputs + task.additional,
+                n_steps,
+                method,
+                internal_batch_size,
+                show_progress=show_progress,
+                create_graph=create_graph,
+                grad_kwargs=grad_kwargs,
+            )
+            behind.task.copies = task.copies
+            result = behind.run()
+            attributions = self.result(_grouped(result, sizes))
+            return (attributions, task.delta(result)) if return_convergence_delta else attributions
+
+        return task.once(run)
 
 
 def _grouped(values: tuple[torch.Tensor, ...], sizes: list[int]) -> list[tuple[torch.Tensor, ...]]:

@@ -85,7 +85,7 @@ class LRP(GradientAttribution):
 
         Args:
             inputs: tensor [B, ...] or tuple of them, floating point.
-            target: which output to explain, one for all or one per example (see :func:`fastsal.explainers.scores.select_target`).
+            target: which output to explain, one for all or one per example.
             additional_forward_args: further arguments of the model; no relevance goes to them.
             return_convergence_delta: also return score minus sum of relevances, [B].
             verbose: print each layer's rule when it runs.
