@@ -14,9 +14,8 @@ from torch import Tensor
 
 from fastsal.engine.incremental import Group, Incremental, NotTraceable, Traced, share_in_maps, trace, trace_seconds
 from fastsal.engine.prepare import Prepared, Step, Watch
-from fastsal.engine.run import Plan, host_may_wait, observed, owners
+from fastsal.engine.run import Plan, Sweep, host_may_wait, observed, owners
 from fastsal.engine.run.sweep import Swept, note
-from fastsal.explainers._old import sweep
 from fastsal.explainers.perturbation.altered import AlteredScores
 from fastsal.explainers.perturbation.occlusion._changes import Changes
 from fastsal.ops import patches
@@ -93,15 +92,14 @@ def incremental_scores(
     Raises:
         ValueError: with ``setting`` True, where it is not possible, saying why.
     """
-    steps: dict[str, Any] = explainer.__dict__
-    steps.pop("_incremental", None)
+    explainer.state.step = None
     if setting is False:
         return None
     found = _attempt(explainer, scores, inputs, changes, setting is True, rows, show_progress)
     if isinstance(found, str):
         if setting is True:
             raise ValueError(f'incremental: not possible: {found}; "auto" takes the plain sweep instead')
-        steps["_incremental"] = Step("incremental", False, f"not used: {found}")
+        explainer.state.step = Step("incremental", False, f"not used: {found}")
         return None
     return found
 
@@ -231,7 +229,7 @@ class _Run:
         plan = Plan(total, 1, 0, self._image.device, size) if quick else self._scores.plan(total)
         seconds: list[float] = []
 
-        def step(start: int, stop: int) -> Callable[[], None]:
+        def work(start: int, stop: int) -> Tensor:
             began = self._now()
             if quick:
                 output = self._outputs(example, group, torch.arange(start, stop, device=self._image.device))
@@ -241,12 +239,12 @@ class _Run:
             if len(seconds) < TIMED:
                 seconds.append((self._now() - began) / (stop - start))
 
-            def commit() -> None:
-                found[group.positions[start:stop]] = values
+            return values
 
-            return commit
+        def keep(start: int, stop: int, values: Tensor) -> None:
+            found[group.positions[start:stop]] = values
 
-        sweep(total, step, plan, show_progress=self._show_progress, description=self._name)
+        Sweep(total, work, keep, plan, self._name, self._show_progress).run()
         return seconds
 
     def _differs(self, example: int, most: int) -> str | None:

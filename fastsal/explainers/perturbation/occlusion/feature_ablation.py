@@ -8,23 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import evaluation, scratch
-from fastsal.explainers._old import attribute_method, sweep
-from fastsal.explainers.arguments import (
-    Baselines,
-    Inputs,
-    as_arguments,
-    as_baselines,
-    as_inputs,
-    as_result,
-    examples_of,
-)
-from fastsal.explainers.base import PerturbationAttribution
+from fastsal.explainers.arguments import Baselines, Inputs, examples_of
+from fastsal.explainers.base import PerturbationAttribution, attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.perturbation.altered import AlteredScores
 from fastsal.explainers.perturbation.features import Features, absent_value, features_of, numbered, spread
 from fastsal.explainers.perturbation.occlusion._changes import Changes, of_features
 from fastsal.explainers.perturbation.occlusion._incremental import checked_setting, incremental_scores
 from fastsal.explainers.scores import Target
+from fastsal.explainers.task import Task
 
 Alter = Callable[[Tensor, int, range, Tensor], Tensor]
 """(input [B, ...], its place, P features, where [P, 1 or B, ...] each is) into copies [P, B, ...] without them."""
@@ -34,9 +26,18 @@ class FeatureAblation(PerturbationAttribution):
     """F(x) - F(x without the feature), for every feature.
 
     Costs a forward pass per feature and one for the score itself; memory does not grow with the features.
+
+    >>> quarters = (torch.arange(8) // 4 * 2)[:, None] + torch.arange(9) // 5
+    >>> maps = fastsal.FeatureAblation(model).attribute(images, target=classes, feature_mask=quarters)
+
+    Args:
+        forward_func: module or callable.
     """
 
-    @attribute_method
+    summary = "drop of the score without a feature"
+    cost = "1 forward, 1 for each feature"
+
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -48,7 +49,7 @@ class FeatureAblation(PerturbationAttribution):
         show_progress: bool = False,
         *,
         incremental: bool | str = "auto",
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form of the inputs and the dtype of the output, [outputs, ...].
 
         Args:
@@ -68,86 +69,80 @@ class FeatureAblation(PerturbationAttribution):
             TypeError, ValueError: for arguments outside of the above.
         """
         setting = checked_setting(incremental)
-        tensors, given_tuple = as_inputs(inputs)
-        starts = as_baselines(baselines, tensors)
-
-        def changes(images: Tensor, features: Features) -> Changes:
-            return of_features(images, features.ids[0], features.total, starts[0])
-
-        def replace(tensor: Tensor, place: int, _features: range, where: Tensor) -> Tensor:
-            return torch.where(where, absent_value(starts[place], tensor), tensor)
-
-        return self._ablate(
-            tensors,
-            given_tuple,
-            replace,
+        task = self.task(
+            inputs,
             target,
             additional_forward_args,
-            feature_mask,
-            perturbations_per_eval,
-            show_progress,
-            changes,
-            setting,
+            baselines=baselines,
+            per_call=perturbations_per_eval,
+            show_progress=show_progress,
         )
 
-    def _ablate(
+        def changes(images: Tensor, features: Features) -> Changes:
+            return of_features(images, features.ids[0], features.total, task.baselines[0])
+
+        def replace(tensor: Tensor, place: int, _features: range, where: Tensor) -> Tensor:
+            return torch.where(where, absent_value(task.baselines[place], tensor), tensor)
+
+        return self.ablated(task, replace, feature_mask, changes, setting)
+
+    def ablated(
         self,
-        tensors: tuple[Tensor, ...],
-        given_tuple: bool,
+        task: Task,
         alter: Alter,
-        target: Target,
-        additional_forward_args: Any,
         feature_mask: Any,
-        perturbations_per_eval: int | None,
-        show_progress: bool,
         changes: Callable[[Tensor, Features], Changes] | None = None,
         incremental: bool | str = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """The sweep over the features; ``changes`` are the same, where they may be computed incrementally."""
-        examples_of(tensors)
-        plain = tuple(scratch(t) if t.is_inference() else t.detach() for t in tensors)
-        features = numbered(features_of(feature_mask, plain))
+        examples_of(task.inputs)
+        features = numbered(features_of(task.given.each(feature_mask), task.inputs))
         # Known beforehand, so that no chunk waits for the device to learn which inputs it alters.
-        has = torch.zeros((len(plain), features.total), dtype=torch.bool, device="cpu")
+        has = torch.zeros((len(task.inputs), features.total), dtype=torch.bool, device="cpu")
         for place, ids in enumerate(features.ids):
             has[place, ids.reshape(-1).cpu()] = True
-        with evaluation(self.forward_func), torch.no_grad():
-            scores = AlteredScores(
-                self.forward_func, plain, as_arguments(additional_forward_args), target, perturbations_per_eval
-            )
-            found = scores.clean.new_zeros((features.total, scores.clean.numel()))
 
-            def step(start: int, stop: int) -> Callable[[], None]:
-                altered = {}
-                for place, (tensor, ids) in enumerate(zip(plain, features.ids, strict=True)):
-                    if has[place, start:stop].any():
-                        chosen = torch.arange(start, stop, device=ids.device).view(-1, *[1] * ids.dim())
-                        altered[place] = alter(tensor, place, range(start, stop), ids == chosen).flatten(0, 1)
-                change = scores.clean - scores(stop - start, altered)
+        def altered(start: int, stop: int) -> dict[int, Tensor]:
+            found = {}
+            for place, (tensor, ids) in enumerate(zip(task.inputs, features.ids, strict=True)):
+                if has[place, start:stop].any():
+                    chosen = torch.arange(start, stop, device=ids.device).view(-1, *[1] * ids.dim())
+                    found[place] = alter(tensor, place, range(start, stop), ids == chosen).flatten(0, 1)
+            return found
 
-                def commit() -> None:
-                    found[start:stop] = change
-
-                return commit
-
-            quick = None
+        def found_of(scores: AlteredScores) -> Tensor:
             if changes is not None:
                 quick = incremental_scores(
                     self,
                     scores,
-                    plain,
-                    lambda: changes(plain[0], features),
+                    task.inputs,
+                    lambda: changes(task.inputs[0], features),
                     incremental,
-                    perturbations_per_eval,
-                    show_progress,
+                    task.per_call,
+                    task.show_progress,
                 )
-            total = features.total
-            if quick is None:
-                sweep(total, step, scores.plan(total), show_progress=show_progress, description=self.get_name())
-            else:
-                torch.sub(scores.clean, quick, out=found)
-            results = [
-                spread(found, ids, tensor, scores.shared).to(device=tensor.device, dtype=scores.dtype)
-                for ids, tensor in zip(features.ids, plain, strict=True)
-            ]
-        return as_result(results, given_tuple)
+                if quick is not None:
+                    return scores.clean - quick
+            found = scores.clean.new_zeros((features.total, scores.clean.numel()))
+
+            def work(start: int, stop: int) -> Tensor:
+                return scores.clean - scores(stop - start, altered(start, stop))
+
+            def keep(start: int, stop: int, change: Tensor) -> None:
+                found[start:stop] = change
+
+            scores.sweep(features.total, work, keep).run()
+            return found
+
+        def run() -> Any:
+            with task.context():
+                scores = AlteredScores(task)
+                found = found_of(scores)
+                return task.result(
+                    [
+                        spread(found, ids, tensor, scores.shared).to(device=tensor.device, dtype=scores.dtype)
+                        for ids, tensor in zip(features.ids, task.inputs, strict=True)
+                    ]
+                )
+
+        return task.once(run)

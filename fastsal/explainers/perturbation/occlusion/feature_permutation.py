@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import scratch
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import Inputs, as_inputs, examples_of
+from fastsal.explainers.arguments import Inputs, examples_of
+from fastsal.explainers.base import attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.perturbation.occlusion.feature_ablation import FeatureAblation
 from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import as_seed
@@ -42,11 +43,16 @@ class FeaturePermutation(FeatureAblation):
 
     Costs a forward pass per feature and one for the score itself.
 
+    >>> maps = fastsal.FeaturePermutation(model).attribute(images, target=classes, feature_mask=torch.arange(9) // 3)
+
     Args:
         forward_func: module or callable.
         perm_func: (x [B, ...], mask [1 or B, ...] of bool) into x with the masked elements exchanged; x is a copy. The
             default takes a random order of the examples that is not their own, the same for all parts of a feature.
     """
+
+    summary = "drop of the score when a feature is exchanged between the examples"
+    cost = "1 forward, 1 for each feature"
 
     def __init__(
         self, forward_func: Callable[..., Any], perm_func: Callable[[Tensor, Tensor], Tensor] = permute_feature
@@ -56,7 +62,7 @@ class FeaturePermutation(FeatureAblation):
             raise TypeError(f"perm_func: {type(perm_func).__name__} is not callable")
         self.perm_func = perm_func
 
-    @attribute_method
+    @attribution
     def attribute(  # type: ignore[override]
         self,
         inputs: Inputs,
@@ -67,20 +73,29 @@ class FeaturePermutation(FeatureAblation):
         show_progress: bool = False,
         *,
         seed: int | None = None,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form of the inputs and the dtype of the output, [outputs, ...].
 
         Args:
-            inputs, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress: as of
-                :meth:`FeatureAblation.attribute`; at least two examples.
+            inputs: tensor [B, ...] or tuple of them, any dtype; at least two examples.
+            target: which output to explain. With None, an output [B, K] gives attributions [B * K, ...], and an output
+                of n scores for the whole batch gives [n, ...].
+            additional_forward_args: further arguments of the model; per-example tensors are repeated.
+            feature_mask: the feature of each element, from 0: an int tensor [1 or B, ...] that broadcasts to the input,
+                or a tuple of these; an id in several inputs is one feature. None takes each element as one.
+            perturbations_per_eval: features per model call. When None, chosen from memory, but 1 where an additional
+                tensor has as many entries as there are examples: only the caller knows whether to repeat it.
+            show_progress: show a bar.
             seed: chooses the orders of the default perm_func; None draws it from torch's global
                 generator. An order depends on the seed, the feature and the input alone.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        tensors, given_tuple = as_inputs(inputs)
-        examples = examples_of(tensors)
+        task = self.task(
+            inputs, target, additional_forward_args, per_call=perturbations_per_eval, show_progress=show_progress
+        )
+        examples = examples_of(task.inputs)
         if examples < 2:
             raise ValueError("inputs: one example has none to exchange features with; pass at least two")
         key = as_seed(seed)
@@ -94,16 +109,7 @@ class FeaturePermutation(FeatureAblation):
         def call(tensor: Tensor, _place: int, _features: range, where: Tensor) -> Tensor:
             return torch.stack([self._permuted(tensor, mask) for mask in where])
 
-        return self._ablate(
-            tensors,
-            given_tuple,
-            exchange if self.perm_func is permute_feature else call,
-            target,
-            additional_forward_args,
-            feature_mask,
-            perturbations_per_eval,
-            show_progress,
-        )
+        return self.ablated(task, exchange if self.perm_func is permute_feature else call, feature_mask)
 
     def _permuted(self, tensor: Tensor, mask: Tensor) -> Tensor:
         """What the caller's perm_func makes of one input and one feature."""

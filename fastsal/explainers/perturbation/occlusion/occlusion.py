@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -11,24 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import evaluation, scratch
-from fastsal.explainers._old import attribute_method, sweep
+from fastsal.engine.run import observed
 from fastsal.explainers.anytime import Estimate, relative
-from fastsal.explainers.arguments import (
-    Baselines,
-    Inputs,
-    as_arguments,
-    as_baselines,
-    as_inputs,
-    as_result,
-    examples_of,
-)
-from fastsal.explainers.base import PerturbationAttribution
+from fastsal.explainers.arguments import Baselines, Inputs, examples_of
+from fastsal.explainers.base import PerturbationAttribution, attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.perturbation.altered import AlteredScores
 from fastsal.explainers.perturbation.occlusion._changes import Changes, of_windows
 from fastsal.explainers.perturbation.occlusion._incremental import checked_setting, incremental_scores
 from fastsal.explainers.perturbation.occlusion._refine import checked_refine, refined
 from fastsal.explainers.scores import Target
+from fastsal.explainers.task import Task
 from fastsal.ops import windows
 
 
@@ -49,9 +41,18 @@ class Occlusion(PerturbationAttribution):
 
     An element's attribution is the mean of F(x) - F(x with a window replaced) over the windows that cover it. Costs
     one pass per window and one for x; memory does not grow with the number of windows.
+
+    >>> maps = fastsal.Occlusion(model).attribute(images, (3, 4, 4), strides=(3, 2, 2), target=classes)
+
+    Args:
+        forward_func: module or callable.
     """
 
-    @attribute_method
+    summary = "drop of the score under a sliding window"
+    cost = "1 forward, 1 for each window"
+    fixed = exportable = True
+
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -64,8 +65,7 @@ class Occlusion(PerturbationAttribution):
         show_progress: bool = False,
         *,
         incremental: bool | str = "auto",
-        refine: float | None = None,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution in the form and shapes of the inputs, in the finer of their dtype and the output's.
 
         Integers count as float32.
@@ -84,84 +84,150 @@ class Occlusion(PerturbationAttribution):
                 Papakonstantinou, SIGMOD 2019): exact up to rounding, and checked against the plain forward in every
                 call. ``"auto"``: where layers are local and it pays, after a trace of the model; ``plan()``
                 tells. True: or an error that says why not. False: never, and the same bits in every call.
-            refine: of one input, from coarse to fine: score windows side by side, then all those next to one that
-                changes an output by more than this share (between 0 and 1) of the most that any does, and interpolate
-                elsewhere. Returns an :class:`Estimate` whose ``error`` is what interpolation misses, measured on a
-                tenth of the windows left out, drawn at random; ``samples`` are the windows scored.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above, or a stride above its window.
+        """
+        setting = checked_setting(incremental)
+        task = self.task(
+            inputs,
+            target,
+            additional_forward_args,
+            baselines=baselines,
+            per_call=perturbations_per_eval,
+            show_progress=show_progress,
+        )
+        swept = _Windows(self, task, sliding_window_shapes, strides, setting)
+
+        def run() -> Any:
+            with task.context():
+                scores = AlteredScores(task)
+                found = [swept.folded(index, scores, swept.change(index, scores)) for index in range(len(task.inputs))]
+            return task.result(found)
+
+        return task.once(run)
+
+    def estimate(
+        self,
+        inputs: Inputs,
+        sliding_window_shapes: Any,
+        strides: Any = None,
+        baselines: Baselines = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        *,
+        refine: float,
+        incremental: bool | str = "auto",
+    ) -> Estimate:
+        """The map of one input from coarse to fine, from a part of the windows.
+
+        Windows side by side are scored, then all those next to one that changes an output by more than a share of the
+        most that any does; elsewhere the change is interpolated.
+
+        Args:
+            inputs: one tensor [B, *shape].
+            sliding_window_shapes: window per dimension of shape (channel included).
+            strides: step of the window: None (1), an int, or one per dimension.
+            baselines: what a window is replaced by: None (0), a number, a tensor that broadcasts.
+            target: which output to explain. With None, an output [B, K] gives attributions [B * K, *shape].
+            additional_forward_args: further arguments of the model; per-example tensors are repeated.
+            perturbations_per_eval: windows per model call, as of :meth:`attribute`.
+            show_progress: show a bar.
+            refine: the share, between 0 and 1.
+            incremental: as of :meth:`attribute`.
+
+        Returns:
+            An :class:`Estimate` whose ``error`` is what interpolation misses, measured on a tenth of the windows left
+            out, drawn at random; ``samples`` are the windows scored.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a stride above its window.
         """
         began = time.perf_counter()
-        setting = checked_setting(incremental)
-        tensors, given_tuple = as_inputs(inputs)
-        examples_of(tensors)
-        if refine is not None:
-            refine = checked_refine(refine)
-            if len(tensors) > 1:
-                raise ValueError(f"refine: for one input, {len(tensors)} are given")
-        plain = tuple(scratch(tensor) if tensor.is_inference() else tensor.detach() for tensor in tensors)
-        shapes = _per_input("sliding_window_shapes", sliding_window_shapes, len(plain), given_tuple)
-        steps = _per_input("strides", strides, len(plain), given_tuple)
-        starts = as_baselines(baselines, plain)
-        geometry = [
-            _geometry(tensor, shape, stride) for tensor, shape, stride in zip(plain, shapes, steps, strict=True)
-        ]
-        with evaluation(self.forward_func), torch.no_grad():
-            scores = AlteredScores(
-                self.forward_func, plain, as_arguments(additional_forward_args), target, perturbations_per_eval
+        refine, setting = checked_refine(refine), checked_setting(incremental)
+        task = self.task(
+            inputs,
+            target,
+            additional_forward_args,
+            baselines=baselines,
+            per_call=perturbations_per_eval,
+            show_progress=show_progress,
+        )
+        if len(task.inputs) > 1:
+            raise ValueError(f"refine: for one input, {len(task.inputs)} are given")
+        swept = _Windows(self, task, sliding_window_shapes, strides, setting)
+        window, stride = swept.geometry[0]
+        counts = windows.counts(task.inputs[0].shape[1:], window, stride)
+        with observed() as sweeps, task.context():
+            scores = AlteredScores(task)
+            found = refined(
+                lambda positions: swept.change(0, scores, positions),
+                counts,
+                _per_dimension(window, len(counts)),
+                _per_dimension(stride, len(counts)),
+                refine,
             )
-
-            def change(index: int, positions: Tensor | None = None) -> Tensor:
-                """[positions, outputs] of one input; of all positions, or of some in ascending order."""
-                window, stride = geometry[index]
-
-                def changes() -> Changes:
-                    all_of_them = of_windows(plain[0], window, stride, starts[0])
-                    return all_of_them if positions is None else all_of_them.of(positions)
-
-                rows = perturbations_per_eval
-                quick = incremental_scores(self, scores, plain, changes, setting, rows, show_progress)
-                if quick is not None:
-                    return scores.clean - quick
-                total = prod(windows.counts(plain[index].shape[1:], window, stride))
-                total = total if positions is None else len(positions)
-                found = scores.clean.new_empty((total, scores.clean.numel()), device=plain[index].device)
-
-                def batch(start: int, stop: int) -> Tensor:
-                    return windows.batch(
-                        plain[index], start, stop, window=window, stride=stride, baseline=starts[index]
-                    )
-
-                def step(start: int, stop: int) -> Callable[[], None]:
-                    if positions is None:
-                        rows = batch(start, stop)
-                    else:
-                        rows = torch.cat([batch(place, place + 1) for place in positions[start:stop].tolist()])
-                    changed = scores.clean - scores(stop - start, {index: rows})
-
-                    def commit() -> None:
-                        found[start:stop] = changed
-
-                    return commit
-
-                sweep(total, step, scores.plan(total), show_progress=show_progress, description="Occlusion")
-                return found
-
-            def folded(index: int, found: Tensor) -> Tensor:
-                window, stride = geometry[index]
-                values = windows.fold(found, plain[index].shape[1:], window=window, stride=stride)
-                return values.to(_finer(plain[index].dtype, scores.dtype))
-
-            if refine is None:
-                return as_result([folded(index, change(index)) for index in range(len(plain))], given_tuple)
-            counts = windows.counts(plain[0].shape[1:], *geometry[0])
-            window, stride = (_per_dimension(each, len(counts)) for each in geometry[0])
-            found = refined(lambda positions: change(0, positions), counts, window, stride, refine)
-            maps, errors = folded(0, found.changes), folded(0, found.error)
+            maps, errors = swept.folded(0, scores, found.changes), swept.folded(0, scores, found.error)
+        self.state.sweeps = tuple(sweeps)
         ratio, seconds = relative((maps,), (errors,)), time.perf_counter() - began
-        attribution, error = (as_result([each], given_tuple) for each in (maps, errors))
-        return Estimate(attribution, error, ratio, found.scored, seconds)
+        return Estimate(task.result([maps]), task.result([errors]), ratio, found.scored, seconds)
+
+
+class _Windows:
+    """The windows of each input, and the change of the scores under each of them.
+
+    Attributes:
+        geometry: (window, stride) of each input, checked.
+    """
+
+    def __init__(self, explainer: Occlusion, task: Task, shapes: Any, strides: Any, setting: bool | str) -> None:
+        self._explainer, self._task, self._setting = explainer, task, setting
+        examples_of(task.inputs)
+        count, is_tuple = len(task.inputs), task.given.is_tuple or task.given.names is not None
+        shapes = _per_input("sliding_window_shapes", task.given.each(shapes), count, is_tuple)
+        strides = _per_input("strides", task.given.each(strides), count, is_tuple)
+        self.geometry = [_geometry(*each) for each in zip(task.inputs, shapes, strides, strict=True)]
+
+    def change(self, index: int, scores: AlteredScores, positions: Tensor | None = None) -> Tensor:
+        """[positions, outputs] of one input; of all positions, or of some in ascending order."""
+        task, (window, stride) = self._task, self.geometry[index]
+        tensor, baseline = task.inputs[index], task.baselines[index]
+
+        def changes() -> Changes:
+            all_of_them = of_windows(task.inputs[0], window, stride, task.baselines[0])
+            return all_of_them if positions is None else all_of_them.of(positions)
+
+        quick = incremental_scores(
+            self._explainer, scores, task.inputs, changes, self._setting, task.per_call, task.show_progress
+        )
+        if quick is not None:
+            return scores.clean - quick
+        total = prod(windows.counts(tensor.shape[1:], window, stride)) if positions is None else len(positions)
+        found = scores.clean.new_empty((total, scores.clean.numel()), device=tensor.device)
+
+        def batch(start: int, stop: int) -> Tensor:
+            return windows.batch(tensor, start, stop, window=window, stride=stride, baseline=baseline)
+
+        def work(start: int, stop: int) -> Tensor:
+            if positions is None:
+                rows = batch(start, stop)
+            else:
+                rows = torch.cat([batch(place, place + 1) for place in positions[start:stop].tolist()])
+            return scores.clean - scores(stop - start, {index: rows})
+
+        def keep(start: int, stop: int, changed: Tensor) -> None:
+            found[start:stop] = changed
+
+        scores.sweep(total, work, keep).run()
+        return found
+
+    def folded(self, index: int, scores: AlteredScores, found: Tensor) -> Tensor:
+        """Values at the windows as a map of one input."""
+        tensor, (window, stride) = self._task.inputs[index], self.geometry[index]
+        values = windows.fold(found, tensor.shape[1:], window=window, stride=stride)
+        return values.to(_finer(tensor.dtype, scores.dtype))
 
 
 def _per_dimension(value: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
