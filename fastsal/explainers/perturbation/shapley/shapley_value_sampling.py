@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastsal.explainers._old import Run, attribute_method, execute, limits_of, scoring
 from fastsal.explainers.anytime import relative
 from fastsal.explainers.arguments import Baselines, Inputs, at_least_one
-from fastsal.explainers.base import Estimating, PerturbationAttribution
-from fastsal.explainers.perturbation.shapley._players import Players
+from fastsal.explainers.base import Estimating, PerturbationAttribution, attribution
+from fastsal.explainers.call import Anytime, Call
+from fastsal.explainers.perturbation.shapley._players import Players, players_of
 from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import generator
 
@@ -25,9 +23,18 @@ class ShapleyValueSampling(Estimating, PerturbationAttribution):
 
     Unbiased, and for every sample the attributions add up to F(x) - F(baseline). Costs n_samples * features forward
     passes and one; memory does not grow with n_samples.
+
+    >>> columns = torch.arange(9) // 3
+    >>> maps = fastsal.ShapleyValueSampling(model).attribute(images, target=classes, feature_mask=columns, n_samples=5)
+
+    Args:
+        forward_func: module or callable.
     """
 
-    @attribute_method
+    summary = "features' contributions, averaged over random orders in which they join"
+    cost = "n_samples forward for each feature, 1 forward"
+
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -40,9 +47,7 @@ class ShapleyValueSampling(Estimating, PerturbationAttribution):
         show_progress: bool = False,
         *,
         seed: int | None = None,
-        tolerance: float | None = None,
-        deadline: float | None = None,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution [*output, ...] in the form of the inputs and the dtype of the output.
 
         Args:
@@ -57,84 +62,100 @@ class ShapleyValueSampling(Estimating, PerturbationAttribution):
                 tensor has as many entries as there are examples: only the caller knows whether to repeat it.
             show_progress: show a bar.
             seed: chooses the orders; None draws it from torch's global generator.
-            tolerance: stop when the relative error is estimated to be below it, after n_samples at the most, and return
-                an :class:`Estimate`. Only whole orders count; before the first is whole, features that have
-                not joined have 0, and errors are infinite.
-            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        limits = limits_of(tolerance, deadline)
         n_samples = at_least_one("n_samples", n_samples)
-        random = generator(seed)
-        game = Players(
-            self.forward_func,
+        task = self.task(
             inputs,
-            baselines,
             target,
             additional_forward_args,
-            feature_mask,
-            perturbations_per_eval,
+            baselines=baselines,
+            per_call=perturbations_per_eval,
+            show_progress=show_progress,
         )
-        players, empty = game.count, game.scores.clean
-        with torch.inference_mode(False):
-            total = empty.new_zeros((players, empty.numel()))
-            spread = _Spread(total) if limits.estimating else None
+        features = players_of(task, feature_mask)
+        random = generator(seed)
+
+        def described(estimating: bool) -> Call[Any]:
+            with task.context():
+                orders = _Orders(Players(task, features), n_samples, random, estimating)
+            items = n_samples * features.total
+            return task.sweep(
+                items,
+                orders.work,
+                orders.keep,
+                orders.finish,
+                plan=orders.game.scores.plan(items),
+                estimate=orders.estimate,
+                limit=f"n_samples={n_samples}",
+            )
+
+        def anytime() -> Anytime:
+            found = described(True).anytime
+            assert found is not None
+            return found()
+
+        return Call(task, lambda: described(False).run(), anytime)
+
+
+class _Orders:
+    """The sweep over random orders, in which the players join one after the other."""
+
+    def __init__(self, game: Players, n_samples: int, random: torch.Generator, estimating: bool) -> None:
+        self.game, self._samples, self._random = game, n_samples, random
+        self._empty = game.scores.clean
+        self._total = self._empty.new_zeros((game.count, self._empty.numel()))
+        self._spread = _Spread(self._total) if estimating else None
         # Only the orders of the samples that a chunk meets are held.
-        orders: dict[int, Tensor] = {}
-        before = empty
+        self._orders: dict[int, Tensor] = {}
+        self._before = self._empty
 
-        def order(sample: int) -> Tensor:
-            if sample not in orders:
-                orders[sample] = torch.randperm(players, generator=random, device="cpu")
-            return orders[sample]
+    def _order(self, sample: int) -> Tensor:
+        if sample not in self._orders:
+            self._orders[sample] = torch.randperm(self.game.count, generator=self._random, device="cpu")
+        return self._orders[sample]
 
-        def step(start: int, stop: int) -> Callable[[], None]:
-            samples = range(start // players, (stop - 1) // players + 1)
-            item = torch.arange(start, stop, device="cpu")
-            sample, position = item // players - samples.start, item % players
-            drawn = torch.stack([order(index) for index in samples])
-            ranks = torch.empty_like(drawn, dtype=torch.int32)
-            ranks.scatter_(1, drawn, torch.arange(players, dtype=torch.int32, device="cpu").expand_as(drawn))
-            after = game.score(ranks[sample] <= position[:, None])
-            previous = torch.cat([before[None], after[:-1]])
-            firsts = (position == 0).nonzero()[:, 0].tolist()
-            previous[firsts] = empty
-            joined, change = drawn[sample, position].to(total.device), after - previous
+    def work(self, start: int, stop: int) -> tuple[range, Tensor, Tensor, Tensor, Tensor]:
+        """(samples, and of each item: its place in the order, who joined, the change of the score, the score)."""
+        players = self.game.count
+        samples = range(start // players, (stop - 1) // players + 1)
+        item = torch.arange(start, stop, device="cpu")
+        sample, position = item // players - samples.start, item % players
+        drawn = torch.stack([self._order(index) for index in samples])
+        ranks = torch.empty_like(drawn, dtype=torch.int32)
+        ranks.scatter_(1, drawn, torch.arange(players, dtype=torch.int32, device="cpu").expand_as(drawn))
+        after = self.game.score(ranks[sample] <= position[:, None])
+        previous = torch.cat([self._before[None], after[:-1]])
+        previous[(position == 0).nonzero()[:, 0].tolist()] = self._empty
+        return samples, position, drawn[sample, position].to(self._total.device), after - previous, after
 
-            def commit() -> None:
-                nonlocal before
-                # Sample by sample, where no feature comes twice: the same bits in any chunks, without atomics.
-                for features, changes, places in zip(
-                    *(each.tensor_split(firsts) for each in (joined, change, position)), strict=True
-                ):
-                    total[features] += changes
-                    if spread is not None and len(places):
-                        spread.add(features, changes, whole=int(places[-1]) == players - 1)
-                before = after[-1]
-                for index in samples[:-1]:
-                    orders.pop(index)
+    def keep(self, start: int, stop: int, found: tuple[range, Tensor, Tensor, Tensor, Tensor]) -> None:
+        samples, position, joined, change, after = found
+        firsts = (position == 0).nonzero()[:, 0].tolist()
+        # Sample by sample, where no feature comes twice: the same bits in any chunks, without atomics.
+        for features, changes, places in zip(
+            *(each.tensor_split(firsts) for each in (joined, change, position)), strict=True
+        ):
+            self._total[features] += changes
+            if self._spread is not None and len(places):
+                self._spread.add(features, changes, whole=int(places[-1]) == self.game.count - 1)
+        self._before = after[-1]
+        for index in samples[:-1]:
+            self._orders.pop(index)
 
-            return commit
+    def finish(self) -> Any:
+        return self.game.shaped(self._total / self._samples)
 
-        def estimate(_done: int) -> tuple[Any, Any, float, int]:
-            assert spread is not None
-            if not spread.count:
-                # What has joined in the first order, of which nothing is known yet.
-                return game.shaped(total), game.shaped(torch.full_like(total, torch.inf)), math.inf, 0
-            mean, error = spread.mean, spread.error()
-            return game.shaped(mean), game.shaped(error), relative((mean.T,), (error.T,)), spread.count
-
-        def finish() -> Any:
-            return game.shaped(total / n_samples)
-
-        def context() -> contextlib.AbstractContextManager[Any]:
-            return scoring(self.forward_func)
-
-        items, name, limit = n_samples * players, self.get_name(), f"n_samples={n_samples}"
-        plan = game.scores.plan(items)
-        return execute(Run(items, step, plan, name, show_progress, context, finish, estimate, limit), limits)
+    def estimate(self, _done: int) -> tuple[Any, Any, float, int]:
+        assert self._spread is not None
+        shaped, spread = self.game.shaped, self._spread
+        if not spread.count:
+            # What has joined in the first order, of which nothing is known yet.
+            return shaped(self._total), shaped(torch.full_like(self._total, torch.inf)), math.inf, 0
+        mean, error = spread.mean, spread.error()
+        return shaped(mean), shaped(error), relative((mean.T,), (error.T,)), spread.count
 
 
 class _Spread:

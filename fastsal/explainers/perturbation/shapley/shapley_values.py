@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastsal.explainers._old import attribute_method, scoring, sweep
 from fastsal.explainers.arguments import Baselines, Inputs
-from fastsal.explainers.perturbation.shapley._players import Players
-from fastsal.explainers.perturbation.shapley.shapley_value_sampling import ShapleyValueSampling
+from fastsal.explainers.base import PerturbationAttribution, attribution
+from fastsal.explainers.call import Call
+from fastsal.explainers.perturbation.shapley._players import Players, players_of
 from fastsal.explainers.scores import Target
 
 MANY, MOST = 16, 24
 """Features above which the passes are worth a warning, and above which they would take days."""
 
 
-class ShapleyValues(ShapleyValueSampling):
+class ShapleyValues(PerturbationAttribution):
     """Sum over the coalitions S without the feature of |S|! (n - |S| - 1)! / n! (F(S and it) - F(S)): Shapley,
     "A Value for n-Person Games" (1953).
 
     Each of the 2^n coalitions is scored once, where going through the n! orders would score it many times.
+
+    >>> columns = torch.arange(9) // 3
+    >>> maps = fastsal.ShapleyValues(model).attribute(images, target=classes, feature_mask=columns)
+
+    Args:
+        forward_func: module or callable.
     """
 
-    @attribute_method
-    def attribute(  # type: ignore[override]
+    summary = "features' contributions, averaged over all orders in which they can join"
+    cost = "2^features forward"
+
+    @attribution
+    def attribute(
         self,
         inputs: Inputs,
         baselines: Baselines = None,
@@ -37,27 +45,34 @@ class ShapleyValues(ShapleyValueSampling):
         feature_mask: Any = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> Call[Any]:
         """Attribution [*output, ...] in the form of the inputs and the dtype of the output.
 
         Args:
-            inputs, baselines, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress: as
-                of :meth:`ShapleyValueSampling.attribute`. Warns above 16 features.
+            inputs: tensor [B, ...] or tuple of them, any dtype.
+            baselines: an absent feature's values: None (0), a number, a tensor that broadcasts, a tuple of these.
+            target: which output to explain. With None, an output [B, K] gives attributions [B, K, ...].
+            additional_forward_args: further arguments of the model; per-example tensors are repeated.
+            feature_mask: the feature of each element, from 0: an int tensor [1 or B, ...] that broadcasts to the input,
+                or a tuple of these; an id in several inputs is one feature. None takes each element as one. Warns above
+                16 features.
+            perturbations_per_eval: coalitions per model call. When None, chosen from memory, but 1 where an additional
+                tensor has as many entries as there are examples: only the caller knows whether to repeat it.
+            show_progress: show a bar.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or more than 24 features.
         """
-
-        game = Players(
-            self.forward_func,
+        task = self.task(
             inputs,
-            baselines,
             target,
             additional_forward_args,
-            feature_mask,
-            perturbations_per_eval,
+            baselines=baselines,
+            per_call=perturbations_per_eval,
+            show_progress=show_progress,
         )
-        players, empty = game.count, game.scores.clean
+        features = players_of(task, feature_mask)
+        players = features.total
         if players > MOST:
             raise ValueError(
                 f"feature_mask: {players} features have 2^{players} coalitions; group them into at most {MOST}, "
@@ -65,7 +80,22 @@ class ShapleyValues(ShapleyValueSampling):
             )
         if players > MANY:
             warnings.warn(f"{players} features take {2**players} forward passes", UserWarning, stacklevel=3)
-        share = torch.tensor(
+
+        def run() -> Any:
+            with task.context():
+                coalitions = _Coalitions(Players(task, features))
+                coalitions.game.scores.sweep(2**players - 1, coalitions.work, coalitions.keep).run()
+                return coalitions.game.shaped(coalitions.total)
+
+        return task.once(run)
+
+
+class _Coalitions:
+    """The sum over all coalitions but the empty one, which is in it from the start."""
+
+    def __init__(self, game: Players) -> None:
+        self.game, players, empty = game, game.count, game.scores.clean
+        self._share = torch.tensor(
             [math.factorial(s) * math.factorial(players - s - 1) / math.factorial(players) for s in range(players)],
             dtype=torch.float64,
             device="cpu",
@@ -73,29 +103,22 @@ class ShapleyValues(ShapleyValueSampling):
         # float64 is on the scores' device, or for those without it on the CPU.
         device = torch.device("cpu") if empty.device.type == "mps" else empty.device
         wide = torch.promote_types(empty.dtype, torch.float64)
-        bits = torch.arange(players, device="cpu")
+        self._bits = torch.arange(players, device="cpu")
+        self.total = torch.zeros((players, empty.numel()), dtype=wide, device=device)
+        if players:
+            self.total += self._added(torch.zeros((1, players), dtype=torch.bool, device="cpu"), empty[None])
 
-        def add(present: Tensor, values: Tensor) -> Tensor:
-            # A coalition counts with it for its members, and against those who could join.
-            size = present.sum(1, keepdim=True)
-            weight = torch.where(present, share[(size - 1).clamp_min(0)], -share[size.clamp_max(players - 1)])
-            return weight.T.to(total) @ values.to(total)
+    def _added(self, present: Tensor, values: Tensor) -> Tensor:
+        # A coalition counts with it for its members, and against those who could join.
+        size = present.sum(1, keepdim=True)
+        last = self.game.count - 1
+        weight = torch.where(present, self._share[(size - 1).clamp_min(0)], -self._share[size.clamp_max(last)])
+        return weight.T.to(self.total) @ values.to(self.total)
 
-        def step(start: int, stop: int) -> Callable[[], None]:
-            coalition = torch.arange(start + 1, stop + 1, device="cpu")[:, None]
-            present = (coalition >> bits) & 1 == 1
-            change = add(present, game.score(present))
+    def work(self, start: int, stop: int) -> Tensor:
+        coalition = torch.arange(start + 1, stop + 1, device="cpu")[:, None]
+        present = (coalition >> self._bits) & 1 == 1
+        return self._added(present, self.game.score(present))
 
-            def commit() -> None:
-                total.add_(change)
-
-            return commit
-
-        items = 2**players - 1
-        with scoring(self.forward_func):
-            total = torch.zeros((players, empty.numel()), dtype=wide, device=device)
-            if players:
-                total += add(torch.zeros((1, players), dtype=torch.bool, device="cpu"), empty[None])
-            plan = game.scores.plan(items)
-            sweep(items, step, plan, show_progress=show_progress, description=self.get_name())
-        return game.shaped(total)
+    def keep(self, start: int, stop: int, change: Tensor) -> None:
+        self.total.add_(change)

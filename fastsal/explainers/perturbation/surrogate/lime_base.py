@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import ChunkTooLarge, Plan, evaluation, scratch
-from fastsal.explainers._old import attribute_method, could_be_per_example, scores_of, sweep
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, at_least_one, examples_of
-from fastsal.explainers.base import PerturbationAttribution
+from fastsal.engine.run import ChunkTooLarge, run
+from fastsal.explainers.arguments import Inputs, as_inputs, at_least_one, examples_of
+from fastsal.explainers.base import PerturbationAttribution, attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.perturbation.surrogate.fits import fit_surrogate
-from fastsal.explainers.scores import Target, tile, tile_target
+from fastsal.explainers.scores import Target, selected
+from fastsal.explainers.task import Task
 
 
 class _Sample(NamedTuple):
@@ -52,15 +53,15 @@ def item_scores(scores: Tensor, items: int, target: Target, perturbations_per_ev
     return flat if flat.is_floating_point() else flat.to(torch.float32)
 
 
-def check_counts(n_samples: int, least: int, perturbations_per_eval: int | None) -> None:
-    """
+def checked_samples(n_samples: int, least: int) -> int:
+    """A number of samples as given.
+
     Raises:
-        TypeError, ValueError: for what is not an int, fewer samples than the least, or none per call.
+        TypeError, ValueError: for what is not an int, or below the least.
     """
     if at_least_one("n_samples", n_samples) < least:
         raise ValueError(f"n_samples: {n_samples} is below {least}")
-    if perturbations_per_eval is not None:
-        at_least_one("perturbations_per_eval", perturbations_per_eval)
+    return n_samples
 
 
 class LimeBase(PerturbationAttribution):
@@ -69,6 +70,18 @@ class LimeBase(PerturbationAttribution):
     Ribeiro, Singh, Guestrin, "Why Should I Trust You? Explaining the Predictions of Any Classifier" (KDD 2016),
     algorithm 1 and equation 2. Costs n_samples passes; altered inputs are held one batch at a time. Each function
     below also gets the keyword arguments that ``attribute`` does not know.
+
+    >>> from fastsal.explainers.perturbation.surrogate.fits import Lasso
+    >>> surrogate = fastsal.LimeBase(
+    ...     lambda x: model(x)[:, 0],
+    ...     Lasso(alpha=0.01),
+    ...     similarity_func=lambda original, altered, features: 1.0,
+    ...     perturb_func=lambda original: torch.randint(2, (1, 3)),
+    ...     perturb_interpretable_space=True,
+    ...     from_interp_rep_transform=lambda features, original: original * features[0, :, None, None],
+    ...     to_interp_rep_transform=None,
+    ... )
+    >>> coefficients = surrogate.attribute(images[:1], n_samples=20)
 
     Args:
         forward_func: module or callable that returns one score for an input.
@@ -110,7 +123,10 @@ class LimeBase(PerturbationAttribution):
     def multiplies_by_inputs(self) -> bool:
         return False
 
-    @attribute_method
+    summary = "an interpretable model of the score around the input, made of the caller's parts"
+    cost = "n_samples forward"
+
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -120,7 +136,7 @@ class LimeBase(PerturbationAttribution):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Call[Any]:
         """What ``interpretable_model.representation()`` returns after the fit.
 
         Args:
@@ -137,65 +153,35 @@ class LimeBase(PerturbationAttribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        tensors, given_tuple = as_inputs(inputs)
-        examples = examples_of(tensors)
-        check_counts(n_samples, 1, perturbations_per_eval)
+        checked_samples(n_samples, 1)
+        task = self.task(
+            inputs, target, additional_forward_args, per_call=perturbations_per_eval, show_progress=show_progress
+        )
+        examples = examples_of(task.inputs)
         if examples > 1 and perturbations_per_eval not in (None, 1):
             raise ValueError("perturbations_per_eval: a batch is explained as one, by one score per call: it must be 1")
-        plain = tuple(scratch(tensor) if tensor.is_inference() else tensor.detach() for tensor in tensors)
-        additional = as_arguments(additional_forward_args)
-        original = as_result(plain, given_tuple)
-        alone = examples > 1 or (perturbations_per_eval is None and could_be_per_example(additional, examples))
-        row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in plain)
-        plan = Plan(
-            n_samples, examples, row_bytes, plain[0].device, 1 if alone else perturbations_per_eval, self.forward_func
-        )
-        waiting: list[_Sample] = []
-        features: list[Tensor] = []
-        weights: list[float] = []
-        outputs: list[Tensor] = []
 
-        with evaluation(self.forward_func), torch.no_grad():
-            source = self._samples(original, kwargs)
-
-            def step(start: int, stop: int) -> Callable[[], None]:
-                # Samples of a chunk that did not fit stay: each is drawn, and weighed, once.
-                waiting.extend(
-                    itertools.islice(source, stop - start - len(waiting)) if len(waiting) < stop - start else ()
+        def fit() -> Any:
+            with task.context():
+                around = _Around(task, self._samples(task.form(task.inputs), kwargs))
+                plan = task.plan(n_samples, alone=examples > 1)
+                task.swept(n_samples, around.work, around.keep, plan=plan).run()
+                if not around.outputs:
+                    raise ValueError("perturb_func: its iterator has no sample")
+                if len(around.outputs) < n_samples:
+                    warnings.warn(
+                        f"perturb_func: its iterator ended after {len(around.outputs)} of {n_samples} samples",
+                        stacklevel=5,
+                    )
+                return fit_surrogate(
+                    self.interpretable_model,
+                    torch.cat(around.features),
+                    torch.stack(around.outputs),
+                    torch.tensor(around.weights, dtype=torch.float64, device="cpu"),
+                    task.device,
                 )
-                chunk = waiting[: stop - start]
-                scores: list[Tensor] = [torch.empty(0)] * len(chunk)
-                for members in _alike(chunk):
-                    batch = tuple(torch.cat(parts) for parts in zip(*(chunk[i].inputs for i in members), strict=True))
-                    extra = tuple(tile(scratch(value), len(members), examples) for value in additional)
-                    found = scores_of(self.forward_func, batch, extra, tile_target(target, len(members), examples))
-                    for i, score in zip(
-                        members, item_scores(found, len(members), target, perturbations_per_eval), strict=True
-                    ):
-                        scores[i] = score
 
-                def commit() -> None:
-                    del waiting[: len(chunk)]
-                    outputs.extend(scores)
-                    features.extend(sample.features for sample in chunk)
-                    weights.extend(sample.weight for sample in chunk)
-
-                return commit
-
-            sweep(n_samples, step, plan, show_progress=show_progress, description=self.get_name())
-            if not outputs:
-                raise ValueError("perturb_func: its iterator has no sample")
-            if len(outputs) < n_samples:
-                warnings.warn(
-                    f"perturb_func: its iterator ended after {len(outputs)} of {n_samples} samples", stacklevel=3
-                )
-            return fit_surrogate(
-                self.interpretable_model,
-                torch.cat(features),
-                torch.stack(outputs),
-                torch.tensor(weights, dtype=torch.float64, device="cpu"),
-                plain[0].device,
-            )
+        return task.once(fit)
 
     def _samples(self, original: Any, options: dict[str, Any]) -> Iterator[_Sample]:
         assert self.perturb_func is not None
@@ -211,6 +197,40 @@ class LimeBase(PerturbationAttribution):
             weight = float(self.similarity_func(original, altered, features, **options))
             name = "from_interp_rep_transform" if self.perturb_interpretable_space else "perturb_func"
             yield _Sample(features, as_inputs(altered, name)[0], weight)
+
+
+class _Around:
+    """The sweep over samples around the input: their features, weights and scores."""
+
+    def __init__(self, task: Task, source: Iterator[_Sample]) -> None:
+        self._task, self._source = task, source
+        self._waiting: list[_Sample] = []
+        self.features: list[Tensor] = []
+        self.weights: list[float] = []
+        self.outputs: list[Tensor] = []
+
+    def work(self, start: int, stop: int) -> tuple[list[_Sample], list[Tensor]]:
+        """(samples, their scores)."""
+        task, wanted = self._task, stop - start
+        # Samples of a chunk that did not fit stay: each is drawn, and weighed, once.
+        if len(self._waiting) < wanted:
+            self._waiting.extend(itertools.islice(self._source, wanted - len(self._waiting)))
+        chunk = self._waiting[:wanted]
+        scores: list[Tensor] = [torch.empty(0)] * len(chunk)
+        for members in _alike(chunk):
+            batch = tuple(torch.cat(parts) for parts in zip(*(chunk[i].inputs for i in members), strict=True))
+            _, extra = task.batch(len(members), dict(enumerate(batch)))
+            found = selected(run(task.forward_func, batch, extra), task.copied_target(len(members)))
+            for i, score in zip(members, item_scores(found, len(members), task.target, task.per_call), strict=True):
+                scores[i] = score
+        return chunk, scores
+
+    def keep(self, start: int, stop: int, found: tuple[list[_Sample], list[Tensor]]) -> None:
+        chunk, scores = found
+        del self._waiting[: len(chunk)]
+        self.outputs.extend(scores)
+        self.features.extend(sample.features for sample in chunk)
+        self.weights.extend(sample.weight for sample in chunk)
 
 
 def _features(name: str, value: Any) -> Tensor:
