@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastsal.explainers._old import Run, attribute_method, execute, limits_of, scoring
 from fastsal.explainers.anytime import GROUPS, relative
 from fastsal.explainers.arguments import Baselines, Inputs
-from fastsal.explainers.base import Estimating, PerturbationAttribution
+from fastsal.explainers.base import Estimating, PerturbationAttribution, attribution
+from fastsal.explainers.call import Anytime, Call
 from fastsal.explainers.perturbation.features import named_ids, numbered
+from fastsal.explainers.perturbation.surrogate._problem import Problem, problem_of
 from fastsal.explainers.perturbation.surrogate.fits import shapley_jackknife, shapley_regression
-from fastsal.explainers.perturbation.surrogate.lime import Lime, problem_of, result_of
-from fastsal.explainers.perturbation.surrogate.lime_base import check_counts
+from fastsal.explainers.perturbation.surrogate.lime_base import checked_samples
 from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import generator
 
@@ -36,7 +35,7 @@ def draw_coalitions(n_samples: int, total: int, random: torch.Generator) -> Tens
     return torch.cat([ends, order.argsort(1) < drawn[:, None]])
 
 
-class KernelShap(Estimating, Lime):
+class KernelShap(Estimating, PerturbationAttribution):
     """Shapley values, as coefficients of a linear model of the score on which features are present.
 
     Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS 2017), theorem 2. They add up to
@@ -44,15 +43,22 @@ class KernelShap(Estimating, Lime):
     n_samples passes per example, those two included (a coalition that is drawn again is not run again); a batch is
     run as one, and its examples share the coalitions.
 
+    >>> columns = torch.arange(9) // 3
+    >>> maps = fastsal.KernelShap(model).attribute(images, target=classes, feature_mask=columns, n_samples=8)
+
     Args:
         forward_func: module or callable.
     """
 
-    def __init__(self, forward_func: Callable[..., Any]) -> None:
-        PerturbationAttribution.__init__(self, forward_func)
+    summary = "Shapley values by a regression on random coalitions of features"
+    cost = "n_samples forward"
 
-    @attribute_method
-    def attribute(  # type: ignore[override]
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return False
+
+    @attribution
+    def attribute(
         self,
         inputs: Inputs,
         baselines: Baselines = None,
@@ -65,56 +71,67 @@ class KernelShap(Estimating, Lime):
         show_progress: bool = False,
         *,
         seed: int | None = None,
-        tolerance: float | None = None,
-        deadline: float | None = None,
-    ) -> Any:
-        """Shapley values in the form and shapes of the inputs; arguments and dtypes as of :meth:`Lime.attribute`.
+    ) -> Call[Any]:
+        """Shapley values in the form and shapes of the inputs, in the scores' dtype (float32 for integer scores).
+
+        Errors of :meth:`estimate` are those of the jackknife over 16 groups of coalitions (Quenouille 1956, Tukey
+        1958), infinite while a fit without a group has fewer coalitions than features.
 
         Args:
+            inputs: tensor [B, ...] or tuple of them, any dtype.
+            baselines: what an absent feature is replaced by: None (0), a number, a tensor that broadcasts, a tuple.
+            target: which output to explain, one for all or one per example.
+            additional_forward_args: further arguments of the model; per-example tensors are repeated.
+            feature_mask: ids of the features, in tensors that broadcast to the inputs; None: each element is one.
             n_samples: coalitions, with that of all features and the empty one; at least 2. Below the number of
                 features the values are those of least squares that fit.
+            perturbations_per_eval: coalitions per model call, each with all examples; 1 for a forward_func with one
+                score per batch, which gets one surrogate. When None, chosen from memory, but 1 where an additional
+                tensor has as many entries as there are examples: only the caller knows whether to repeat it.
             return_input_shape: False returns the values [B, M] ([1, M] for one score per batch).
-            tolerance: stop when the relative error is estimated to be below it, after n_samples at the most, and return
-                an :class:`Estimate`. Errors are those of the jackknife over 16 groups of coalitions (Quenouille 1956,
-                Tukey 1958), infinite while a fit without a group has fewer coalitions than features.
-            deadline: stop before so many seconds have passed since the call, and return an :class:`Estimate`.
+            show_progress: show a bar.
+            seed: chooses the coalitions; None draws it from torch's global generator.
 
         Raises:
-            TypeError, ValueError: as of :meth:`Lime.attribute`.
+            TypeError, ValueError: for arguments outside of the above.
         """
-        limits = limits_of(tolerance, deadline)
-        check_counts(n_samples, 2, perturbations_per_eval)
-        problem = problem_of(inputs, baselines, feature_mask)
+        checked_samples(n_samples, 2)
+        task = self.task(
+            inputs,
+            target,
+            additional_forward_args,
+            baselines=baselines,
+            per_call=perturbations_per_eval,
+            show_progress=show_progress,
+        )
+        given = problem_of(task, feature_mask).features
         # An id that no element has is no player: it would take a part of what the others share.
-        ids, total = named_ids(problem.features), problem.features.total
-        problem = problem._replace(features=numbered(problem.features))
+        ids, problem = named_ids(given), Problem(task, numbered(given))
         present = draw_coalitions(n_samples, problem.features.total, generator(seed))
         distinct, where = _distinct(present)
-        found, step, plan = self._scoring(problem, target, additional_forward_args, perturbations_per_eval, distinct)
+        found, sweep = problem.scoring(distinct)
 
         def shaped(values: Tensor, like: Tensor) -> Any:
             if not return_input_shape:
-                values = values.new_zeros((len(values), total)).index_copy(1, ids, values)
-            return result_of(problem, values, like, return_input_shape)
+                values = values.new_zeros((len(values), given.total)).index_copy(1, ids, values)
+            return problem.result(values, like, return_input_shape)
 
-        def finish() -> Any:
-            outputs = torch.cat(found).cpu()[where].T
-            return shaped(shapley_regression(*_split(present, outputs)), outputs)
+        def run() -> Any:
+            with task.context():
+                sweep.run()
+                outputs = torch.cat(found).cpu()[where].T
+                return shaped(shapley_regression(*_split(present, outputs)), outputs)
 
         def estimate(done: int) -> tuple[Any, Any, float, int] | None:
             count = int((where >= done).int().argmax()) if done < len(distinct) else n_samples
             if count < 2:
                 return None
             outputs = torch.cat(found).cpu()[where[:count]].T
-            problem = _split(present[:count], outputs)
-            values, error = shapley_regression(*problem), shapley_jackknife(*problem, GROUPS)
+            parts = _split(present[:count], outputs)
+            values, error = shapley_regression(*parts), shapley_jackknife(*parts, GROUPS)
             return shaped(values, outputs), shaped(error, outputs), relative((values,), (error,)), count
 
-        name, limit = self.get_name(), f"n_samples={n_samples}"
-        run = Run(
-            len(distinct), step, plan, name, show_progress, lambda: scoring(self.forward_func), finish, estimate, limit
-        )
-        return execute(run, limits)
+        return Call(task, run, lambda: Anytime(sweep, estimate, f"n_samples={n_samples}"))
 
 
 def _distinct(present: Tensor) -> tuple[Tensor, Tensor]:
