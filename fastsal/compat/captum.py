@@ -41,7 +41,8 @@ from fastsal import (
     NoiseTunnel,
     Saliency,
 )
-from fastsal.explainers._old import attribute_method
+from fastsal.explainers.base import attribution
+from fastsal.explainers.call import Call
 from fastsal.metrics import infidelity, sensitivity_max
 
 Explainer = TypeVar("Explainer", bound=type)
@@ -57,16 +58,16 @@ def _half_as_float32(value: Any) -> Any:
 
 def _subclass(explainer: Explainer, convert: Callable[[Any], Any] | None = None, module: str = __name__) -> Explainer:
     """A subclass of the same name, its results converted."""
-    members: dict[str, Any] = {"__doc__": explainer.__doc__, "__module__": module}
+    members: dict[str, Any] = {"__doc__": explainer.__doc__, "__module__": module, "name": explainer.name}  # type: ignore[attr-defined]
     if convert is not None:
         original: Any = explainer.attribute  # type: ignore[attr-defined]
 
-        @attribute_method
-        @functools.wraps(original)
-        def attribute(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return tree_map(convert, original(self, *args, **kwargs))
+        @functools.wraps(original.describe)
+        def described(self: Any, *args: Any, **kwargs: Any) -> Call[Any]:
+            call: Call[Any] = original.describe(self, *args, **kwargs)
+            return call.then(lambda maps: tree_map(convert, maps))
 
-        members["attribute"] = attribute
+        members["attribute"] = attribution(described)
     return type(explainer.__name__, (explainer,), members)  # type: ignore[return-value]
 
 

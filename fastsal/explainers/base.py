@@ -288,7 +288,7 @@ class Estimating:
         """
         limits = limits_of(tolerance, deadline)
         with _outside_of_inference(), observed() as sweeps:
-            anytime = described(describe(self, *args, **kwargs), f"estimate: {type(self).__name__}")
+            anytime = described(describe(self, *args, **kwargs), f"estimate: {type(self).__name__}.attribute")
             found = within(anytime, limits)
         self.state.sweeps = tuple(sweeps)  # type: ignore[attr-defined]
         return found
@@ -301,7 +301,7 @@ class Estimating:
         The model is as it was whenever the caller has the turn. ``tolerance`` and ``deadline`` end it early.
         """
         limits = limits_of(tolerance, deadline)
-        anytime = described(describe(self, *args, **kwargs), f"improve: {type(self).__name__}")
+        anytime = described(describe(self, *args, **kwargs), f"improve: {type(self).__name__}.attribute")
         return until(anytime, limits, every=True)
 
 

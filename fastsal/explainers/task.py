@@ -70,6 +70,7 @@ class Task:
         additional: further arguments, those of a mapping that are not explained first.
         baselines: a number or tensor for each input.
         copies: how many of the examples are altered copies of one, for a method that runs inside another's sweep.
+        asks: make a pass of the inputs as they are where a target that is a function of the output needs one.
 
     Raises:
         TypeError, ValueError: for arguments outside of the above.
@@ -107,7 +108,7 @@ class Task:
         self.per_call = None if per_call is None else at_least_one(named, per_call)
         if rows_per_call is not None:
             self.per_call = max(1, at_least_one(named, rows_per_call) // max(1, self.examples))
-        self.copies = 1
+        self.copies, self.asks = 1, False
         self._target, self._output = target, None
 
     # What is explained
@@ -132,8 +133,16 @@ class Task:
 
     @property
     def target(self) -> Target:
-        """What is explained; a function of the output as what it returned."""
+        """What is explained; a function of the output as what it returned.
+
+        Raises:
+            TypeError: for a function where no pass was made of the inputs as they are, unless :attr:`asks`.
+        """
         if chooses(self._target):
+            if self._output is None and not self.asks:
+                raise TypeError(
+                    "target: a function would choose anew for each altered copy; pass what it returns for the inputs"
+                )
             self.note(self.output)
         return self._target
 

@@ -264,7 +264,7 @@ class TestShap:
             check(ours, theirs)
         for size in (1, 12, 24, 1000):
             found, delta = fastsal.DeepLiftShap(model).attribute(
-                x, rows, [1, 3, 0], return_convergence_delta=True, internal_batch_size=size
+                x, rows, [1, 3, 0], return_convergence_delta=True, perturbations_per_eval=size
             )
             check((found, delta), theirs)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import fastsal
 from fastsal.explainers.perturbation.surrogate.fits import Lasso, lasso
-from fastsal.explainers.perturbation.surrogate.lime import get_exp_kernel_similarity_function
+from fastsal.explainers.perturbation.surrogate.similarity import get_exp_kernel_similarity_function
 from tests.explainers.networks import PeakBytes, TwoInputs, image, small, unchanged
 
 # In float32 scikit-learn cannot reach the gap that is asked of it here.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
 
 import pytest
 import torch
 
-from fastsal.engine.run import Plan, sweep
+from fastsal.engine.run import Plan, Sweep
 
 CPU = torch.device("cpu")
 
 
 class Work:
-    """A step that notes what it commits, and runs out of memory above ``fits`` items or where told."""
+    """Work that runs out of memory above ``fits`` items or where told, and notes what is kept."""
 
     def __init__(self, fits: int = 10**9, error: BaseException | None = None, in_the_middle: bool = False) -> None:
         self.fits = fits
@@ -25,24 +24,25 @@ class Work:
         self.tried: list[tuple[int, int]] = []
         self.held: list[weakref.ref[torch.Tensor]] = []
 
-    def __call__(self, start: int, stop: int) -> Callable[[], None]:
+    def __call__(self, start: int, stop: int) -> range:
         self.tried.append((start, stop))
         batch = torch.zeros(stop - start, 4)
         self.held.append(weakref.ref(batch))
         if stop - start > self.fits and (not self.in_the_middle or start >= 8):
             raise self.error
 
-        def commit() -> None:
-            self.done.extend(range(start, stop))
+        return range(start, stop)
 
-        return commit
+    def keep(self, start: int, stop: int, found: range) -> None:
+        assert found == range(start, stop)
+        self.done.extend(found)
 
 
 @pytest.mark.parametrize("total", [0, 1, 7, 32, 100])
 @pytest.mark.parametrize("size", [None, 1, 3, 1000])
 def test_each_item_once_in_order(total: int, size: int | None) -> None:
     work = Work()
-    sweep(total, work, Plan(total, 2, 16, CPU, size))
+    Sweep(total, work, work.keep, Plan(total, 2, 16, CPU, size)).run()
     assert work.done == list(range(total))
 
 
@@ -57,7 +57,7 @@ def test_each_item_once_in_order(total: int, size: int | None) -> None:
 @pytest.mark.parametrize("in_the_middle", [False, True])
 def test_memory_that_runs_out_halves_the_batch(error: BaseException, in_the_middle: bool) -> None:
     work = Work(fits=3, error=error, in_the_middle=in_the_middle)
-    sweep(30, work, Plan(30, 1, 16, CPU, 8))
+    Sweep(30, work, work.keep, Plan(30, 1, 16, CPU, 8)).run()
     assert work.done == list(range(30))  # nothing lost, nothing twice
     assert max(stop - start for start, stop in work.tried[-5:]) <= 3
     assert len(work.tried) < 20  # the smaller size is kept
@@ -66,7 +66,7 @@ def test_memory_that_runs_out_halves_the_batch(error: BaseException, in_the_midd
 def test_one_item_that_does_not_fit() -> None:
     work = Work(fits=0)
     with pytest.raises(torch.OutOfMemoryError, match=r"one item.*no room"):
-        sweep(30, work, Plan(30, 1, 16, CPU, 8))
+        Sweep(30, work, work.keep, Plan(30, 1, 16, CPU, 8)).run()
     assert work.done == []
     assert [stop - start for start, stop in work.tried] == [8, 4, 2, 1]
 
@@ -74,7 +74,7 @@ def test_one_item_that_does_not_fit() -> None:
 def test_other_errors_are_not_touched() -> None:
     work = Work(fits=0, error=RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        sweep(30, work, Plan(30, 1, 16, CPU, 8))
+        Sweep(30, work, work.keep, Plan(30, 1, 16, CPU, 8)).run()
     assert len(work.tried) == 1
 
 
@@ -83,7 +83,7 @@ def test_a_failed_batch_is_freed_before_the_next() -> None:
     work = Work(fits=2)
     alive: list[int] = []
 
-    def step(start: int, stop: int) -> Callable[[], None]:
+    def watched(start: int, stop: int) -> range:
         gc.disable()
         alive.append(sum(held() is not None for held in work.held))
         try:
@@ -91,14 +91,15 @@ def test_a_failed_batch_is_freed_before_the_next() -> None:
         finally:
             gc.enable()
 
-    sweep(12, step, Plan(12, 1, 16, CPU, 8))
+    Sweep(12, watched, work.keep, Plan(12, 1, 16, CPU, 8)).run()
     assert alive == [0] * len(alive)
 
 
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    sweep(20, Work(), Plan(20, 1, 16, CPU, 8))
+    work = Work()
+    Sweep(20, work, work.keep, Plan(20, 1, 16, CPU, 8)).run()
     assert capsys.readouterr().err == ""
-    sweep(20, Work(), Plan(20, 1, 16, CPU, 8), show_progress=True, description="masks")
+    Sweep(20, work, work.keep, Plan(20, 1, 16, CPU, 8), "masks", True).run()
     assert "masks" in capsys.readouterr().err
 
 
@@ -106,10 +107,10 @@ def test_a_real_allocation_that_fails() -> None:
     """The CPU allocator's own error, for half a petabyte."""
     found: list[int] = []
 
-    def step(start: int, stop: int) -> Callable[[], None]:
+    def work(start: int, stop: int) -> range:
         if stop - start > 1:
             torch.empty(2**47, dtype=torch.float32)
-        return lambda: found.extend(range(start, stop))
+        return range(start, stop)
 
-    sweep(5, step, Plan(5, 1, 16, CPU, 4))
+    Sweep(5, work, lambda start, stop, items: found.extend(items), Plan(5, 1, 16, CPU, 4)).run()
     assert found == list(range(5))

@@ -147,7 +147,7 @@ def test_hooks_of_the_users_keep_their_layer() -> None:
 def test_an_anytime_run_uses_it_too() -> None:
     model, x = mlp().eval(), pixels()
     found = [
-        fastsal.IntegratedGradients(model).attribute(x, target=1, n_steps=65, deadline=60.0, first_layer_once=setting)
+        fastsal.IntegratedGradients(model).estimate(x, target=1, n_steps=65, deadline=60.0, first_layer_once=setting)
         for setting in (False, True)
     ]
     torch.testing.assert_close(found[1].attribution, found[0].attribution, rtol=1e-9, atol=1e-12)

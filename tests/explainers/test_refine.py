@@ -41,7 +41,9 @@ def pixels(batch: int = 1) -> Tensor:
 
 
 def explain(model: nn.Module, target: Any = 0, **options: Any) -> Any:
-    return fastsal.Occlusion(model).attribute(pixels(), target=target, **GEOMETRY, **options)
+    explainer = fastsal.Occlusion(model)
+    run = explainer.estimate if "refine" in options else explainer.attribute
+    return run(pixels(), target=target, **GEOMETRY, **options)
 
 
 def test_fewer_windows_and_the_same_map_where_it_matters() -> None:
@@ -95,7 +97,7 @@ def test_a_small_share_scores_all_windows() -> None:
 def test_windows_side_by_side_have_nothing_to_refine() -> None:
     x = pixels()
     options: dict[str, Any] = {"target": 0, "sliding_window_shapes": (1, 8, 8), "strides": (1, 8, 8)}
-    found = fastsal.Occlusion(Local()).attribute(x, refine=0.5, **options)
+    found = fastsal.Occlusion(Local()).estimate(x, refine=0.5, **options)
     torch.testing.assert_close(found.attribution, fastsal.Occlusion(Local()).attribute(x, **options))
     assert found.samples == 36
 
@@ -104,7 +106,7 @@ def test_several_outputs_and_examples() -> None:
     """A window is scored for all where one output of one example needs it."""
     model, x = Local(), pixels(3)
     plain = fastsal.Occlusion(model).attribute(x, **GEOMETRY)
-    found = fastsal.Occlusion(model).attribute(x, refine=0.3, **GEOMETRY)
+    found = fastsal.Occlusion(model).estimate(x, refine=0.3, **GEOMETRY)
     assert found.attribution.shape == plain.shape == (6, 1, 48, 48)
     assert (found.attribution - plain).square().mean().sqrt() < 0.05 * plain.std()
     exact = found.error == 0
@@ -124,7 +126,7 @@ def test_with_incremental_inference() -> None:
     ).double()
     x = torch.randn(1, 3, 40, 40, dtype=torch.float64)
     results = [
-        fastsal.Occlusion(model).attribute(x, (3, 8, 8), (3, 2, 2), target=1, refine=0.3, incremental=setting)
+        fastsal.Occlusion(model).estimate(x, (3, 8, 8), (3, 2, 2), target=1, refine=0.3, incremental=setting)
         for setting in (True, False)
     ]
     torch.testing.assert_close(results[0].attribution, results[1].attribution, rtol=1e-9, atol=1e-12)
@@ -144,7 +146,7 @@ def test_a_score_that_is_not_finite_is_looked_at() -> None:
 
 def test_tuples_and_refusals() -> None:
     x = pixels()
-    found = fastsal.Occlusion(Local()).attribute((x,), target=0, refine=0.5, **GEOMETRY)
+    found = fastsal.Occlusion(Local()).estimate((x,), target=0, refine=0.5, **GEOMETRY)
     assert isinstance(found.attribution, tuple)
     assert isinstance(found.error, tuple)
     for refine in (0, 1, -0.1, float("nan")):
@@ -154,6 +156,6 @@ def test_tuples_and_refusals() -> None:
         with pytest.raises(TypeError, match=r"refine: .* is not a number"):
             explain(Local(), refine=refine)
     with pytest.raises(ValueError, match="refine: for one input, 2 are given"):
-        fastsal.Occlusion(lambda a, b: a.flatten(1) + b.flatten(1)).attribute(
+        fastsal.Occlusion(lambda a, b: a.flatten(1) + b.flatten(1)).estimate(
             (x, x), ((1, 8, 8), (1, 8, 8)), target=0, refine=0.5
         )

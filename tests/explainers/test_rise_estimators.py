@@ -36,6 +36,10 @@ def explain(n_masks: int, seed: int = 0, **options: Any) -> Any:
     return fastsal.RISE(score).attribute(image(), n_masks=n_masks, grid_size=tuple(GRID), seed=seed, **options)
 
 
+def errors(n_masks: int, seed: int = 0, **options: Any) -> Any:
+    return fastsal.RISE(score).estimate(image(), n_masks=n_masks, grid_size=tuple(GRID), seed=seed, **options)
+
+
 @cache
 def converged() -> Tensor:
     """The map of all 2^12 grids at all 12 offsets: the masks of the probability 0.5, equally likely."""
@@ -139,7 +143,7 @@ def test_standard_errors_cover(design: str, estimator: str) -> None:
     truth = converged()
     covered = []
     for seed in range(100):
-        maps, error = explain(512, seed, design=design, estimator=estimator, return_standard_error=True)
+        maps, error = errors(512, seed, design=design, estimator=estimator)[:2]
         covered.append(((maps - truth).abs() <= 2.131 * error).double().mean())
     assert 0.92 <= float(torch.stack(covered).mean()) <= 0.98
 
@@ -149,9 +153,13 @@ def test_standard_errors_cover(design: str, estimator: str) -> None:
     [
         ({"design": "latin"}, "design: 'latin' is not one of independent"),
         ({"estimator": "best"}, "estimator: 'best' is not one of plain"),
-        ({"return_standard_error": True}, "n_masks: 20 is below 32"),
     ],
 )
 def test_errors_name_the_argument(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explain(20, **options)
+
+
+def test_errors_of_all_masks_need_two_for_each_replicate() -> None:
+    with pytest.raises(ValueError, match="n_masks: 20 is below 32"):
+        errors(20)

@@ -69,6 +69,11 @@ class LRP(GradientAttribution):
     def has_convergence_delta(self) -> bool:
         return True
 
+    @classmethod
+    def get_name(cls) -> str:
+        """The method's name in words, as Captum has it."""
+        return "L R P"
+
     @attribution
     def attribute(
         self,

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from fastsal.explainers.arguments import Baselines, Inputs
-from fastsal.explainers.base import PerturbationAttribution, attribution
+from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.perturbation.shapley._players import Players, players_of
+from fastsal.explainers.perturbation.shapley.shapley_value_sampling import ShapleyValueSampling
 from fastsal.explainers.scores import Target
 
 MANY, MOST = 16, 24
 """Features above which the passes are worth a warning, and above which they would take days."""
 
 
-class ShapleyValues(PerturbationAttribution):
+class ShapleyValues(ShapleyValueSampling):
     """Sum over the coalitions S without the feature of |S|! (n - |S| - 1)! / n! (F(S and it) - F(S)): Shapley,
     "A Value for n-Person Games" (1953).
 
@@ -36,7 +37,7 @@ class ShapleyValues(PerturbationAttribution):
     cost = "2^features forward"
 
     @attribution
-    def attribute(
+    def attribute(  # type: ignore[override]
         self,
         inputs: Inputs,
         baselines: Baselines = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from fastsal.explainers.call import Anytime, Call
 from fastsal.explainers.perturbation.features import named_ids, numbered
 from fastsal.explainers.perturbation.surrogate._problem import Problem, problem_of
 from fastsal.explainers.perturbation.surrogate.fits import shapley_jackknife, shapley_regression
+from fastsal.explainers.perturbation.surrogate.lime import Lime
 from fastsal.explainers.perturbation.surrogate.lime_base import checked_samples
 from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import generator
@@ -35,7 +37,7 @@ def draw_coalitions(n_samples: int, total: int, random: torch.Generator) -> Tens
     return torch.cat([ends, order.argsort(1) < drawn[:, None]])
 
 
-class KernelShap(Estimating, PerturbationAttribution):
+class KernelShap(Estimating, Lime):
     """Shapley values, as coefficients of a linear model of the score on which features are present.
 
     Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS 2017), theorem 2. They add up to
@@ -53,12 +55,12 @@ class KernelShap(Estimating, PerturbationAttribution):
     summary = "Shapley values by a regression on random coalitions of features"
     cost = "n_samples forward"
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return False
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        # A Lime in name, as Captum's programs count on; it has none of its parts.
+        PerturbationAttribution.__init__(self, forward_func)
 
     @attribution
-    def attribute(
+    def attribute(  # type: ignore[override]
         self,
         inputs: Inputs,
         baselines: Baselines = None,
