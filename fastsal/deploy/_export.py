@@ -10,45 +10,13 @@ from torch import Tensor
 
 from fastsal.deploy import _onnx
 from fastsal.deploy._metadata import FLOATS, Metadata
-from fastsal.explainers import (
-    FEM,
-    RISE,
-    Attribution,
-    GradCAM,
-    GradCAMElementWise,
-    GradCAMPlusPlus,
-    HiResCAM,
-    InputXGradient,
-    IntegratedGradients,
-    LayerCAM,
-    Occlusion,
-    Saliency,
-    ShapleyCAM,
-    SmoothGrad,
-    XGradCAM,
-)
+from fastsal.explainers import Attribution, registered
 from fastsal.explainers.arguments import at_least_one
 from fastsal.explanation import check_fixed, explained
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-EXPORTABLE = (
-    Saliency,
-    InputXGradient,
-    IntegratedGradients,
-    SmoothGrad,
-    Occlusion,
-    RISE,
-    GradCAM,
-    GradCAMPlusPlus,
-    GradCAMElementWise,
-    HiResCAM,
-    LayerCAM,
-    XGradCAM,
-    ShapleyCAM,
-    FEM,
-)
 ITEMS = 64
 """Alterations per model pass, unless told otherwise."""
 MOST_PASSES = 64
@@ -78,9 +46,9 @@ def export(
     A model in training mode is exported in evaluation mode, with the weights that it has.
 
     Args:
-        explainer: Saliency, InputXGradient, IntegratedGradients, SmoothGrad, Occlusion, RISE, or one of GradCAM,
-            GradCAMPlusPlus, GradCAMElementWise, HiResCAM, LayerCAM, XGradCAM, ShapleyCAM and FEM, of a model of one
-            input with outputs [B, K].
+        explainer: one that is ``exportable`` (gradients, Integrated Gradients, SmoothGrad, Occlusion, RISE, and the class
+            activation maps that need no eigenvectors and no further passes), of a model of one input with outputs
+            [B, K].
         example_inputs: a batch [B, ...] on the device and in the dtype that the package is for.
         path: ends in ``.pt2`` or ``.onnx``; an existing file is replaced.
         dynamic_batch: the largest batch of a package that takes every batch from 1 on; None fixes the example's.
@@ -127,8 +95,8 @@ def program_of(
     """
     from fastsal.deploy._trace import trace  # slow to import
 
-    if type(explainer) not in EXPORTABLE:
-        names = ", ".join(kind.__name__ for kind in EXPORTABLE)
+    if not (isinstance(explainer, Attribution) and explainer.exportable):
+        names = ", ".join(kind.__name__ for kind in registered() if kind.exportable)
         raise TypeError(f"explainer: {type(explainer).__name__} is none of {names}")
     if not isinstance(x, Tensor) or x.dim() < 2 or x.dtype not in FLOATS.values():
         given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

@@ -1,110 +1,75 @@
-"""The explainers: gradient-based, activation-based and perturbation-based."""
+"""The explainers: gradient-based, activation-based and perturbation-based.
 
-from fastsal.explainers import targets
-from fastsal.explainers.anytime import Estimate
-from fastsal.explainers.attention.le_grad import LeGrad
-from fastsal.explainers.base import Attribution, GradientAttribution, PerturbationAttribution
-from fastsal.explainers.cam.ablation_cam import AblationCAM
-from fastsal.explainers.cam.class_cam import CAM
-from fastsal.explainers.cam.eigen_cam import EigenCAM, EigenGradCAM
-from fastsal.explainers.cam.fem import FEM
-from fastsal.explainers.cam.finer_cam import FinerCAM
-from fastsal.explainers.cam.grad_cam import GradCAM
-from fastsal.explainers.cam.grad_cam_element_wise import GradCAMElementWise
-from fastsal.explainers.cam.grad_cam_plus_plus import GradCAMPlusPlus
-from fastsal.explainers.cam.hires_cam import HiResCAM
-from fastsal.explainers.cam.kpca_cam import KPCACAM
-from fastsal.explainers.cam.layer_cam import LayerCAM
-from fastsal.explainers.cam.random_cam import RandomCAM
-from fastsal.explainers.cam.refine_cam import RefineCAM
-from fastsal.explainers.cam.score_cam import ISCAM, SSCAM, ScoreCAM
-from fastsal.explainers.cam.shapley_cam import ShapleyCAM
-from fastsal.explainers.cam.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
-from fastsal.explainers.cam.x_grad_cam import XGradCAM
-from fastsal.explainers.gradient.deconvolution import Deconvolution
-from fastsal.explainers.gradient.deep_lift import DeepLift
-from fastsal.explainers.gradient.deep_lift_shap import DeepLiftShap
-from fastsal.explainers.gradient.full_grad import FullGrad
-from fastsal.explainers.gradient.gradient_shap import GradientShap
-from fastsal.explainers.gradient.guided_backprop import GuidedBackprop
-from fastsal.explainers.gradient.input_x_gradient import InputXGradient
-from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
-from fastsal.explainers.gradient.noise_tunnel import NoiseTunnel
-from fastsal.explainers.gradient.saliency import Saliency
-from fastsal.explainers.gradient.smooth_grad import SmoothGrad
-from fastsal.explainers.layer.guided_grad_cam import GuidedGradCam
-from fastsal.explainers.layer.layer_activation import LayerActivation
-from fastsal.explainers.layer.layer_attribution import LayerAttribution
-from fastsal.explainers.layer.layer_grad_cam import LayerGradCam
-from fastsal.explainers.layer.layer_gradient_x_activation import LayerGradientXActivation
-from fastsal.explainers.layer.layer_integrated_gradients import LayerIntegratedGradients
-from fastsal.explainers.lrp.lrp import LRP
-from fastsal.explainers.perturbation.occlusion.feature_ablation import FeatureAblation
-from fastsal.explainers.perturbation.occlusion.feature_permutation import FeaturePermutation
-from fastsal.explainers.perturbation.occlusion.occlusion import Occlusion
-from fastsal.explainers.perturbation.rise.rise import RISE
-from fastsal.explainers.perturbation.shapley.shapley_value_sampling import ShapleyValueSampling
-from fastsal.explainers.perturbation.shapley.shapley_values import ShapleyValues
-from fastsal.explainers.perturbation.surrogate.kernel_shap import KernelShap
-from fastsal.explainers.perturbation.surrogate.lime import Lime
-from fastsal.explainers.perturbation.surrogate.lime_base import LimeBase
-from fastsal.explainers.registry import cams, methods, options
+A line here makes a class known everywhere: to :func:`fastsal.explain`, ``fastsal.methods()`` and the command line.
+"""
 
-__all__ = [
-    "CAM",
-    "FEM",
-    "ISCAM",
-    "KPCACAM",
-    "LRP",
-    "RISE",
-    "SSCAM",
-    "AblationCAM",
-    "Attribution",
-    "Deconvolution",
-    "DeepLift",
-    "DeepLiftShap",
-    "EigenCAM",
-    "EigenGradCAM",
-    "Estimate",
-    "FeatureAblation",
-    "FeaturePermutation",
-    "FinerCAM",
-    "FullGrad",
-    "GradCAM",
-    "GradCAMElementWise",
-    "GradCAMPlusPlus",
-    "GradientAttribution",
-    "GradientShap",
-    "GuidedBackprop",
-    "GuidedGradCam",
-    "HiResCAM",
-    "InputXGradient",
-    "IntegratedGradients",
-    "KernelShap",
-    "LayerActivation",
-    "LayerAttribution",
-    "LayerCAM",
-    "LayerGradCam",
-    "LayerGradientXActivation",
-    "LayerIntegratedGradients",
-    "LeGrad",
-    "Lime",
-    "LimeBase",
-    "NoiseTunnel",
-    "Occlusion",
-    "PerturbationAttribution",
-    "RandomCAM",
-    "RefineCAM",
-    "Saliency",
-    "ScoreCAM",
-    "ShapleyCAM",
-    "ShapleyValueSampling",
-    "ShapleyValues",
-    "SmoothGrad",
-    "SmoothGradCAMPlusPlus",
-    "XGradCAM",
-    "cams",
-    "methods",
-    "options",
-    "targets",
-]
+from fastsal.explainers import targets as targets
+from fastsal.explainers.anytime import Estimate as Estimate
+from fastsal.explainers.attention.le_grad import LeGrad as LeGrad
+from fastsal.explainers.base import Attribution as Attribution
+from fastsal.explainers.base import Estimating as Estimating
+from fastsal.explainers.base import GradientAttribution as GradientAttribution
+from fastsal.explainers.base import PerturbationAttribution as PerturbationAttribution
+from fastsal.explainers.base import attribution as attribution
+from fastsal.explainers.base import describe as describe
+from fastsal.explainers.call import Call as Call
+from fastsal.explainers.cam.ablation_cam import AblationCAM as AblationCAM
+from fastsal.explainers.cam.class_cam import CAM as CAM
+from fastsal.explainers.cam.eigen_cam import EigenCAM as EigenCAM
+from fastsal.explainers.cam.eigen_cam import EigenGradCAM as EigenGradCAM
+from fastsal.explainers.cam.fem import FEM as FEM
+from fastsal.explainers.cam.finer_cam import FinerCAM as FinerCAM
+from fastsal.explainers.cam.grad_cam import GradCAM as GradCAM
+from fastsal.explainers.cam.grad_cam_element_wise import GradCAMElementWise as GradCAMElementWise
+from fastsal.explainers.cam.grad_cam_plus_plus import GradCAMPlusPlus as GradCAMPlusPlus
+from fastsal.explainers.cam.hires_cam import HiResCAM as HiResCAM
+from fastsal.explainers.cam.kpca_cam import KPCACAM as KPCACAM
+from fastsal.explainers.cam.layer_cam import LayerCAM as LayerCAM
+from fastsal.explainers.cam.random_cam import RandomCAM as RandomCAM
+from fastsal.explainers.cam.refine_cam import RefineCAM as RefineCAM
+from fastsal.explainers.cam.score_cam import ISCAM as ISCAM
+from fastsal.explainers.cam.score_cam import SSCAM as SSCAM
+from fastsal.explainers.cam.score_cam import ScoreCAM as ScoreCAM
+from fastsal.explainers.cam.shapley_cam import ShapleyCAM as ShapleyCAM
+from fastsal.explainers.cam.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus as SmoothGradCAMPlusPlus
+from fastsal.explainers.cam.x_grad_cam import XGradCAM as XGradCAM
+from fastsal.explainers.gradient.deconvolution import Deconvolution as Deconvolution
+from fastsal.explainers.gradient.deep_lift import DeepLift as DeepLift
+from fastsal.explainers.gradient.deep_lift_shap import DeepLiftShap as DeepLiftShap
+from fastsal.explainers.gradient.full_grad import FullGrad as FullGrad
+from fastsal.explainers.gradient.gradient_shap import GradientShap as GradientShap
+from fastsal.explainers.gradient.guided_backprop import GuidedBackprop as GuidedBackprop
+from fastsal.explainers.gradient.input_x_gradient import InputXGradient as InputXGradient
+from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients as IntegratedGradients
+from fastsal.explainers.gradient.noise_tunnel import NoiseTunnel as NoiseTunnel
+from fastsal.explainers.gradient.saliency import Saliency as Saliency
+from fastsal.explainers.gradient.smooth_grad import SmoothGrad as SmoothGrad
+from fastsal.explainers.layer.guided_grad_cam import GuidedGradCam as GuidedGradCam
+from fastsal.explainers.layer.layer_activation import LayerActivation as LayerActivation
+from fastsal.explainers.layer.layer_attribution import LayerAttribution as LayerAttribution
+from fastsal.explainers.layer.layer_grad_cam import LayerGradCam as LayerGradCam
+from fastsal.explainers.layer.layer_gradient_x_activation import LayerGradientXActivation as LayerGradientXActivation
+from fastsal.explainers.layer.layer_integrated_gradients import LayerIntegratedGradients as LayerIntegratedGradients
+from fastsal.explainers.lrp.lrp import LRP as LRP
+from fastsal.explainers.perturbation.occlusion.feature_ablation import FeatureAblation as FeatureAblation
+from fastsal.explainers.perturbation.occlusion.feature_permutation import FeaturePermutation as FeaturePermutation
+from fastsal.explainers.perturbation.occlusion.occlusion import Occlusion as Occlusion
+from fastsal.explainers.perturbation.rise.rise import RISE as RISE
+from fastsal.explainers.perturbation.shapley.shapley_value_sampling import ShapleyValueSampling as ShapleyValueSampling
+from fastsal.explainers.perturbation.shapley.shapley_values import ShapleyValues as ShapleyValues
+from fastsal.explainers.perturbation.surrogate.kernel_shap import KernelShap as KernelShap
+from fastsal.explainers.perturbation.surrogate.lime import Lime as Lime
+from fastsal.explainers.perturbation.surrogate.lime_base import LimeBase as LimeBase
+from fastsal.explainers.registry import family as family
+from fastsal.explainers.registry import find as find
+from fastsal.explainers.registry import keywords as keywords
+from fastsal.explainers.registry import methods as methods
+from fastsal.explainers.registry import options as options
+from fastsal.explainers.registry import register as register
+from fastsal.explainers.registry import registered as registered
+from fastsal.explainers.task import Task as Task
+
+for _found in list(vars().values()):
+    # Bases have no summary; LimeBase is made of the caller's parts, so that no name alone can make one.
+    if isinstance(_found, type) and issubclass(_found, Attribution) and _found.summary and _found.nameable:
+        register(_found)

@@ -145,8 +145,11 @@ class Attribution:
             ``"functions"`` (Python code whose functions can be met, which a TorchScript archive is not).
         perturbs: whether it scores altered inputs, so that probabilities are the scores to give it.
         per_call: the argument that bounds the copies of a model call; None where there are none.
+        nameable: whether a model is all that it needs, so that its name can stand for it.
         fixed: whether its passes are the same in every call, so that it can be compiled.
         exportable: whether prediction and map can be one graph.
+        shape: what a map has values for: each element of the ``"input"``, its ``"positions"`` (all channels together), or
+            the ``"layer"``.
         display: how its maps are shown.
         forward_func: as given.
         state: what it keeps from call to call.
@@ -158,8 +161,10 @@ class Attribution:
     reads: ClassVar[Literal["", "layer", "attention", "functions"]] = ""
     perturbs: ClassVar[bool] = False
     per_call: ClassVar[str | None] = None
+    nameable: ClassVar[bool] = True
     fixed: ClassVar[bool] = False
     exportable: ClassVar[bool] = False
+    shape: ClassVar[Literal["input", "positions", "layer"]] = "input"
     display: ClassVar[Display] = Display("absolute", 99.5)
 
     forward_func: Callable[..., Any]
@@ -194,6 +199,21 @@ class Attribution:
             if isinstance(value, (int, float, str, tuple)) and value != parameter.default:
                 found[name] = value
         return found
+
+    @classmethod
+    def for_model(cls, model: Callable[..., Any], layer: Any = None) -> Any:
+        """An explainer of a model as :func:`fastsal.explain` makes one; ``layer`` is for those that read one."""
+        if cls.reads == "layer":
+            return cls(model, layer)  # type: ignore[call-arg]
+        return cls(model)
+
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        """Arguments of ``attribute`` that :func:`fastsal.explain` gives where the caller does not, by the inputs.
+
+        What has one for each input is a tuple.
+        """
+        return {}
 
     @property
     def multiplies_by_inputs(self) -> bool:

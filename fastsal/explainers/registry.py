@@ -1,110 +1,96 @@
-"""The methods by name, and what each does with a model, an input and a target."""
+"""The explainers by name: all that were registered, ours and others', with what :func:`fastsal.explain` asks of them."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from fastsal.explainers._old import ESTIMATING
 from fastsal.explainers.base import Attribution
-from fastsal.explainers.cam.ablation_cam import AblationCAM
-from fastsal.explainers.cam.base import ActivationMap
-from fastsal.explainers.cam.eigen_cam import EigenCAM, EigenGradCAM
-from fastsal.explainers.cam.fem import FEM
-from fastsal.explainers.cam.finer_cam import FinerCAM
-from fastsal.explainers.cam.grad_cam import GradCAM
-from fastsal.explainers.cam.grad_cam_element_wise import GradCAMElementWise
-from fastsal.explainers.cam.grad_cam_plus_plus import GradCAMPlusPlus
-from fastsal.explainers.cam.hires_cam import HiResCAM
-from fastsal.explainers.cam.kpca_cam import KPCACAM
-from fastsal.explainers.cam.layer_cam import LayerCAM
-from fastsal.explainers.cam.random_cam import RandomCAM
-from fastsal.explainers.cam.score_cam import ISCAM, SSCAM, ScoreCAM
-from fastsal.explainers.cam.shapley_cam import ShapleyCAM
-from fastsal.explainers.cam.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
-from fastsal.explainers.cam.x_grad_cam import XGradCAM
-from fastsal.explainers.gradient.deconvolution import Deconvolution
-from fastsal.explainers.gradient.deep_lift import DeepLift
-from fastsal.explainers.gradient.full_grad import FullGrad
-from fastsal.explainers.gradient.guided_backprop import GuidedBackprop
-from fastsal.explainers.gradient.input_x_gradient import InputXGradient
-from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
-from fastsal.explainers.gradient.saliency import Saliency
-from fastsal.explainers.gradient.smooth_grad import SmoothGrad
-from fastsal.explainers.perturbation.occlusion.occlusion import Occlusion
-from fastsal.explainers.perturbation.rise.rise import RISE
 
+Explainer = TypeVar("Explainer", bound=type[Attribution])
 
-class Method(NamedTuple):
-    """A method as :func:`fastsal.explain` runs it.
-
-    ``perturbs`` tells that it scores altered inputs, by probabilities unless told otherwise; ``rows`` names the
-    option that bounds the rows of a model call.
-    """
-
-    explainer: Callable[..., Attribution]
-    description: str
-    perturbs: bool = False
-    rows: str | None = None
-
-
-METHODS: Mapping[str, Method] = {
-    "gradcam": Method(GradCAM, "activations of a layer, weighted by the target's mean gradient"),
-    "saliency": Method(Saliency, "absolute gradient of the target by the input"),
-    "input-x-gradient": Method(InputXGradient, "input times gradient"),
-    "smoothgrad": Method(SmoothGrad, "gradient averaged over noisy inputs", rows="perturbations_per_eval"),
-    "integrated-gradients": Method(
-        IntegratedGradients, "gradient averaged on the path from a baseline", rows="internal_batch_size"
-    ),
-    "deep-lift": Method(DeepLift, "differences from a baseline, sent back by the Rescale rule"),
-    "guided-backprop": Method(GuidedBackprop, "gradient, negative ones stopped at every ReLU"),
-    "deconvolution": Method(Deconvolution, "activations sent back through rectifiers"),
-    "occlusion": Method(Occlusion, "drop of the score under a sliding window", True, "perturbations_per_eval"),
-    "rise": Method(RISE, "random masks weighted by the score that they leave", True, "perturbations_per_eval"),
-    "gradcam++": Method(GradCAMPlusPlus, "Grad-CAM with positive gradients, weighed by how much each position counts"),
-    "xgradcam": Method(XGradCAM, "Grad-CAM with gradients weighed by a position's share of its channel"),
-    "layercam": Method(LayerCAM, "each position weighed by its own positive gradient"),
-    "hirescam": Method(HiResCAM, "gradient times activation, position by position"),
-    "gradcam-element-wise": Method(GradCAMElementWise, "the same, each product rectified"),
-    "finercam": Method(FinerCAM, "Grad-CAM of the score less its rivals'"),
-    "shapleycam": Method(ShapleyCAM, "Grad-CAM less half the curvature"),
-    "smooth-gradcam++": Method(SmoothGradCAMPlusPlus, "Grad-CAM++ with derivatives averaged over noisy inputs"),
-    "eigencam": Method(EigenCAM, "first principal component of a layer; of no target"),
-    "eigengradcam": Method(EigenGradCAM, "first principal component of gradient times activation"),
-    "kpca-cam": Method(KPCACAM, "first kernel principal component of a layer; of no target"),
-    "fem": Method(FEM, "channels weighed by their share of rare positions; of no target"),
-    "ablationcam": Method(AblationCAM, "channels weighed by the score's drop without them"),
-    "scorecam": Method(ScoreCAM, "channels weighed by the score that each leaves as a mask"),
-    "ss-cam": Method(SSCAM, "Score-CAM with noisy masks"),
-    "is-cam": Method(ISCAM, "Score-CAM with masks of growing strength"),
-    "fullgrad": Method(FullGrad, "input times gradient, and bias times gradient of every layer"),
-    "random-cam": Method(RandomCAM, "channels weighed at random: what the others must beat"),
-}
-
-SHARED = (
-    *ESTIMATING,
-    "self",
-    "inputs",
-    "target",
-    "additional_forward_args",
-    "return_convergence_delta",
-    "create_graph",
-    "targets",
-    "grad_kwargs",
-    "custom_attribution_func",
+_registered: dict[str, type[Attribution]] = {}
+OWN = (
+    *("self", "inputs", "target", "additional_forward_args"),
+    *("return_convergence_delta", "create_graph", "targets", "grad_kwargs", "custom_attribution_func", "verbose"),
 )
+"""Arguments of ``attribute`` that :func:`fastsal.explain` fills itself, or that make it return more than maps."""
+
+
+def _key(name: Any) -> str:
+    """A name without case, hyphens and the like: all spellings of a method have one."""
+    return re.sub(r"[^a-z0-9]", "", str(name).lower().replace("+", "plus"))
+
+
+def register(explainer: Explainer) -> Explainer:
+    """Make an explainer known by its name to :func:`fastsal.explain`, :func:`fastsal.methods` and the command line.
+
+    >>> @fastsal.register
+    ... class Brightness(fastsal.Attribution):
+    ...     summary = "the input itself"
+    ...
+    ...     @fastsal.attribution
+    ...     def attribute(self, inputs, target=None, additional_forward_args=None):
+    ...         task = self.task(inputs, target, additional_forward_args)
+    ...         return task.once(lambda: task.result(task.inputs))
+
+    Args:
+        explainer: a class whose ``attribute`` is under :func:`fastsal.attribution`, with a summary.
+
+    Raises:
+        TypeError: for another.
+        ValueError: without a summary, or with the name of another class.
+    """
+    described = isinstance(explainer, type) and issubclass(explainer, Attribution)
+    if not described or not hasattr(getattr(explainer, "attribute", None), "describe"):
+        raise TypeError(f"explainer: {explainer!r} is no Attribution with an attribute under @fastsal.attribution")
+    if not explainer.summary:
+        raise ValueError(f"explainer: {explainer.__name__} has no summary; say in half a line what its maps are")
+    known = _registered.setdefault(_key(explainer.name), explainer)
+    if (known.__module__, known.__qualname__) != (explainer.__module__, explainer.__qualname__):
+        raise ValueError(f"explainer: the name {explainer.name!r} is {known.__name__}'s; give the class another name")
+    _registered[_key(explainer.name)] = explainer
+    return explainer
+
+
+def registered() -> list[type[Attribution]]:
+    """All classes, in the order in which they were registered."""
+    return list(_registered.values())
 
 
 def methods() -> dict[str, str]:
-    """Names of the methods with a line on each, in the order in which to show them."""
-    return {name: method.description for name, method in METHODS.items()}
+    """Names of the methods with a line on each.
+
+    A name is the words of the class's name with hyphens between. Other spellings that differ in case, hyphens or
+    underscores alone are taken as well: ``gradcam``, ``GradCAM`` and ``gradcam++``.
+
+    >>> fastsal.methods()["grad-cam"]
+    "activations of a layer, weighted by the target's mean gradient"
+    """
+    return {explainer.name: explainer.summary for explainer in registered()}
 
 
-def cams() -> list[str]:
-    """Names of the class activation maps."""
-    kinds = (ActivationMap, FullGrad)
-    return [name for name, method in METHODS.items() if issubclass(method.explainer, kinds)]  # type: ignore[arg-type]
+def family(explainer: type[Attribution]) -> str:
+    """The room that a class is from: gradient, cam, lrp, attention, perturbation or layer; empty for others' classes."""
+    found = re.match(r"fastsal\.explainers\.(\w+)\.", explainer.__module__)
+    return found[1] if found else ""
+
+
+def find(name: str) -> type[Attribution]:
+    """The class of a method's name, in any of its spellings.
+
+    Raises:
+        ValueError: for an unknown one, with the nearest.
+    """
+    found = _registered.get(_key(name))
+    if found is None:
+        near = difflib.get_close_matches(_key(name), _registered, n=2, cutoff=0.3)
+        hint = f"; did you mean {' or '.join(_registered[each].name for each in near)}?" if near else ""
+        raise ValueError(f"method: {name!r} is not one of {', '.join(methods())}{hint}")
+    return found
 
 
 def options(method: str) -> list[str]:
@@ -113,30 +99,16 @@ def options(method: str) -> list[str]:
     Raises:
         ValueError: for an unknown method.
     """
-    signature = inspect.signature(find(method).explainer.attribute)  # type: ignore[attr-defined]
-    extra = ["batch_size", "score"] if find(method).perturbs else ["batch_size"]
-    return [name for name in signature.parameters if name not in SHARED] + extra
+    explainer = find(method)
+    parameters = inspect.signature(explainer.attribute).parameters.values()  # type: ignore[attr-defined]
+    found = [each.name for each in parameters if each.name not in OWN and each.kind is not each.VAR_KEYWORD]
+    return [*found, "batch_size", "score"] if explainer.perturbs else [*found, "batch_size"]
 
 
-def find(name: str) -> Method:
-    """The method of a name.
-
-    Raises:
-        ValueError: for an unknown one, with the nearest.
-    """
-    import difflib
-
-    if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=2, cutoff=0.3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"method: {name!r} is not one of {', '.join(METHODS)}{hint}")
-    return METHODS[name]
-
-
-def keywords(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given options as arguments of a method's ``attribute``."""
+def keywords(explainer: type[Attribution], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given options as arguments of an explainer's ``attribute``."""
     chosen: dict[str, Any] = dict(given)
     batch_size = chosen.pop("batch_size", None)
-    if batch_size is not None and method.rows is not None:
-        chosen.setdefault(method.rows, batch_size)
+    if batch_size is not None and explainer.per_call is not None:
+        chosen.setdefault(explainer.per_call, batch_size)
     return chosen

@@ -10,27 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.engine.prepare import Prepared, Step, Watch, unprepared
-from fastsal.engine.prepare.preparing import difference
-from fastsal.engine.run import Graph, evaluation, owners, run, scratch, without_waiting
-from fastsal.explainers._old import ESTIMATING
+from fastsal.engine.prepare import Prepared, Step, Watch, difference, unprepared
+from fastsal.engine.run import Graph, evaluation, observed, owners, run, scratch, without_waiting
+from fastsal.explainers import Attribution, describe, registered
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, examples_of
-from fastsal.explainers.base import Attribution, Report
-from fastsal.explainers.cam.base import ActivationMap
-from fastsal.explainers.gradient.input_x_gradient import InputXGradient
-from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
-from fastsal.explainers.gradient.saliency import Saliency
-from fastsal.explainers.gradient.smooth_grad import SmoothGrad
+from fastsal.explainers.base import Report
 from fastsal.explainers.outputs import main_output
-from fastsal.explainers.perturbation.occlusion.occlusion import Occlusion
-from fastsal.explainers.perturbation.rise.rise import RISE
 from fastsal.explainers.scores import Target
 
-ONE_PASS = (Saliency, InputXGradient, Occlusion)
-"""Their own first pass is the prediction."""
-SEVERAL = (IntegratedGradients, SmoothGrad, RISE)
 NOT_FIXED = {
-    *ESTIMATING,
     "aug_smooth",
     "create_graph",
     "return_convergence_delta",
@@ -98,8 +86,7 @@ class Compiled:
 
     def _fix_batch(self) -> None:
         """The rows per model call that the first attribution came to, for all that follow."""
-        sweeps = self._explainer.plan().sweeps
-        name = next((n for n in ("perturbations_per_eval", "internal_batch_size") if n in _parameters(self)), None)
+        sweeps, name = self._explainer.plan().sweeps, self._explainer.per_call
         if name is None or self._options.get(name) is not None or not sweeps:
             return
         items = max(max(swept.sizes) for swept in sweeps)
@@ -202,32 +189,17 @@ def explained(
         options: further arguments of its ``attribute``.
         choose: targets [B] of an output [B, K], which it gets detached.
     """
-    seen: list[Tensor] = []
-    chosen: list[Tensor] = []
 
     def target(output: Tensor) -> Tensor:
         _classes(output)
-        seen.append(output.detach())
-        chosen.append(choose(seen[-1]))
-        return chosen[-1]
+        return choose(output)
 
-    options = dict(options)
-    if isinstance(explainer, ActivationMap):
-        reading = explainer.read(form, target, options.pop("additional_forward_args", None))
-        options["relu"] = options.pop("relu_attributions", True)
-        attribution: Any = explainer.render(reading, form, **options)
-        if not seen:  # a method that asks for no score
-            target(main_output(reading.output))
-        return Explained(seen[-1], chosen[-1], attribution)
-    attribute: Callable[..., Any] = explainer.attribute  # type: ignore[attr-defined]
-    if isinstance(explainer, ONE_PASS):
-        attribution = attribute(form, target=target, **options)
-        return Explained(seen[0], chosen[0], attribution)
-    with evaluation(explainer.forward_func), torch.no_grad():
-        additional = tuple(map(scratch, as_arguments(options.get("additional_forward_args"))))
-        output = run(explainer.forward_func, tuple(map(scratch, as_inputs(form)[0])), additional)
-        target(main_output(output))
-    return Explained(seen[0], chosen[0], attribute(form, target=chosen[0], **options))
+    call = describe(explainer, form, target=target, **options)
+    call.task.asks = True
+    with observed() as sweeps:
+        attribution = call.run()
+    explainer.state.sweeps = tuple(sweeps)
+    return Explained(main_output(call.task.output), call.task.target, attribution)
 
 
 def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **options: Any) -> Compiled:
@@ -242,8 +214,8 @@ def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **opt
     by the next call, which then may have to capture again.
 
     Args:
-        explainer: Saliency, InputXGradient, IntegratedGradients, SmoothGrad, Occlusion, RISE or a class activation map,
-            of a model with outputs [B, K].
+        explainer: one whose passes are the same in every call (``fixed``: gradients, class activation maps, Integrated
+            Gradients, SmoothGrad, Occlusion, RISE), of a model with outputs [B, K].
         inputs: an example: tensor [B, ...] or tuple of them.
         target: None explains the top class, chosen on the device. With a target, calls take one.
         options: further arguments of the explainer's ``attribute``, fixed from here on. Tensors in them are constants.
@@ -252,9 +224,9 @@ def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **opt
         TypeError: for another explainer, an option that it does not have.
         ValueError: for options that would differ from call to call, and what the explainer refuses.
     """
-    if not isinstance(explainer, (ActivationMap, *ONE_PASS, *SEVERAL)) or not hasattr(explainer, "attribute"):
-        names = ", ".join(sorted(kind.__name__ for kind in (*ONE_PASS, *SEVERAL)))
-        raise TypeError(f"explainer: {type(explainer).__name__} is none of {names}, nor a class activation map")
+    if not (isinstance(explainer, Attribution) and explainer.fixed and hasattr(explainer, "attribute")):
+        names = ", ".join(sorted(kind.__name__ for kind in registered() if kind.fixed))
+        raise TypeError(f"explainer: {type(explainer).__name__} is none of {names}, whose passes are fixed")
     check_fixed(explainer, options)
     for module in owners(explainer.forward_func):
         if isinstance(module, Prepared) and module.choice.compiled == "reduce-overhead":
@@ -275,10 +247,6 @@ def check_fixed(explainer: Attribution, options: Mapping[str, Any]) -> None:
             raise TypeError(f"{name}: {type(explainer).__name__} takes no such option when it is compiled")
     if "seed" in known and options.get("seed", 0) is None:
         raise ValueError("seed: None would be drawn once and repeated by every call; pass a number")
-
-
-def _parameters(compiled: Compiled) -> set[str]:
-    return set(inspect.signature(compiled._explainer.attribute).parameters)  # type: ignore[attr-defined]
 
 
 def _classes(output: Any) -> int:

@@ -1,39 +1,21 @@
-"""One call from a model and an input to the prediction and its maps."""
+"""One call for all methods: a prediction, and what made it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine.run import evaluation, run, scratch
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, at_least_one
-from fastsal.explainers.cam.base import ActivationMap, CamReading
+from fastsal.engine.reading import default_layer
+from fastsal.explainers import Attribution, Task, describe
+from fastsal.explainers.arguments import Given, Inputs, as_arguments, at_least_one
 from fastsal.explainers.outputs import main_output
 from fastsal.explainers.registry import find, keywords, options
-from fastsal.explainers.scores import Target
-
-OCCLUSION_SHARE = 8
-"""Without a window given, occlusion takes one eighth of each spatial dimension, at half of that as its stride."""
-
-
-class Explanation(NamedTuple):
-    """A prediction and its maps.
-
-    Attributes:
-        output: the model's output for the inputs, [B, K].
-        target: what was explained: the given target, or the argmax of each example, [B].
-        maps: attribution by method name.
-        seconds: wall-clock seconds by method name, the prediction not included unless the method makes it.
-    """
-
-    output: Tensor
-    target: Target
-    maps: dict[str, Any]
-    seconds: dict[str, float]
+from fastsal.explainers.scores import Target, one_score_each
+from fastsal.explanation.explanation import AXES, Explanation, kind_of
 
 
 def explain(
@@ -44,31 +26,37 @@ def explain(
     layer: nn.Module | str | None = None,
     *,
     additional_forward_args: Any = None,
+    kind: str | None = None,
     **method_options: Any,
 ) -> Explanation:
     """Predict, and explain the prediction by one or several methods.
 
+    >>> explanation = fastsal.explain(model, images, ["gradcam", "saliency"])
+    >>> sorted(explanation.maps)
+    ['gradcam', 'saliency']
+
     Args:
         model: module or callable; its output is [B, K], or [B] with one score each, unless a target is given that fits
             another.
-        inputs: tensor [B, ...] or tuple of tensors.
-        method: a name of :func:`fastsal.methods`, or several.
+        inputs: tensor [B, ...], tuple of tensors, or a mapping of names to what the model takes by name.
+        method: a name of :func:`fastsal.methods` (also spelled otherwise in case, hyphens or underscores), or several.
         target: which output to explain; None takes the argmax of each example.
         layer: for methods that read one; None takes the last that has positions.
         additional_forward_args: further arguments of the model.
+        kind: of the inputs: image, volume, video, series, tokens or table; None tells it from their form.
         method_options: go to every method that takes them. ``batch_size`` bounds the altered copies per model call;
-            ``score`` of a perturbation method is ``softmax`` (default, for outputs [B, K]) or ``output``. Occlusion
-            without a window takes an eighth of each spatial dimension.
+            ``score`` of a perturbation method is ``softmax`` (default, for outputs [B, K]) or ``output``. What a
+            method needs and is not told it gets a default of: Occlusion windows of an eighth of each spatial dimension,
+            ablation and Shapley values features that are segments of the input, GradientShap and DeepLiftShap
+            baselines of zeros.
 
     Raises:
-        TypeError, ValueError: for an unknown method or option, or what the methods themselves refuse.
+        TypeError, ValueError: for an unknown method, kind or option, or what the methods themselves refuse.
     """
     names = [method] if isinstance(method, str) else list(method)
     names = [name.replace("_", "-") if isinstance(name, str) else name for name in names]
     if not names:
         raise ValueError("method: none given")
-    for name in names:
-        find(name)
     taken = {name: options(name) for name in names}
     for option in method_options:
         if not any(option in taken[name] for name in names):
@@ -76,59 +64,113 @@ def explain(
             raise TypeError(f"{option}: {', '.join(names)} takes no such option; known are {', '.join(known)}")
     if method_options.get("batch_size") is not None:
         at_least_one("batch_size", method_options["batch_size"])
-    tensors, _ = as_inputs(inputs)
-    output: Tensor | None = None
-    maps: dict[str, Any] = {}
-    seconds: dict[str, float] = {}
-    default: list[nn.Module] | None = None
+    if kind is not None and kind not in AXES:
+        raise ValueError(f"kind: {kind!r} is not one of {', '.join(AXES)}")
+    tensors = Given(inputs).tensors
+    kind = kind_of(tensors) if kind is None else kind
+    run = _Run(model, inputs, target, layer, additional_forward_args)
     for name in names:
-        chosen = {key: value for key, value in method_options.items() if key in taken[name]}
-        method_class: Any = find(name).explainer
-        if issubclass(method_class, ActivationMap):
-            began = _now(tensors)
-            cam = method_class(model, layer if default is None else default)
-            if "batch_size" in chosen and hasattr(cam, "perturbations_per_eval"):
-                cam.perturbations_per_eval = chosen["batch_size"]
-            chooses = target is None and output is None
-            read, maps[name] = _activation_map(
-                cam, inputs, _argmax if chooses else target, additional_forward_args, chosen
-            )
-            seconds[name] = _now(tensors) - began
-            default = cam.layers
-            if output is None:
-                output = main_output(read.output)
-                target = _resolve(output, target)
-            continue
-        if output is None:
-            with evaluation(model), torch.no_grad():
-                additional = tuple(map(scratch, as_arguments(additional_forward_args)))
-                output = main_output(run(model, tuple(map(scratch, tensors)), additional))
-            target = _resolve(output, target)
+        run.add(name, {key: value for key, value in method_options.items() if key in taken[name]})
+    axes = AXES[kind][: tensors[0].dim()]
+    return Explanation(
+        run.output, run.target, run.maps, run.seconds, kind, axes, tuple(names), run.options, run.layer_names
+    )
+
+
+class _Run:
+    """The methods of one call one after the other: the first pass of them is the prediction, if it can be."""
+
+    def __init__(
+        self, model: Callable[..., Any], inputs: Inputs, target: Target, layer: Any, additional_forward_args: Any
+    ) -> None:
+        self._model, self._inputs, self._layer, self._additional = model, inputs, layer, additional_forward_args
+        self.target = target
+        self._output: Any = None
+        self.maps: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+        self.options: dict[str, dict[str, Any]] = {}
+        self.layer_names: dict[str, str | None] = {}
+
+    @property
+    def output(self) -> Any:
+        """The prediction: of a pass of its own where there was none."""
+        if self._output is None:
+            self._predicted(Task(self._model, self._inputs, _argmax, self._additional))
+        return self._output
+
+    def _predicted(self, task: Task) -> None:
+        """Take over the prediction of a task, and the target that it was asked for."""
+        task.asks = True
+        self._output = main_output(task.output)
+        self.target = _resolved(self._output, self.target)
+
+    def add(self, name: str, chosen: dict[str, Any]) -> None:
+        """Explain by a method."""
+        explainer_class = find(name)
+        model = self._model
+        if explainer_class.perturbs:
+            score = chosen.pop("score", "softmax")
+            if score not in ("softmax", "output"):
+                raise ValueError(f"score: {score!r} is neither 'softmax' nor 'output'")
+            output = self.output
+            if score == "softmax" and output.dim() == 2 and output.shape[1] > 1:
+                model = _Probabilities(model)
+        tensors = Given(self._inputs).tensors
         began = _now(tensors)
-        maps[name] = _attribute(name, model, inputs, tensors, output, target, additional_forward_args, chosen)
-        seconds[name] = _now(tensors) - began
-    assert output is not None
-    return Explanation(output, target, maps, seconds)
+        explainer = self._explainer(explainer_class, model, tensors)
+        given = {**explainer_class.defaults(tensors), **keywords(explainer_class, chosen)}
+        known = self._output is not None
+        arguments: dict[str, Any] = {"additional_forward_args": self._additional, **given}
+        if "target" in _parameters(explainer):
+            arguments["target"] = self.target if known or self.target is not None else _argmax
+        call = describe(explainer, self._inputs, **arguments)
+        call.task.asks = True
+        self.maps[name] = call.run()
+        if not known:
+            self._predicted(call.task)
+        self.seconds[name] = _now(tensors) - began
+        self.options[name] = given
+        self.layer_names[name] = self._told(explainer)
+
+    def _explainer(
+        self, explainer_class: type[Attribution], model: Callable[..., Any], tensors: tuple[Tensor, ...]
+    ) -> Attribution:
+        if explainer_class.reads != "layer" or self._layer is not None or explainer_class.shape == "positions":
+            found: Attribution = explainer_class.for_model(model, self._layer)
+        else:
+            # What cannot find its layer itself.
+            def score(output: Any) -> Tensor:
+                return one_score_each(output, _resolved(main_output(output), self.target), tensors[0].shape[0])
+
+            layer = default_layer(model, tensors, as_arguments(self._additional), score)
+            found = explainer_class.for_model(model, layer.name)
+        return found
+
+    def _told(self, explainer: Any) -> str | None:
+        """The name of the layer that was read; the methods after it read it too."""
+        if explainer.reads != "layer":
+            return None
+        layers = getattr(explainer, "layers", None)
+        if self._layer is None and isinstance(layers, list) and layers:
+            self._layer = layers
+        names = getattr(explainer, "layer_names", None) or [self._layer]
+        return ", ".join(each if isinstance(each, str) else type(each).__name__ for each in names)
 
 
-def _activation_map(
-    cam: ActivationMap, inputs: Inputs, target: Target, additional_forward_args: Any, chosen: dict[str, Any]
-) -> tuple[CamReading, Tensor]:
-    """The reading, for the prediction in it, and the map."""
-    read = cam.read(inputs, target, additional_forward_args)
-    renders = {key: value for key, value in chosen.items() if key not in ("batch_size", "aug_smooth")}
-    if not chosen.get("aug_smooth"):
-        renders["relu"] = renders.pop("relu_attributions", True)
-        return read, cam.render(read, inputs, **renders)
-    target = target(main_output(read.output)) if target is _argmax else target
-    return read, cam.attribute(inputs, target, additional_forward_args, aug_smooth=True, **renders)
+def _parameters(explainer: Any) -> set[str]:
+    import inspect
+
+    found = inspect.signature(explainer.attribute).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in found.values()):
+        return {*found, "target"}
+    return set(found)
 
 
-def _argmax(output: Tensor) -> Tensor:
-    return _resolve(output, None)  # type: ignore[no-any-return]
+def _argmax(output: Any) -> Any:
+    return _resolved(output, None)
 
 
-def _resolve(output: Any, target: Target) -> Target:
+def _resolved(output: Any, target: Target) -> Target:
     """The target, or each example's argmax."""
     if target is not None:
         return target
@@ -139,45 +181,6 @@ def _resolve(output: Any, target: Target) -> Target:
     if output.dim() != 2:
         raise ValueError(f"target: needed for an output of shape {tuple(output.shape)}; only [B, K] has an argmax")
     return output.detach().argmax(1)
-
-
-def _attribute(
-    name: str,
-    model: Callable[..., Any],
-    inputs: Inputs,
-    tensors: tuple[Tensor, ...],
-    output: Tensor,
-    target: Target,
-    additional_forward_args: Any,
-    chosen: dict[str, Any],
-) -> Any:
-    method = find(name)
-    if method.perturbs:
-        score = chosen.pop("score", "softmax")
-        if score not in ("softmax", "output"):
-            raise ValueError(f"score: {score!r} is neither 'softmax' nor 'output'")
-        explained = _Probabilities(model) if score == "softmax" and output.dim() == 2 and output.shape[1] > 1 else model
-    else:
-        explained = model
-    if name == "occlusion" and "sliding_window_shapes" not in chosen:
-        windows = tuple(_window(tensor) for tensor in tensors)
-        chosen["sliding_window_shapes"] = windows if isinstance(inputs, tuple) else windows[0]
-        if "strides" not in chosen:
-            strides = tuple(tuple(-(-width // 2) for width in window) for window in windows)
-            strides = tuple((t.shape[1], *s[1:]) if t.dim() > 2 else s for t, s in zip(tensors, strides, strict=True))
-            chosen["strides"] = strides if isinstance(inputs, tuple) else strides[0]
-    return method.explainer(explained).attribute(  # type: ignore[attr-defined]
-        inputs, target=target, additional_forward_args=additional_forward_args, **keywords(method, chosen)
-    )
-
-
-def _window(tensor: Tensor) -> tuple[int, ...]:
-    """All channels of an image, one eighth of each spatial dimension; one feature of a table."""
-    if tensor.dim() < 2:
-        raise ValueError(f"inputs: shape {tuple(tensor.shape)} has nothing beside the batch to occlude")
-    if tensor.dim() == 2:
-        return (1,)
-    return (tensor.shape[1], *[-(-extent // OCCLUSION_SHARE) for extent in tensor.shape[2:]])
 
 
 class _Probabilities:

@@ -33,6 +33,12 @@ class DeepLiftShap(DeepLift):
     cost = "1 forward, 1 backward of two rows for each example and baseline"
     per_call = "perturbations_per_eval"
 
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        # Compared with nothing at all, and with the batch's other examples.
+        baselines = ((torch.zeros_like(tensor[:1]), tensor) for tensor in inputs)
+        return {"baselines": tuple(torch.cat(each).detach() for each in baselines)}
+
     def __init__(self, model: nn.Module, multiply_by_inputs: bool = True) -> None:
         super().__init__(model, multiply_by_inputs)
 

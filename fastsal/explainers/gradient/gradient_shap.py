@@ -38,6 +38,10 @@ class GradientShap(GradientAttribution):
     cost = "n_samples forward, n_samples backward"
     per_call = "perturbations_per_eval"
 
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {"baselines": tuple(torch.zeros_like(tensor[:1]) for tensor in inputs), "n_samples": 50, "seed": 0}
+
     def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True) -> None:
         super().__init__(forward_func)
         self._multiply_by_inputs = multiply_by_inputs

@@ -15,10 +15,13 @@ from fastsal.explainers.arguments import Inputs, as_arguments, as_result, at_lea
 from fastsal.explainers.base import Attribution, Estimating, attribution, describe
 from fastsal.explainers.call import Anytime, Call
 from fastsal.explainers.gradient._distribution import Draws, distribution_of
+from fastsal.explainers.gradient.saliency import Saliency
 from fastsal.explainers.seeds import generator, seeds_of
 from fastsal.explainers.task import Task
 from fastsal.ops import noise
 
+NOISE = 0.15
+"""Standard deviation of the noise, as a share of each example's range, where nobody says what it is: SmoothGrad's."""
 TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 
@@ -40,6 +43,14 @@ class NoiseTunnel(Estimating, Attribution):
     summary = "another explainer's map averaged over noisy inputs"
     cost = "nt_samples of the explainer's"
     per_call = "nt_samples_batch_size"
+
+    @classmethod
+    def for_model(cls, model: Any, layer: Any = None) -> NoiseTunnel:
+        return cls(Saliency(model))
+
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {"stdevs": tuple(NOISE * spread_of(tensor) for tensor in inputs), "seed": 0}
 
     def __init__(self, attribution_method: Any) -> None:
         if not callable(getattr(attribution_method, "attribute", None)):
@@ -250,6 +261,12 @@ def _parts(attributions: Any) -> tuple[Any, ...]:
     if isinstance(attributions, dict):
         return tuple(attributions.values())
     return attributions if isinstance(attributions, tuple) else (attributions,)
+
+
+def spread_of(tensor: Tensor) -> Tensor:
+    """Maximum minus minimum of each example, [B, 1, ...]."""
+    flat = tensor.detach().reshape(tensor.shape[0], -1)
+    return (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (tensor.dim() - 1))
 
 
 def deviations_of(stdevs: Any, inputs: int) -> tuple[float | Tensor, ...]:

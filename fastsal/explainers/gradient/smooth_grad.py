@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
 from fastsal.explainers.arguments import Given, Inputs
 from fastsal.explainers.base import Estimating, GradientAttribution, attribution, describe
 from fastsal.explainers.call import Call
-from fastsal.explainers.gradient.noise_tunnel import NoiseTunnel
+from fastsal.explainers.gradient.noise_tunnel import NOISE, NoiseTunnel, spread_of
 from fastsal.explainers.gradient.saliency import Saliency
 from fastsal.explainers.scores import Target
 
@@ -45,7 +43,7 @@ class SmoothGrad(Estimating, GradientAttribution):
         additional_forward_args: Any = None,
         *,
         n_samples: int = 50,
-        noise_level: float = 0.15,
+        noise_level: float = NOISE,
         stdevs: Any = None,
         seed: int | None = 0,
         perturbations_per_eval: int | None = None,
@@ -72,7 +70,7 @@ class SmoothGrad(Estimating, GradientAttribution):
             TypeError, ValueError: for arguments outside of the above.
         """
         if stdevs is None:
-            stdevs = tuple(noise_level * _spread(tensor) for tensor in Given(inputs).tensors)
+            stdevs = tuple(noise_level * spread_of(tensor) for tensor in Given(inputs).tensors)
         return describe(
             self._tunnel,
             inputs,
@@ -86,9 +84,3 @@ class SmoothGrad(Estimating, GradientAttribution):
             additional_forward_args=additional_forward_args,
             create_graph=create_graph,
         )
-
-
-def _spread(tensor: Tensor) -> Tensor:
-    """Maximum minus minimum of each example, [B, 1, ...]."""
-    flat = tensor.detach().reshape(tensor.shape[0], -1)
-    return (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (tensor.dim() - 1))

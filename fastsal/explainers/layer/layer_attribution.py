@@ -25,6 +25,7 @@ class LayerAttribution(GradientAttribution):
     """
 
     reads = "layer"
+    shape = "layer"
     display = Display("range", 100.0)
     layer: Any
     several = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -131,3 +132,43 @@ def coalitions(
         rows = torch.where(chosen, tensor, absent_value(baseline, tensor))
         result.append(rows.reshape(present.shape[0] * tensor.shape[0], *tensor.shape[1:]))
     return tuple(result)
+
+
+SEGMENTS = 64
+"""Of an input, where nobody says what its features are: so many parts of equal size, all channels together."""
+
+
+def segments(inputs: tuple[Tensor, ...], most: int = SEGMENTS) -> tuple[Tensor, ...]:
+    """A feature mask for each input [B, C, *spatial]: a grid of at most so many parts of the spatial dimensions.
+
+    The elements of a table [B, features] are features themselves, or runs of them where there are too many. Features
+    of several inputs share the number, and are numbered through all of them.
+    """
+    masks, first = [], 0
+    for tensor in inputs:
+        extents = tuple(tensor.shape[2:]) if tensor.dim() > 2 else tuple(tensor.shape[1:])
+        parts = _parts(extents, max(1, most // len(inputs)))
+        mask = torch.zeros(extents, dtype=torch.int64, device=tensor.device)
+        for axis, (extent, count) in enumerate(zip(extents, parts, strict=True)):
+            place = torch.arange(extent, device=tensor.device) * count // max(extent, 1)
+            mask = mask * count + place.view(-1, *[1] * (len(extents) - axis - 1))
+        shape = (1, 1, *extents) if tensor.dim() > 2 else (1, *extents)
+        masks.append((mask + first).view(shape))
+        first += prod(parts)
+    return tuple(masks)
+
+
+def most_segments(inputs: tuple[Tensor, ...]) -> int:
+    """How many features :func:`segments` makes."""
+    return 1 + max(int(mask.max()) if mask.numel() else 0 for mask in segments(inputs))
+
+
+def _parts(extents: tuple[int, ...], most: int) -> list[int]:
+    """Parts of each dimension, as many for each as fit."""
+    parts = [1] * len(extents)
+    while True:
+        grown = [axis for axis in range(len(parts)) if parts[axis] < extents[axis]]
+        grown = [axis for axis in grown if prod(parts) // parts[axis] * (parts[axis] + 1) <= most]
+        if not grown:
+            return parts
+        parts[min(grown, key=lambda axis: parts[axis])] += 1

@@ -12,7 +12,7 @@ from fastsal.explainers.arguments import Baselines, Inputs, examples_of
 from fastsal.explainers.base import PerturbationAttribution, attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.perturbation.altered import AlteredScores
-from fastsal.explainers.perturbation.features import Features, absent_value, features_of, numbered, spread
+from fastsal.explainers.perturbation.features import Features, absent_value, features_of, numbered, segments, spread
 from fastsal.explainers.perturbation.occlusion._changes import Changes, of_features
 from fastsal.explainers.perturbation.occlusion._incremental import checked_setting, incremental_scores
 from fastsal.explainers.scores import Target
@@ -36,6 +36,10 @@ class FeatureAblation(PerturbationAttribution):
 
     summary = "drop of the score without a feature"
     cost = "1 forward, 1 for each feature"
+
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {"feature_mask": segments(inputs)}
 
     @attribution
     def attribute(

@@ -13,6 +13,7 @@ from fastsal.engine.run import scratch
 from fastsal.explainers.arguments import Inputs, examples_of
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
+from fastsal.explainers.perturbation.features import segments
 from fastsal.explainers.perturbation.occlusion.feature_ablation import FeatureAblation
 from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import as_seed
@@ -53,6 +54,10 @@ class FeaturePermutation(FeatureAblation):
 
     summary = "drop of the score when a feature is exchanged between the examples"
     cost = "1 forward, 1 for each feature"
+
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {"feature_mask": segments(inputs), "seed": 0}
 
     def __init__(
         self, forward_func: Callable[..., Any], perm_func: Callable[[Tensor, Tensor], Tensor] = permute_feature

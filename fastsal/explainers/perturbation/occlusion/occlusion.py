@@ -36,6 +36,19 @@ def _per_input(name: str, value: Any, count: int, given_tuple: bool) -> tuple[An
     return value  # type: ignore[no-any-return]
 
 
+SHARE = 8
+"""A window is one so manieth of each spatial dimension, where nobody says what it is."""
+
+
+def _window(tensor: Tensor) -> tuple[int, ...]:
+    """All channels of an image, a share of each spatial dimension; one feature of a table."""
+    if tensor.dim() < 2:
+        raise ValueError(f"inputs: shape {tuple(tensor.shape)} has nothing beside the batch to occlude")
+    if tensor.dim() == 2:
+        return (1,)
+    return (tensor.shape[1], *[-(-extent // SHARE) for extent in tensor.shape[2:]])
+
+
 class Occlusion(PerturbationAttribution):
     """Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks" (ECCV 2014), section 4.2.
 
@@ -51,6 +64,13 @@ class Occlusion(PerturbationAttribution):
     summary = "drop of the score under a sliding window"
     cost = "1 forward, 1 for each window"
     fixed = exportable = True
+
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        shapes = tuple(_window(tensor) for tensor in inputs)
+        strides = tuple(tuple(-(-width // 2) for width in shape) for shape in shapes)
+        strides = tuple((t.shape[1], *s[1:]) if t.dim() > 2 else s for t, s in zip(inputs, strides, strict=True))
+        return {"sliding_window_shapes": shapes, "strides": strides}
 
     @attribution
     def attribute(

@@ -31,6 +31,7 @@ class RISE(Estimating, PerturbationAttribution):
     summary = "random masks weighted by the score that they leave"
     cost = "n_masks forward"
     fixed = exportable = True
+    shape = "positions"
     display = Display("range", 100.0)
 
     @attribution

@@ -12,6 +12,7 @@ from fastsal.explainers.anytime import relative
 from fastsal.explainers.arguments import Baselines, Inputs, at_least_one
 from fastsal.explainers.base import Estimating, PerturbationAttribution, attribution
 from fastsal.explainers.call import Anytime, Call
+from fastsal.explainers.perturbation.features import segments
 from fastsal.explainers.perturbation.shapley._players import Players, players_of
 from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import generator
@@ -33,6 +34,10 @@ class ShapleyValueSampling(Estimating, PerturbationAttribution):
 
     summary = "features' contributions, averaged over random orders in which they join"
     cost = "n_samples forward for each feature, 1 forward"
+
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {"feature_mask": segments(inputs), "seed": 0}
 
     @attribution
     def attribute(

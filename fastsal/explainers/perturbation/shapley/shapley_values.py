@@ -12,6 +12,7 @@ from torch import Tensor
 from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
+from fastsal.explainers.perturbation.features import segments
 from fastsal.explainers.perturbation.shapley._players import Players, players_of
 from fastsal.explainers.perturbation.shapley.shapley_value_sampling import ShapleyValueSampling
 from fastsal.explainers.scores import Target
@@ -35,6 +36,10 @@ class ShapleyValues(ShapleyValueSampling):
 
     summary = "features' contributions, averaged over all orders in which they can join"
     cost = "2^features forward"
+
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {"feature_mask": segments(inputs, most=9)}
 
     @attribution
     def attribute(  # type: ignore[override]

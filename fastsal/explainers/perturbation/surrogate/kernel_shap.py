@@ -12,7 +12,7 @@ from fastsal.explainers.anytime import GROUPS, relative
 from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import Estimating, PerturbationAttribution, attribution
 from fastsal.explainers.call import Anytime, Call
-from fastsal.explainers.perturbation.features import named_ids, numbered
+from fastsal.explainers.perturbation.features import most_segments, named_ids, numbered, segments
 from fastsal.explainers.perturbation.surrogate._problem import Problem, problem_of
 from fastsal.explainers.perturbation.surrogate.fits import shapley_jackknife, shapley_regression
 from fastsal.explainers.perturbation.surrogate.lime import Lime
@@ -54,6 +54,10 @@ class KernelShap(Estimating, Lime):
 
     summary = "Shapley values by a regression on random coalitions of features"
     cost = "n_samples forward"
+
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {"feature_mask": segments(inputs), "seed": 0, "n_samples": 4 * most_segments(inputs)}
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         # A Lime in name, as Captum's programs count on; it has none of its parts.

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import PerturbationAttribution, attribution
 from fastsal.explainers.call import Call
+from fastsal.explainers.perturbation.features import most_segments, segments
 from fastsal.explainers.perturbation.surrogate._problem import Problem, problem_of
 from fastsal.explainers.perturbation.surrogate.fits import Lasso, fit_surrogate
 from fastsal.explainers.perturbation.surrogate.lime_base import LimeBase, checked_samples, drawn
@@ -44,6 +45,11 @@ class Lime(LimeBase):
 
     summary = "a sparse linear model of the score on which features are present"
     cost = "n_samples forward"
+    nameable = True
+
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {"feature_mask": segments(inputs), "seed": 0, "n_samples": 4 * most_segments(inputs)}
 
     def __init__(
         self,

@@ -125,6 +125,7 @@ class LimeBase(PerturbationAttribution):
 
     summary = "an interpretable model of the score around the input, made of the caller's parts"
     cost = "n_samples forward"
+    nameable = False
 
     @attribution
     def attribute(
