@@ -1,4 +1,4 @@
-"""The explainers by name: all that were registered, ours and others', with what :func:`fastsal.explain` asks of them."""
+"""The explainers by name, ours and others', with what :func:`fastsal.explain` asks of them."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def registered() -> list[type[Attribution]]:
 def methods() -> dict[str, str]:
     """Names of the methods with a line on each.
 
-    A name is the words of the class's name with hyphens between. Other spellings that differ in case, hyphens or
-    underscores alone are taken as well: ``gradcam``, ``GradCAM`` and ``gradcam++``.
+    A name is the words of the class's name with hyphens between. Spellings that differ in case, hyphens or underscores
+    alone are taken as well: ``gradcam``, ``GradCAM`` and ``gradcam++``.
 
     >>> fastsal.methods()["grad-cam"]
     "activations of a layer, weighted by the target's mean gradient"
@@ -74,7 +74,7 @@ def methods() -> dict[str, str]:
 
 
 def family(explainer: type[Attribution]) -> str:
-    """The room that a class is from: gradient, cam, lrp, attention, perturbation or layer; empty for others' classes."""
+    """The room that a class is from: gradient, cam, lrp, attention, perturbation or layer; empty for others'."""
     found = re.match(r"fastsal\.explainers\.(\w+)\.", explainer.__module__)
     return found[1] if found else ""
 

@@ -283,7 +283,16 @@ class Task:
 
     # Descriptions
 
-    def plan(self, total: int, *, cost: int = 1, rows: int = 1, repeats: bool = False, alone: bool = False) -> Plan:
+    def plan(
+        self,
+        total: int,
+        *,
+        cost: int = 1,
+        rows: int = 1,
+        repeats: bool = False,
+        alone: bool = False,
+        by_row: bool = False,
+    ) -> Plan:
         """Chunk sizes for a sweep of ``total`` items.
 
         Where an extra tensor has as many entries as there are examples, only the caller knows whether to repeat it:
@@ -295,13 +304,14 @@ class Task:
             rows: of an item, for each example.
             repeats: such an extra tensor is one per example, by the method's contract.
             alone: one item at a time, unless told how many.
+            by_row: an item is a row, with its own part of the extra tensors.
         """
         examples_of(self.inputs)
         given = self.per_call
-        if given is None and (alone or (not repeats and could_be_per_example(self._extra, self.examples))):
+        if given is None and (alone or (not (repeats or by_row) and could_be_per_example(self._extra, self.examples))):
             given = 1
         row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in self.inputs)
-        return Plan(total, rows * self.examples, cost * row_bytes, self.device, given, self.model)
+        return Plan(total, 1 if by_row else rows * self.examples, cost * row_bytes, self.device, given, self.model)
 
     def swept(
         self,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import Plan
-from fastsal.explainers.arguments import at_least_one
+from fastsal.explainers.arguments import Inputs, at_least_one, examples_of
 from fastsal.explainers.scores import Target
+from fastsal.explainers.task import Task
 
 
 def interleave(value: Any, count: int, examples: int) -> Any:
@@ -52,25 +53,36 @@ def interleave_target(target: Target, count: int, examples: int) -> Target:
     return target
 
 
-def plan_of(inputs: tuple[Tensor, ...], n_perturb_samples: int, max_examples_per_batch: int | None) -> Plan:
-    """Samples per chunk; Captum's limit counts rows, of which a sample has one per example.
+def task_of(
+    forward_func: Callable[..., Any],
+    inputs: Inputs,
+    target: Target,
+    additional_forward_args: Any,
+    n_perturb_samples: int,
+    max_examples_per_batch: int | None,
+) -> Task:
+    """A task whose copies are samples; Captum's limit counts rows, of which a sample has one per example.
 
     Raises:
         ValueError: for no samples, or a limit below 1.
     """
     at_least_one("n_perturb_samples", n_perturb_samples)
-    examples, size = inputs[0].shape[0], None
-    if max_examples_per_batch is not None:
-        at_least_one("max_examples_per_batch", max_examples_per_batch)
-        if max_examples_per_batch < examples:
-            warnings.warn(
-                f"max_examples_per_batch: {max_examples_per_batch} is below the {examples} examples, which are run "
-                "together",
-                stacklevel=3,
-            )
-        size = max(max_examples_per_batch // examples, 1)
-    row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in inputs)
-    return Plan(n_perturb_samples, examples, row_bytes, inputs[0].device, size)
+    task = Task(
+        forward_func,
+        inputs,
+        target,
+        additional_forward_args,
+        rows_per_call=max_examples_per_batch,
+        named="max_examples_per_batch",
+    )
+    if max_examples_per_batch is not None and max_examples_per_batch < task.examples:
+        warnings.warn(
+            f"max_examples_per_batch: {max_examples_per_batch} is below the {task.examples} examples, which are run "
+            "together",
+            stacklevel=3,
+        )
+    examples_of(task.inputs)
+    return task
 
 
 def widest(*dtypes: torch.dtype) -> torch.dtype:

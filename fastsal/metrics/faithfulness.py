@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import Plan, evaluation, run, scratch
-from fastsal.explainers._old import sweep
-from fastsal.explainers.arguments import Baselines, as_arguments, as_baselines, at_least_one
+from fastsal.engine.run import run, scratch
+from fastsal.explainers.arguments import Baselines, as_baselines, at_least_one
 from fastsal.explainers.outputs import main_output
-from fastsal.explainers.scores import Target, resolved
+from fastsal.explainers.scores import Target
+from fastsal.explainers.task import Task
 from fastsal.metrics._blur import blurred
 from fastsal.ops import ranks
 
@@ -69,8 +69,8 @@ def deletion(
     Raises:
         TypeError, ValueError: for arguments outside of the above, or attributions that are not finite.
     """
-    task = _Task(forward_func, inputs, baselines, target, step, additional_forward_args, softmax, show_progress)
-    return task.curves(attributions, task.inputs, task.baseline, "Deletion")
+    way = _Way(forward_func, inputs, baselines, target, step, additional_forward_args, softmax, show_progress)
+    return way.curves(attributions, way.inputs, way.baseline, "Deletion")
 
 
 def insertion(
@@ -90,11 +90,11 @@ def insertion(
     Arguments, result and errors are those of :func:`deletion`. It begins with ``baselines``, by default the inputs
     blurred as in the authors' code.
     """
-    task = _Task(forward_func, inputs, baselines, target, step, additional_forward_args, softmax, show_progress)
-    return task.curves(attributions, task.baseline, task.inputs, "Insertion")
+    way = _Way(forward_func, inputs, baselines, target, step, additional_forward_args, softmax, show_progress)
+    return way.curves(attributions, way.baseline, way.inputs, "Insertion")
 
 
-class _Task:
+class _Way:
     """The scores of examples on the way between their inputs and baselines."""
 
     def __init__(
@@ -122,8 +122,8 @@ class _Task:
             (given,) = as_baselines(baselines, (self.inputs,))
             value = given if isinstance(given, Tensor) else torch.full((), given, device=inputs.device)
             self.baseline = value.to(self.inputs).expand_as(self.inputs).contiguous()
-        self._forward_func, self._additional, self._target = forward_func, as_arguments(additional), target
-        self._softmax, self._show_progress = softmax, show_progress
+        self._task = Task(forward_func, self.inputs, target, additional, show_progress=show_progress)
+        self._softmax, self._given = softmax, target
         elements = self.inputs[0, 0].numel()
         self._step = max(1, elements // STEPS) if step is None else at_least_one("step", step)
         self._elements = elements
@@ -140,11 +140,11 @@ class _Task:
         counts = torch.cat([counts, counts.new_tensor([self._elements])])
         length = len(counts)
         pairs = len(rankings) * examples
-        with evaluation(self._forward_func), torch.no_grad():
+        with self._task.context():
             classes = self._classes()
             found = torch.empty(pairs * length, dtype=torch.float64, device=device)
 
-            def step(first: int, last: int) -> Callable[[], None]:
+            def work(first: int, last: int) -> Tensor:
                 rows = []
                 for pair in range(first // length, -(-last // length)):
                     part = counts[max(first - pair * length, 0) : last - pair * length]
@@ -152,16 +152,14 @@ class _Task:
                     ranking = rankings[pair // examples][example]
                     rows.append(ranks.batch(start[example], end[example], ranking, part))
                 places = torch.arange(first, last, device=device) // length % examples
-                scores = self._scores(torch.cat(rows) if len(rows) > 1 else rows[0], places, classes)
+                return self._scores(torch.cat(rows) if len(rows) > 1 else rows[0], places, classes)
 
-                def commit() -> None:
-                    found[first:last] = scores
+            def keep(first: int, last: int, scores: Tensor) -> None:
+                found[first:last] = scores
 
-                return commit
-
-            row_bytes = self.inputs[:1].numel() * self.inputs.element_size()
-            plan = Plan(len(found), 1, row_bytes, device, None, self._forward_func)
-            sweep(len(found), step, plan, show_progress=self._show_progress, description=description)
+            self._task.name = description
+            plan = self._task.plan(len(found), by_row=True)
+            self._task.swept(len(found), work, keep, plan=plan).run()
         scores = found.view(len(rankings), examples, length)
         fractions = counts.to(torch.float64) / self._elements
         results = {
@@ -188,12 +186,13 @@ class _Task:
 
     def _classes(self) -> Tensor:
         """The class of each example, [B]."""
-        output = main_output(run(self._forward_func, (scratch(self.inputs),), tuple(map(scratch, self._additional))))
+        self._task.note(self._task.run(1, {}))
+        output = main_output(self._task.output)
         examples = self.inputs.shape[0]
         if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != examples:
             given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"forward_func: its output {given} is not [{examples}, K], a score for each class")
-        target = output.argmax(1) if self._target is None else resolved(self._target, output)
+        target = output.argmax(1) if self._given is None else self._task.target
         classes = torch.as_tensor(target, device=output.device).reshape(-1)
         if classes.is_floating_point() or classes.dtype == torch.bool or classes.numel() not in (1, examples):
             raise ValueError(f"target: {target!r} is not a class for all examples or one for each of {examples}")
@@ -208,9 +207,9 @@ class _Task:
             value.index_select(0, places.to(value.device))
             if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == examples
             else scratch(value)
-            for value in self._additional
+            for value in self._task.additional
         )
-        output = main_output(run(self._forward_func, (rows,), additional)).to(torch.float64)
+        output = main_output(run(self._task.forward_func, (rows,), additional)).to(torch.float64)
         chances = output.softmax(1) if self._softmax else output
         chosen: Tensor = chances.gather(1, classes[places.to(classes.device)][:, None])[:, 0].to(rows.device)
         return chosen

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import evaluation, run, scratch
-from fastsal.explainers._old import sweep
-from fastsal.explainers.arguments import Baselines, Inputs, as_arguments, as_baselines, as_inputs, examples_of
+from fastsal.engine.run import run, scratch
+from fastsal.explainers.arguments import Baselines, Inputs, as_baselines, as_inputs
 from fastsal.explainers.scores import Target, one_score_each
-from fastsal.metrics._samples import interleave, interleave_like, interleave_target, plan_of, widest
+from fastsal.metrics._samples import interleave, interleave_like, interleave_target, task_of, widest
 
 PerturbFunc = Callable[..., Any]
 
@@ -79,31 +78,29 @@ def infidelity(
     Raises:
         TypeError, ValueError: for arguments outside of the above, or shapes from perturb_func that do not fit.
     """
-    tensors, _ = as_inputs(inputs)
+    task = task_of(forward_func, inputs, target, additional_forward_args, n_perturb_samples, max_examples_per_batch)
+    examples, plain = task.examples, task.inputs
     maps, _ = as_inputs(attributions, "attributions")
-    if [part.shape for part in maps] != [tensor.shape for tensor in tensors]:
-        raise ValueError(f"attributions: shapes {_shapes(maps)} are not those of the inputs, {_shapes(tensors)}")
-    examples, additional = examples_of(tensors), as_arguments(additional_forward_args)
-    starts = None if baselines is None else as_baselines(baselines, tensors)
-    plan = plan_of(tensors, n_perturb_samples, max_examples_per_batch)
+    if [part.shape for part in maps] != [tensor.shape for tensor in plain]:
+        raise ValueError(f"attributions: shapes {_shapes(maps)} are not those of the inputs, {_shapes(plain)}")
+    starts = None if baselines is None else as_baselines(baselines, plain)
     interleave_target(target, 1, examples)  # refuses a function before the first pass
-    plain = tuple(scratch(tensor) if tensor.is_inference() else tensor.detach() for tensor in tensors)
     sums: list[Tensor] = []
 
     def scores_of(rows: tuple[Tensor, ...], count: int) -> Tensor:
-        extra = tuple(interleave(scratch(value), count, examples) for value in additional)
-        output = run(forward_func, rows, extra)
+        extra = tuple(interleave(scratch(value), count, examples) for value in task.additional)
+        output = run(task.forward_func, rows, extra)
         scores = one_score_each(output, interleave_target(target, count, examples), examples * count)
         if scores.numel() != examples * count:
             raise ValueError("forward_func: it returns one score per call; infidelity needs one per example")
         return scores.detach().reshape(examples, count)
 
-    with evaluation(forward_func), torch.no_grad():
+    with task.context():
         clean = scores_of(tuple(map(scratch, plain)), 1)
         dtype = widest(clean.dtype, *(part.dtype for part in maps))
         precise = torch.float32 if clean.device.type == "mps" else torch.float64
 
-        def step(start: int, stop: int) -> Callable[[], None]:
+        def work(start: int, stop: int) -> list[Tensor]:
             count = stop - start
             rows = tuple(tensor.repeat_interleave(count, 0) for tensor in plain)
             begin = None if starts is None else interleave_like(starts, plain, count)
@@ -117,14 +114,13 @@ def infidelity(
                 terms = [told.square().sum(1), (told * change).sum(1), change.square().sum(1)]
             else:
                 terms = [(told - change).square().sum(1)]
-            added = [a + b for a, b in zip(sums, terms, strict=True)] if sums else terms
+            return [a + b for a, b in zip(sums, terms, strict=True)] if sums else terms
 
-            def commit() -> None:
-                sums[:] = added
+        def keep(start: int, stop: int, added: list[Tensor]) -> None:
+            sums[:] = added
 
-            return commit
-
-        sweep(n_perturb_samples, step, plan)
+        plan = task.plan(n_perturb_samples, repeats=True)
+        task.swept(n_perturb_samples, work, keep, plan=plan).run()
         if normalize:
             told, both, change = sums
             # The least over the factor of (factor^2 told - 2 factor both + change), which rounding may take below 0.

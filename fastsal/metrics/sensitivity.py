@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import scratch
-from fastsal.explainers._old import sweep
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, examples_of
+from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
 from fastsal.explainers.seeds import as_seed
-from fastsal.metrics._samples import interleave, interleave_like, interleave_target, plan_of, widest
+from fastsal.metrics._samples import interleave, interleave_like, interleave_target, task_of, widest
 
 
 def default_perturb_func(
@@ -84,21 +82,19 @@ def sensitivity_max(
     Raises:
         TypeError, ValueError: for arguments outside of the above, or explanations of differing shapes.
     """
-    tensors, _ = as_inputs(inputs)
-    examples = examples_of(tensors)
     order = _order(norm_ord)
-    plan = plan_of(tensors, n_perturb_samples, max_examples_per_batch)
+    task = task_of(explanation_func, inputs, None, None, n_perturb_samples, max_examples_per_batch)
+    examples, plain = task.examples, task.inputs
     takes_radius = len(inspect.signature(perturb_func).parameters) > 1
     noise_seed = as_seed(seed)
     most: Tensor | None = None
 
     with torch.inference_mode(False), torch.no_grad():
-        plain = tuple(scratch(tensor) if tensor.is_inference() else tensor.detach() for tensor in tensors)
         clean = _vectors(explanation_func(plain, **kwargs), examples, 1)
         size = torch.linalg.vector_norm(clean, order, 2)
         size = size.where(size != 0, 1)
 
-        def step(start: int, stop: int) -> Callable[[], None]:
+        def work(start: int, stop: int) -> Tensor:
             count = stop - start
             if perturb_func is default_perturb_func:
                 altered: Any = _noisy(plain, perturb_radius, noise_seed, start, stop)
@@ -113,15 +109,14 @@ def sensitivity_max(
                 )
             change = torch.linalg.vector_norm(found - clean, order, 2) / size
             greatest = change.amax(1)
-            greatest = greatest if most is None else torch.maximum(most, greatest)
+            return greatest if most is None else torch.maximum(most, greatest)
 
-            def commit() -> None:
-                nonlocal most
-                most = greatest
+        def keep(start: int, stop: int, greatest: Tensor) -> None:
+            nonlocal most
+            most = greatest
 
-            return commit
-
-        sweep(n_perturb_samples, step, plan)
+        plan = task.plan(n_perturb_samples, repeats=True)
+        task.swept(n_perturb_samples, work, keep, plan=plan).run()
     assert most is not None
     return most
 
