@@ -1,6 +1,5 @@
 """The explainers: gradient-based, activation-based and perturbation-based."""
 
-from fastsal.explainers import targets
 from fastsal.explainers.anytime import Estimate
 from fastsal.explainers.attention.le_grad import LeGrad
 from fastsal.explainers.base import Attribution, GradientAttribution, PerturbationAttribution
@@ -106,5 +105,4 @@ __all__ = [
     "cams",
     "methods",
     "options",
-    "targets",
 ]

@@ -37,9 +37,9 @@ class LRP(GradientAttribution):
 
     The model runs as it is, whatever its form: modules used once or many times, functions, ``a + b``, concatenation.
     Each function has its rule: linear layers, convolutions, products with constants, sums, pooling, resizing and batch
-    normalisation share relevance by one of :mod:`fastsal.explainers.lrp.rules`, elementwise activations
-    pass it on, and what copies values (reshaping, indexing, concatenation) routes it. What has no rule (softmax, layer
-    normalisation, attention, a product of two activations) is refused with its name until it is given one.
+    normalisation share relevance by one of the rules of :mod:`fastsal.lrp`, elementwise activations pass it on, and
+    what copies values (reshaping, indexing, concatenation) routes it. What has no rule (softmax, layer normalisation,
+    attention, a product of two activations) is refused with its name until it is given one.
 
     Costs one forward and one backward pass. A layer under the epsilon rule adds its products with the input; each
     other rule runs its layer again, forward and backward, once per term of its equation: once for gamma and flat,
