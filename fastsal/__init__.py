@@ -2,69 +2,31 @@
 
 >>> import fastsal
 >>> explanation = fastsal.explain(model, images, method=["gradcam", "rise"])
+
+Names are resolved at their first use (PEP 562), so that importing this package imports no torch.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fastsal._version import __version__
-from fastsal.deploy import Package, export, load
-from fastsal.engine.prepare import Prepared, prepare
-from fastsal.engine.reading import layers
-from fastsal.explainers import (
-    CAM,
-    FEM,
-    ISCAM,
-    KPCACAM,
-    LRP,
-    RISE,
-    SSCAM,
-    AblationCAM,
-    Attribution,
-    Deconvolution,
-    DeepLift,
-    DeepLiftShap,
-    EigenCAM,
-    EigenGradCAM,
-    Estimate,
-    FeatureAblation,
-    FeaturePermutation,
-    FinerCAM,
-    FullGrad,
-    GradCAM,
-    GradCAMElementWise,
-    GradCAMPlusPlus,
-    GradientAttribution,
-    GradientShap,
-    GuidedBackprop,
-    GuidedGradCam,
-    HiResCAM,
-    InputXGradient,
-    IntegratedGradients,
-    KernelShap,
-    LayerActivation,
-    LayerAttribution,
-    LayerCAM,
-    LayerGradCam,
-    LayerGradientXActivation,
-    LayerIntegratedGradients,
-    LeGrad,
-    Lime,
-    LimeBase,
-    NoiseTunnel,
-    Occlusion,
-    PerturbationAttribution,
-    RandomCAM,
-    RefineCAM,
-    Saliency,
-    ScoreCAM,
-    ShapleyCAM,
-    ShapleyValues,
-    ShapleyValueSampling,
-    SmoothGrad,
-    SmoothGradCAMPlusPlus,
-    XGradCAM,
-    methods,
-    targets,
-)
-from fastsal.explanation import Compiled, Explained, Explanation, compile, explain
+
+if TYPE_CHECKING:
+    from fastsal import compat as compat
+    from fastsal import deploy as deploy
+    from fastsal import explainers as explainers
+    from fastsal import explanation as explanation
+    from fastsal import lrp as lrp
+    from fastsal import metrics as metrics
+    from fastsal import models as models
+    from fastsal import ops as ops
+    from fastsal import targets as targets
+    from fastsal import viz as viz
+    from fastsal.deploy import *
+    from fastsal.engine.prepare import *
+    from fastsal.engine.reading import *
+    from fastsal.explainers import *
+    from fastsal.explanation import *
 
 __all__ = [
     "CAM",
@@ -134,3 +96,38 @@ __all__ = [
     "prepare",
     "targets",
 ]
+
+_HOMES = ("explainers", "explanation", "engine.prepare", "engine.reading", "deploy")
+"""Where the names of ``__all__`` are, by whose own ``__all__``."""
+_ROOMS = (
+    "compat",
+    "deploy",
+    "engine",
+    "explainers",
+    "explanation",
+    "lrp",
+    "metrics",
+    "models",
+    "ops",
+    "targets",
+    "viz",
+)
+"""What is imported when it is first asked for as an attribute."""
+
+
+if not TYPE_CHECKING:  # a type checker knows the names, and what is none of them
+
+    def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name in __all__:
+            for home in _HOMES:
+                module = importlib.import_module(f"{__name__}.{home}")
+                if name in module.__all__:
+                    globals()[name] = value = getattr(module, name)
+                    return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

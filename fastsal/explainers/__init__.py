@@ -3,7 +3,6 @@
 A line here makes a class known everywhere: to :func:`fastsal.explain`, ``fastsal.methods()`` and the command line.
 """
 
-from fastsal.explainers import targets as targets
 from fastsal.explainers.anytime import Estimate as Estimate
 from fastsal.explainers.attention.le_grad import LeGrad as LeGrad
 from fastsal.explainers.base import Attribution as Attribution
