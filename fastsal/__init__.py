@@ -9,7 +9,7 @@ Names are resolved at their first use (PEP 562), so that importing this package 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastsal._version import __version__
+from fastsal._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fastsal import compat as compat
@@ -28,77 +28,14 @@ if TYPE_CHECKING:
     from fastsal.explainers import *
     from fastsal.explanation import *
 
-__all__ = [
-    "CAM",
-    "FEM",
-    "ISCAM",
-    "KPCACAM",
-    "LRP",
-    "RISE",
-    "SSCAM",
-    "AblationCAM",
-    "Attribution",
-    "Compiled",
-    "Deconvolution",
-    "DeepLift",
-    "DeepLiftShap",
-    "EigenCAM",
-    "EigenGradCAM",
-    "Estimate",
-    "Explained",
-    "Explanation",
-    "FeatureAblation",
-    "FeaturePermutation",
-    "FinerCAM",
-    "FullGrad",
-    "GradCAM",
-    "GradCAMElementWise",
-    "GradCAMPlusPlus",
-    "GradientAttribution",
-    "GradientShap",
-    "GuidedBackprop",
-    "GuidedGradCam",
-    "HiResCAM",
-    "InputXGradient",
-    "IntegratedGradients",
-    "KernelShap",
-    "LayerActivation",
-    "LayerAttribution",
-    "LayerCAM",
-    "LayerGradCam",
-    "LayerGradientXActivation",
-    "LayerIntegratedGradients",
-    "LeGrad",
-    "Lime",
-    "LimeBase",
-    "NoiseTunnel",
-    "Occlusion",
-    "Package",
-    "PerturbationAttribution",
-    "Prepared",
-    "RandomCAM",
-    "RefineCAM",
-    "Saliency",
-    "ScoreCAM",
-    "ShapleyCAM",
-    "ShapleyValueSampling",
-    "ShapleyValues",
-    "SmoothGrad",
-    "SmoothGradCAMPlusPlus",
-    "XGradCAM",
-    "__version__",
-    "compile",
-    "explain",
-    "export",
-    "layers",
-    "load",
-    "methods",
-    "prepare",
-    "targets",
-]
-
-_HOMES = ("explainers", "explanation", "engine.prepare", "engine.reading", "deploy")
-"""Where the names of ``__all__`` are, by whose own ``__all__``."""
+_HOMES: dict[str, tuple[str, ...] | None] = {
+    "explainers": None,
+    "explanation": None,
+    "engine.prepare": ("Prepared", "prepare"),
+    "engine.reading": ("layers",),
+    "deploy": ("Package", "export", "load"),
+}
+"""Rooms whose names are the package's own: these, or all that they list."""
 _ROOMS = (
     "compat",
     "deploy",
@@ -120,14 +57,23 @@ if not TYPE_CHECKING:  # a type checker knows the names, and what is none of the
     def __getattr__(name: str) -> Any:
         if name in _ROOMS:
             return importlib.import_module(f"{__name__}.{name}")
-        if name in __all__:
-            for home in _HOMES:
-                module = importlib.import_module(f"{__name__}.{home}")
-                if name in module.__all__:
-                    globals()[name] = value = getattr(module, name)
-                    return value
+        if name == "__all__":
+            return _names()
+        for home in () if name.startswith("_") else _HOMES:
+            module = importlib.import_module(f"{__name__}.{home}")
+            if name in (_HOMES[home] or module.__all__):
+                globals()[name] = value = getattr(module, name)
+                return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _names() -> list[str]:
+    """``__all__``, made when it is asked for: an explainer is listed in one place, the explainers' room."""
+    found = {"__version__", "targets"}
+    for home, names in _HOMES.items():
+        found.update(names or importlib.import_module(f"{__name__}.{home}").__all__)
+    return sorted(found)
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+    return sorted({*globals(), *_names(), *_ROOMS})

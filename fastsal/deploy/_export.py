@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fastsal.deploy import _onnx
 from fastsal.deploy._metadata import FLOATS, Metadata
-from fastsal.explainers import Attribution, registered
+from fastsal.explainers import Attribution
 from fastsal.explainers.arguments import at_least_one
-from fastsal.explanation import check_fixed, explained
+from fastsal.explainers.registry import registered
+from fastsal.explanation.compiled import check_fixed, explained
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -46,7 +47,7 @@ def export(
     A model in training mode is exported in evaluation mode, with the weights that it has.
 
     Args:
-        explainer: one that is ``exportable`` (gradients, Integrated Gradients, SmoothGrad, Occlusion, RISE, and the class
+        explainer: one that is ``exportable`` (gradients, Integrated Gradients, SmoothGrad, Occlusion, RISE, and class
             activation maps that need no eigenvectors and no further passes), of a model of one input with outputs
             [B, K].
         example_inputs: a batch [B, ...] on the device and in the dtype that the package is for.

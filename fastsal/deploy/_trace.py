@@ -18,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from fastsal.engine.run import chunks_of, without_waiting
 from fastsal.explainers import Attribution
-from fastsal.explanation import explained
+from fastsal.explanation.compiled import explained
 from fastsal.ops import decompositions
 
 TRACED_BATCHES = (5, 7, 11, 13)

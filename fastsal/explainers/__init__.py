@@ -59,16 +59,13 @@ from fastsal.explainers.perturbation.shapley.shapley_values import ShapleyValues
 from fastsal.explainers.perturbation.surrogate.kernel_shap import KernelShap as KernelShap
 from fastsal.explainers.perturbation.surrogate.lime import Lime as Lime
 from fastsal.explainers.perturbation.surrogate.lime_base import LimeBase as LimeBase
-from fastsal.explainers.registry import family as family
-from fastsal.explainers.registry import find as find
-from fastsal.explainers.registry import keywords as keywords
 from fastsal.explainers.registry import methods as methods
-from fastsal.explainers.registry import options as options
 from fastsal.explainers.registry import register as register
-from fastsal.explainers.registry import registered as registered
 from fastsal.explainers.task import Task as Task
 
 for _found in list(vars().values()):
     # Bases have no summary; LimeBase is made of the caller's parts, so that no name alone can make one.
     if isinstance(_found, type) and issubclass(_found, Attribution) and _found.summary and _found.nameable:
         register(_found)
+
+__all__ = sorted(name for name, value in vars().items() if not name.startswith("_") and callable(value))

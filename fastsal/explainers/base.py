@@ -148,8 +148,8 @@ class Attribution:
         nameable: whether a model is all that it needs, so that its name can stand for it.
         fixed: whether its passes are the same in every call, so that it can be compiled.
         exportable: whether prediction and map can be one graph.
-        shape: what a map has values for: each element of the ``"input"``, its ``"positions"`` (all channels together), or
-            the ``"layer"``.
+        shape: what a map has values for: each element of the ``"input"``, its ``"positions"`` (all channels together),
+            or the ``"layer"``.
         display: how its maps are shown.
         forward_func: as given.
         state: what it keeps from call to call.

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from fastsal.engine.prepare import Prepared, Step, Watch, difference, unprepared
 from fastsal.engine.run import Graph, evaluation, observed, owners, run, scratch, without_waiting
-from fastsal.explainers import Attribution, describe, registered
+from fastsal.explainers import Attribution, describe
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, examples_of
 from fastsal.explainers.base import Report
 from fastsal.explainers.outputs import main_output
+from fastsal.explainers.registry import registered
 from fastsal.explainers.scores import Target
 
 NOT_FIXED = {
