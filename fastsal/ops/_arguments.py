@@ -28,6 +28,19 @@ def per_dimension(name: str, value: int | Sequence[int], dimensions: int) -> lis
     return result
 
 
+def sizes_of(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """A shape as a tuple of ints, symbolic ones of a traced tensor included.
+
+    Raises:
+        TypeError: for what is not a sequence of ints.
+    """
+    sizes = tuple(value)
+    for size in sizes:
+        if not isinstance(size, (int, torch.SymInt)):
+            raise TypeError(f"{name}: {sizes} is not a sequence of ints")
+    return sizes
+
+
 def spatial(name: str, tensor: Tensor) -> list[int]:
     """Spatial sizes of a [B, C, *spatial] tensor with one to three spatial dimensions.
 

@@ -111,6 +111,29 @@ def map(
     )
 
 
+def finish(maps: Tensor, size: Sequence[int] | None = None, *, relu: bool = True, normalize: bool = True) -> Tensor:
+    """What :func:`map` does to the weighted sum: ReLU, resize and min-max, for maps that are summed already.
+
+    Args:
+        maps: [N, *layer], one to three spatial dimensions, floating point.
+        size, relu, normalize: as in :func:`map`.
+
+    Returns:
+        [N, *size] in the maps' dtype.
+
+    Raises:
+        TypeError, ValueError: for arguments outside of the above.
+    """
+    if not 2 <= maps.dim() <= 4 or not maps.is_floating_point() or maps.numel() == 0:
+        given = f"{maps.dtype} of shape {tuple(maps.shape)}"
+        raise ValueError(f"maps: {given} is not floating point of shape [N, *spatial] with 1 to 3 spatial dimensions")
+    layer = maps.shape[1:]
+    extents = list(layer) if size is None else per_dimension("size", size, len(layer))
+    # One channel, of weight 1: the kernel and the derivatives are those of map.
+    summed = maps[:, None]
+    return _map(summed, maps.new_ones(()).expand_as(summed), extents, relu, normalize)
+
+
 def overlay(activations: Tensor, gradients: Tensor, image: Tensor, colormap: Tensor, *, alpha: float = 0.5) -> Tensor:
     """The normalised Grad-CAM map, coloured and blended over an image, without a map in between.
 
