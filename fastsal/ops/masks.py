@@ -147,9 +147,8 @@ class Masks:
         sizes = sizes_of("size", size)
         if not 1 <= len(sizes) <= 3:
             raise ValueError(f"size: {sizes} does not have 1 to 3 entries")
-        for extent in sizes:
-            if extent < 1:
-                raise ValueError(f"size: {sizes} has an entry below 1")
+        if min(sizes) < 1:
+            raise ValueError(f"size: {sizes} has an entry below 1")
         grid = tuple(cells(sizes, grid_size))
         if not 0.0 <= probability <= 1.0:
             raise ValueError(f"probability: {probability} is not in [0, 1]")
@@ -195,8 +194,9 @@ class Masks:
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        if input.shape[2:] != self.size or input.dim() != len(self.size) + 2:
-            raise ValueError(f"input: shape {tuple(input.shape)} is not [B, C, {', '.join(map(str, self.size))}]")
+        shape = tuple(input.shape)  # a slice of a tuple costs a tenth of one of a torch.Size
+        if shape[2:] != self.size or len(shape) < 2:
+            raise ValueError(f"input: shape {shape} is not [B, C, {', '.join(map(str, self.size))}]")
         if not input.is_floating_point():
             raise TypeError(f"input: dtype {input.dtype} is not floating point, and masks are fractions")
         index_range(start, stop)

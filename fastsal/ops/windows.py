@@ -122,8 +122,9 @@ class Windows:
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        if input.shape[1:] != self.shape:
-            raise ValueError(f"input: shape {tuple(input.shape)} is not [B, {', '.join(map(str, self.shape))}]")
+        shape = tuple(input.shape)  # a slice of a tuple costs a tenth of one of a torch.Size
+        if shape[1:] != self.shape:
+            raise ValueError(f"input: shape {shape} is not [B, {', '.join(map(str, self.shape))}]")
         index_range(start, stop, self.total)
         tensor, fill = split_baseline(input, baseline)
         return _batch(input, tensor, fill, start, stop, self.window, self.stride)
@@ -197,7 +198,7 @@ def batch(
     baseline: float | Tensor = 0.0,
 ) -> Tensor:
     """:meth:`Windows.batch`, of the windows of the input's shape."""
-    return Windows(input.shape[1:], window, stride).batch(input, start, stop, baseline)
+    return Windows(tuple(input.shape)[1:], window, stride).batch(input, start, stop, baseline)
 
 
 def fold(

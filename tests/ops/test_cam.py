@@ -142,6 +142,29 @@ def test_kernel_normalises_by_the_extremes_of_the_resized_map(selected: str) -> 
 
 
 @pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
+@pytest.mark.parametrize(("relu", "normalize"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("size", [None, (23, 16)], ids=["own size", "resized"])
+def test_kernel_finish_is_map_of_one_channel_of_weight_1(
+    selected: str, relu: bool, normalize: bool, size: tuple[int, int] | None
+) -> None:
+    maps = pair(3, 1, 7, 5)[0][:, 0].to(KERNEL_DEVICE, torch.float32)
+    maps[1, 2, 3] = float("nan")
+    ones = torch.ones_like(maps)[:, None]
+    with backend(selected):
+        got = cam.finish(maps, size, relu=relu, normalize=normalize)
+        expected = cam.map(maps[:, None], ones, size, relu=relu, normalize=normalize)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_finish_has_the_derivatives_of_map() -> None:
+    maps = pair(2, 1, 3, 4)[0][:, 0].requires_grad_()
+    assert torch.autograd.gradcheck(lambda each: cam.finish(each, (5, 6), relu=False), (maps,), check_forward_ad=True)
+    stacked = torch.stack([maps.detach(), maps.detach().flip(0)])
+    expected = torch.stack([cam.finish(each, (5, 6)) for each in stacked])
+    assert torch.equal(torch.func.vmap(lambda each: cam.finish(each, (5, 6)))(stacked), expected)
+
+
+@pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
 def test_kernel_constant_map_is_zero(selected: str) -> None:
     ones = torch.ones(1, 4, 3, 3, device=KERNEL_DEVICE)
     with backend(selected):
@@ -203,6 +226,8 @@ def test_overlay_has_no_derivative_and_maps() -> None:
         (lambda a: cam.map(a, a.double()), "gradients: torch.float64"),
         (lambda a: cam.map(a, a, (3,)), r"size: \(3,\) has 1 entries, 2 are needed"),
         (lambda a: cam.map(a.long(), a.long()), "activations: dtype torch.int64"),
+        (lambda a: cam.finish(a[:, 0, 0, 0]), r"maps: torch.float32 of shape \(2,\) is not floating point of shape"),
+        (lambda a: cam.finish(a.long()), "maps: torch.int64"),
         (lambda a: cam.overlay(a, a, torch.zeros(2, 8, 8, 3), torch.zeros(256, 3).byte()), "image: torch.float32"),
         (
             lambda a: cam.overlay(a, a, torch.zeros(2, 8, 8, 3).byte(), torch.zeros(10, 3).byte()),
