@@ -320,7 +320,7 @@ def _fused(maps: list[Tensor], fuse: str, normalize: bool) -> Tensor:
     fused = stacked.mean(0) if fuse == "mean" else stacked.amax(0) if fuse == "max" else stacked.prod(0)
     if not normalize:
         return fused
-    return cam.map(fused[:, None], torch.ones_like(fused)[:, None], relu=False, normalize=True)
+    return cam.finish(fused, relu=False)
 
 
 def _any_score(output: Any) -> Tensor:

@@ -109,8 +109,7 @@ class ScoreCAM(SweptMap):
 
     def _mask(self, channel: Tensor, size: list[int]) -> Tensor:
         """Masks [B, *size] in [0, 1] of one channel [B, 1, *layer]."""
-        ones = torch.ones((), dtype=channel.dtype, device=channel.device).expand_as(channel)
-        return cam.map(channel, ones, size, relu=False)
+        return cam.finish(channel[:, 0], size, relu=False)
 
     def _masked(self, x: Tensor, mask: Tensor, channel: int, first: int, last: int) -> Tensor:
         """Masked inputs [(last - first) * B, ...], samples first to last of a channel's masks [B, 1, *spatial]."""
