@@ -14,6 +14,7 @@ from fastsal.explainers._old import sweep
 from fastsal.explainers.arguments import Baselines, Inputs, as_arguments, as_baselines, as_inputs, examples_of
 from fastsal.explainers.scores import Target, one_score_each
 from fastsal.metrics._samples import interleave, interleave_like, interleave_target, plan_of, widest
+from fastsal.ops import wide_dtype
 
 PerturbFunc = Callable[..., Any]
 
@@ -101,7 +102,7 @@ def infidelity(
     with evaluation(forward_func), torch.no_grad():
         clean = scores_of(tuple(map(scratch, plain)), 1)
         dtype = widest(clean.dtype, *(part.dtype for part in maps))
-        precise = torch.float32 if clean.device.type == "mps" else torch.float64
+        precise = wide_dtype(clean.device)
 
         def step(start: int, stop: int) -> Callable[[], None]:
             count = stop - start

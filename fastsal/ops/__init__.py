@@ -5,7 +5,7 @@ from fastsal.ops._backend import Backend, backend, backends_report, current_back
 from fastsal.ops._decompose import decompositions
 from fastsal.ops._tune import Tuned, tune
 from fastsal.ops._tune import save as save_tuning
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.reference._numerics import accumulation_dtype, wide_dtype
 
 __all__ = [
     "Backend",
@@ -23,5 +23,6 @@ __all__ = [
     "ranks",
     "save_tuning",
     "tune",
+    "wide_dtype",
     "windows",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
-from fastsal.ops import accumulation_dtype
+from fastsal.ops import accumulation_dtype, wide_dtype
 
 KERNELS = ("sigmoid", "rbf", "cosine", "linear")
 
@@ -45,7 +45,7 @@ class KPCACAM(ActivationMap):
         return torch.ones((), device=activations.device)
 
     def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, None]:
-        matrix = activations.flatten(2).mT.to(torch.float32 if activations.device.type == "mps" else torch.float64)
+        matrix = activations.flatten(2).mT.to(wide_dtype(activations.device))
         matrix = matrix - matrix.mean(1, keepdim=True)
         gram = self._gram(matrix)
         gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)

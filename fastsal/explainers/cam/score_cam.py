@@ -15,7 +15,7 @@ from fastsal.explainers.cam.base import CamReading, ReshapeTransform
 from fastsal.explainers.cam.swept import SweptMap
 from fastsal.explainers.scores import Target, one_score_each, resolved, tile, tile_target
 from fastsal.explainers.seeds import as_seed
-from fastsal.ops import accumulation_dtype, cam, noise
+from fastsal.ops import accumulation_dtype, cam, noise, wide_dtype
 
 
 class ScoreCAM(SweptMap):
@@ -79,8 +79,7 @@ class ScoreCAM(SweptMap):
         row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
         plan = Plan(channels * self.samples, examples, row_bytes, x.device, given, self.forward_func)
         with torch.inference_mode(False):
-            wide = torch.float32 if x.device.type == "mps" else torch.float64
-            total = torch.zeros((channels, examples), dtype=wide, device=x.device)
+            total = torch.zeros((channels, examples), dtype=wide_dtype(x.device), device=x.device)
 
         def step(start: int, stop: int) -> Callable[[], None]:
             pieces = []

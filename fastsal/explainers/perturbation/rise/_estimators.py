@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastsal.explainers.perturbation.rise._designs import Masks
 from fastsal.explainers.perturbation.rise._regression import regression
+from fastsal.ops import wide_dtype
 
 ESTIMATORS = ("plain", "centred", "regression")
 
@@ -39,8 +40,7 @@ def estimated(scores: Tensor, estimator: str, run: Masks, groups: Sequence[slice
         groups: of the masks, all up to some; with more than one there are standard errors, by their spread.
     """
     p, device = run.probability, scores.device
-    # Apple's GPUs have no float64.
-    wide = scores.to(torch.float32 if device.type == "mps" else torch.float64)
+    wide = scores.to(wide_dtype(device))
     mean = torch.zeros_like(wide[0]) if estimator == "plain" else wide.mean(0)
     rest, known = wide - mean, None
     if estimator == "regression":
