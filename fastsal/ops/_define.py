@@ -12,10 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch import autograd_function
-from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
 
+from fastsal._torch import (
+    AutoDispatchBelowAutograd,
+    SingleLevelFunction,
+    are_functorch_transforms_active,
+    enable_single_level_autograd_function,
+    forward_ad_is_active,
+    len_torch_dispatch_stack,
+)
 from fastsal.ops import _backend
 
 LIBRARY = torch.library.Library("fastsal", "DEF")
@@ -86,9 +91,9 @@ class Op:
     def __call__(self, *args: Any) -> Tensor:
         if torch.compiler.is_compiling():
             return self.overload(*args)  # type: ignore[no-any-return]
-        if torch._C._are_functorch_transforms_active():
+        if are_functorch_transforms_active():
             return self._derivative.apply(*args)  # type: ignore[no-any-return]
-        if forward_ad._current_level < 0 and torch._C._len_torch_dispatch_stack() == 0:
+        if not forward_ad_is_active() and len_torch_dispatch_stack() == 0:
             # The dispatcher costs several microseconds in Python; a plain call does not need it.
             grad = torch.is_grad_enabled()
             if all(
@@ -120,9 +125,9 @@ def _derivative(overload: Any, reference: Callable[..., Tensor], differentiable:
 
         @staticmethod
         def forward(*args: Any) -> Tensor:
-            if torch._C._are_functorch_transforms_active():
+            if are_functorch_transforms_active():
                 return overload(*args)  # type: ignore[no-any-return]
-            with torch._C._AutoDispatchBelowAutograd():
+            with AutoDispatchBelowAutograd():
                 return overload(*args)  # type: ignore[no-any-return]
 
         @staticmethod
@@ -168,28 +173,27 @@ def _derivative(overload: Any, reference: Callable[..., Tensor], differentiable:
 def _autograd_kernel(overload: Any, derivative: Any) -> Callable[..., Tensor]:
     """What the dispatcher calls for autograd: one level of it, since torch.func transforms call it once per level."""
 
-    class OneLevel(_SingleLevelFunction):
+    class OneLevel(SingleLevelFunction):
         setup_context = derivative.setup_context
         backward = derivative.backward
 
         @staticmethod
         def forward(*args: Any) -> Tensor:
-            with torch._C._AutoDispatchBelowAutograd():
+            with AutoDispatchBelowAutograd():
                 return overload(*args)  # type: ignore[no-any-return]
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
-            if torch._C._are_functorch_transforms_active():
+            if are_functorch_transforms_active():
                 raise NotImplementedError(
                     "torch.func's forward mode does not reach an op called by torch.ops: call it through fastsal.ops"
                 )
             return derivative.jvp(ctx, *tangents)  # type: ignore[no-any-return]
 
     one_level: Any = OneLevel
-    single_level: Any = autograd_function.enable_single_level_autograd_function  # type: ignore[attr-defined]
 
     def kernel(*args: Any) -> Tensor:
-        with single_level():
+        with enable_single_level_autograd_function():
             return one_level.apply(*args)  # type: ignore[no-any-return]
 
     return kernel

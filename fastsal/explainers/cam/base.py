@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from fastsal._torch import tree_leaves
 from fastsal.engine.reading import UNRELATED, Layer, Reading, default_layer, grid_of, read, resolve_layer
 from fastsal.explainers._old import attribute_method
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
+from fastsal._torch import disable_current_modes
 from fastsal.ops import masks
 
 DESIGNS = ("independent", "antithetic", "balanced", "sobol")
@@ -131,7 +131,7 @@ def designed(
         device: where they are to be.
     """
     # What is kept is no tensor of a mode's own kind.
-    with torch.inference_mode(False), _disable_current_modes():
+    with torch.inference_mode(False), disable_current_modes():
         return _kept(design, count, replicates, size, grid, probability, seed, device)
 
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
+from fastsal._torch import disable_current_modes
 from fastsal.explainers.perturbation.rise._designs import Masks
 from fastsal.ops import masks
 
@@ -99,7 +99,7 @@ class Regression:
 def regression(run: Masks, groups: Sequence[slice], dtype: torch.dtype, device: torch.device) -> Regression:
     """The regression for groups of a run's masks, which are all up to some; the last few are kept."""
     # What is kept is no tensor of a mode's own kind.
-    with torch.inference_mode(False), _disable_current_modes():
+    with torch.inference_mode(False), disable_current_modes():
         return _kept(run, tuple((each.start, each.stop, each.step or 1) for each in groups), dtype, device)
 
 
