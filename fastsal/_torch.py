@@ -47,6 +47,9 @@ enable_python_dispatcher = _python_dispatcher.enable_python_dispatcher
 FakeTensorMode = _fake_tensor.FakeTensorMode
 """Tensors without values, of any number of rows, to trace with."""
 
+TorchDispatchMode = _python_dispatch.TorchDispatchMode
+"""Sees every op of a call, to tell which backend takes it."""
+
 # What is in a graph, and of what kind a module is.
 OpOverload = _ops.OpOverload
 OpOverloadPacket = _ops.OpOverloadPacket

@@ -21,8 +21,12 @@ LARGEST_LAYER = 4096
 """Positions of a layer that one program of the kernel can hold; larger layers take the reference."""
 
 
-def _fits(activations: Tensor) -> bool:
-    return activations.dim() <= 4 and activations.shape[2:].numel() <= LARGEST_LAYER
+def _uncovered(activations: Tensor, dimensions: tuple[int, ...]) -> str | None:
+    if activations.dim() - 2 not in dimensions:
+        taken = " or ".join(str(each) for each in dimensions)
+        return f"the kernel takes layers of {taken} dimensions, not of {activations.dim() - 2}"
+    positions = activations.shape[2:].numel()
+    return None if positions <= LARGEST_LAYER else f"the kernel holds {LARGEST_LAYER} positions, not {positions}"
 
 
 def _empty_map(activations: Tensor, gradients: Tensor, size: Sequence[int], *rest: Any) -> Tensor:
@@ -41,7 +45,7 @@ _map = Op(
     kernel="cam.map",
     empty=_empty_map,
     vmap=_vmap_map,
-    supported=lambda activations, *rest: _fits(activations),
+    supported=lambda activations, *rest: _uncovered(activations, (1, 2)),
 )
 
 
@@ -63,7 +67,7 @@ _overlay = Op(
     kernel="cam.overlay",
     empty=_empty_overlay,
     vmap=_vmap_overlay,
-    supported=lambda activations, *rest: activations.dim() == 4 and _fits(activations),
+    supported=lambda activations, *rest: _uncovered(activations, (2,)),
     differentiable=False,
 )
 

@@ -24,6 +24,12 @@ KERNEL_DIMENSIONS = 4
 """Dimensions beside the batch that the kernels cover: channel, depth, height, width."""
 
 
+def _too_many(dimensions: int) -> str | None:
+    if 1 <= dimensions <= KERNEL_DIMENSIONS:
+        return None
+    return f"the kernel takes 1 to {KERNEL_DIMENSIONS} dimensions beside the batch, not {dimensions}"
+
+
 def _empty_batch(input: Tensor, baseline: Any, fill: Any, start: Any, stop: Any, *rest: Any) -> Tensor:
     shape = ((stop - start) * input.shape[0], *input.shape[1:])
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
@@ -42,7 +48,7 @@ _batch = Op(
     kernel="windows.batch",
     empty=_empty_batch,
     vmap=_vmap_batch,
-    supported=lambda input, *rest: 2 <= input.dim() <= KERNEL_DIMENSIONS + 1,
+    supported=lambda input, *rest: _too_many(input.dim() - 1),
 )
 
 
@@ -62,7 +68,7 @@ _fold = Op(
     kernel="windows.fold",
     empty=_empty_fold,
     vmap=_vmap_fold,
-    supported=lambda differences, shape, *rest: 1 <= len(shape) <= KERNEL_DIMENSIONS,
+    supported=lambda differences, shape, *rest: _too_many(len(shape)),
 )
 
 
