@@ -14,7 +14,7 @@ from fastsal.ops import backend, masks
 from fastsal.reference import masks as reference
 from fastsal.reference._numerics import philox
 from tests.ops import harness
-from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case, each
+from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case
 
 
 def batch(x: Tensor, baseline: Tensor | None = None, **options: object) -> Tensor:
@@ -87,41 +87,7 @@ SMALL = [
 ]
 
 
-@each([*VALUES, *FOLDS])
-@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
-def test_kernel_values(case: Case, dtype: torch.dtype) -> None:
-    harness.check_kernel_values(case, dtype, channels_last=False)
-
-
-@each([case for case in VALUES if case.make()[0].dim() > 3])
-def test_kernel_values_channels_last(case: Case) -> None:
-    harness.check_kernel_values(case, torch.float32, channels_last=True)
-
-
-@each([VALUES[0], VALUES[3], FOLDS[0], FOLDS[5]])
-def test_kernel_gradients(case: Case) -> None:
-    harness.check_kernel_gradients(case)
-
-
-@each(SMALL)
-def test_dispatcher(case: Case) -> None:
-    harness.check_dispatcher(case)
-
-
-@each(SMALL)
-def test_derivatives(case: Case) -> None:
-    harness.check_derivatives(case)
-
-
-@each(SMALL)
-def test_vmap(case: Case) -> None:
-    harness.check_vmap(case)
-
-
-@each(SMALL)
-@pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", None), ("aot_eager", True), ("inductor", None)])
-def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
-    harness.check_compile(case, compiler, dynamic)
+globals().update(harness.suite([*VALUES, *FOLDS], SMALL, gradients=[VALUES[0], VALUES[3], FOLDS[0], FOLDS[5]]))
 
 
 # The known-answer vectors published with Random123 for Philox4x32-10.

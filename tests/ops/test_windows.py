@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastsal.ops import backend, windows
 from tests.ops import harness
-from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case, each
+from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case
 
 
 def batch(x: Tensor, baseline: Tensor | None = None, *, window: object, stride: object, fill: float = 0.0) -> Tensor:
@@ -86,41 +86,11 @@ SMALL = [
 ]
 
 
-@each([*BATCHES, *FOLDS])
-@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
-def test_kernel_values(case: Case, dtype: torch.dtype) -> None:
-    harness.check_kernel_values(case, dtype, channels_last=False)
-
-
-@each([case for case in BATCHES if case.make()[0].dim() in (4, 5)])
-def test_kernel_values_channels_last(case: Case) -> None:
-    harness.check_kernel_values(case, torch.float32, channels_last=True)
-
-
-@each([BATCHES[0], BATCHES[2], FOLDS[0], FOLDS[6]])
-def test_kernel_gradients(case: Case) -> None:
-    harness.check_kernel_gradients(case)
-
-
-@each(SMALL)
-def test_dispatcher(case: Case) -> None:
-    harness.check_dispatcher(case)
-
-
-@each(SMALL)
-def test_derivatives(case: Case) -> None:
-    harness.check_derivatives(case)
-
-
-@each(SMALL)
-def test_vmap(case: Case) -> None:
-    harness.check_vmap(case)
-
-
-@each([SMALL[0], SMALL[2]])
-@pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", None), ("aot_eager", True), ("inductor", None)])
-def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
-    harness.check_compile(case, compiler, dynamic)
+globals().update(
+    harness.suite(
+        [*BATCHES, *FOLDS], SMALL, gradients=[BATCHES[0], BATCHES[2], FOLDS[0], FOLDS[6]], compiled=[SMALL[0], SMALL[2]]
+    )
+)
 
 
 def boxes(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]) -> list[tuple[slice, ...]]:
