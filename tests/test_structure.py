@@ -68,6 +68,35 @@ def test_lowest_rooms_import_only_what_they_may(root: Path, folder: str, allowed
         assert _imported(file) <= allowed, file
 
 
+def _is_private(name: str) -> bool:
+    return any(part.startswith("_") and not part.endswith("__") for part in name.split("."))
+
+
+def _private_names_of_torch(file: Path) -> list[str]:
+    """Imported from torch, or attributes of what was."""
+    found, roots, nodes = [], set(), list(ast.walk(ast.parse(file.read_text())))
+    for node in nodes:
+        origin = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = {origin + alias.name: alias.asname or alias.name for alias in node.names}
+            of_torch = {name: bound for name, bound in names.items() if name.split(".")[0] == "torch"}
+            roots |= {bound.split(".")[0] for bound in of_torch.values()}
+            found += [name for name in of_torch if _is_private(name)]
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and _is_private(node.attr):
+            name = ast.unparse(node)
+            if name.split(".")[0] in roots:
+                found.append(name)
+    return found
+
+
+def test_one_file_names_what_is_private_to_torch(root: Path) -> None:
+    there = root / "fastsal" / "_torch.py"
+    assert _private_names_of_torch(there)
+    for file in {*(root / "fastsal").rglob("*.py"), *(root / "kernels" / "fastsal_kernels").rglob("*.py")} - {there}:
+        assert _private_names_of_torch(file) == [], file
+
+
 def _is_device_function(function: ast.FunctionDef) -> bool:
     return any(ast.unparse(decorator).startswith("triton.jit") for decorator in function.decorator_list)
 

@@ -28,6 +28,7 @@ from fastsal.explainers.perturbation.rise._designs import DESIGNS, Masks
 from fastsal.explainers.perturbation.rise._estimators import ESTIMATORS, estimated
 from fastsal.metrics import deletion, insertion
 from fastsal.models import demo, demo_canvases
+from fastsal.ops import masks
 from tools import demo_data
 from tools.train_demo import accuracy, train
 
@@ -60,7 +61,7 @@ def scores(model: nn.Module, run: Masks, image: Tensor, label: int, count: int) 
 
 
 def masks_of(design: str, size: int, count: int, seed: int) -> Masks:
-    return Masks((size, size), (GRID, GRID), "reflect", 0.5, seed, design, count)
+    return Masks(masks.Masks((size, size), GRID, seed=seed), design, count)
 
 
 def distance(found: Tensor, truth: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""``fastsal doctor``: what is installed, what it runs on, and why a backend is not used."""
+"""``fastsal doctor``: what is installed, what it runs on, which backend takes each op, and why it is not another."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def report() -> dict[str, Any]:
         "cuda_build": torch.version.cuda,
         "devices": _devices(),
         "selected_backend": ops.current_backend(),
-        "backends": [{"name": b.name, "usable": b.usable, "reason": b.reason} for b in ops.backends_report()],
+        "backends": [each._asdict() for each in ops.backends_report()],
+        "ops": [each._asdict() for each in ops.choices()],
     }
 
 
@@ -88,4 +89,7 @@ def text(found: dict[str, Any]) -> str:
     lines += ["", f"backends (selected: {found['selected_backend']})"]
     for backend in found["backends"]:
         lines.append(f"  {backend['name']:<13}{'usable' if backend['usable'] else 'not used'}: {backend['reason']}")
+    lines += ["", "ops, of a small float32 tensor"]
+    for op in found["ops"]:
+        lines.append(f"  {op['op']:<18}{op['backend']}: {op['reason']}")
     return "\n".join(lines)

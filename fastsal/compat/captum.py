@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 import fastsal
 from fastsal import (
@@ -41,6 +40,7 @@ from fastsal import (
     NoiseTunnel,
     Saliency,
 )
+from fastsal._torch import tree_map
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
 from fastsal.metrics import infidelity, sensitivity_max

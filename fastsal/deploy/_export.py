@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from fastsal._torch import aoti_compile_and_package
 from fastsal.deploy import _onnx
 from fastsal.deploy._metadata import FLOATS, Metadata
 from fastsal.explainers import Attribution
@@ -75,11 +76,8 @@ def export(
     if onnx:
         _onnx.write(program, metadata, path)
         return path
-    import torch._inductor  # what is seldom needed and slow to import
-
     configs = {**(inductor_configs or {}), "aot_inductor.metadata": metadata.texts()}
-    written: str = torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=configs)
-    return written
+    return aoti_compile_and_package(program, path, configs)
 
 
 def program_of(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal._torch import aoti_model_package_loader
 from fastsal.deploy._metadata import Metadata, check_runs_here, read_metadata
 from fastsal.explanation import Explained
 
@@ -22,7 +23,7 @@ class Package:
     def __init__(self, path: str, metadata: Metadata, device_index: int = -1) -> None:
         self.metadata = metadata
         self._device = torch.device(f"cuda:{_index(device_index)}" if metadata.device == "cuda" else "cpu")
-        self._runner: Any = torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, device_index)
+        self._runner = aoti_model_package_loader(path, device_index)
 
     def __call__(self, inputs: Tensor, target: int | Tensor | None = None) -> Explained:
         """Prediction and map.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fastsal._torch import valid_vec_isa_list
 from fastsal._version import __version__
 
 FORMAT = "1"
@@ -134,8 +135,6 @@ def check_runs_here(found: Metadata, path: str) -> None:
             f"with this one, or install torch=={found.torch.split('+')[0]}"
         )
     if found.device == "cpu":
-        from torch._inductor.cpu_vec_isa import valid_vec_isa_list  # takes a second to import
-
         known = [str(each).upper() for each in valid_vec_isa_list()]
         if found.hardware.startswith("AVX") and found.hardware not in known:
             raise ValueError(

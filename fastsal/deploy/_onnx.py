@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal._torch import get_decompositions
 from fastsal.deploy._metadata import Metadata
 
 aten = torch.ops.aten
@@ -16,8 +17,6 @@ aten = torch.ops.aten
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """What gradients are made of, in operators that ONNX has; it has none for a backward."""
-    from torch._decomp import get_decompositions
-
     known = get_decompositions(
         [
             aten.threshold_backward,

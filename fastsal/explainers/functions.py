@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal._torch import OpOverload, OpOverloadPacket
+
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -63,10 +65,10 @@ IN_PLACE_OPERATORS = _names("__iadd__ __isub__ __imul__ __itruediv__ __idiv__")
 
 def function_name(func: Any) -> str:
     """``relu_`` of torch.relu_, Tensor.relu_ and torch.ops.aten.relu_ alike; ``T`` of the attribute."""
-    if isinstance(func, torch._ops.OpOverload):
+    if isinstance(func, OpOverload):
         space, name = func._schema.name.split("::")
         return name if space == "aten" else func._schema.name
-    if isinstance(func, torch._ops.OpOverloadPacket):
+    if isinstance(func, OpOverloadPacket):
         space, _, name = str(func).rpartition(".")
         return name if space == "aten" else str(func)
     name = getattr(func, "__name__", repr(func))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
+
+from fastsal._torch import disable_current_modes
 
 
 def as_seed(seed: int | None) -> int:
@@ -35,6 +36,6 @@ def generator(seed: int | None) -> torch.Generator:
 
 def seeds_of(random: torch.Generator, count: int) -> list[int]:
     """Seeds, numbers also where a graph is traced on tensors without values."""
-    with _disable_current_modes():
+    with disable_current_modes():
         drawn: list[int] = torch.randint(0, 2**62, (count,), generator=random, device="cpu").tolist()
     return drawn

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
+from fastsal._torch import tree_map
 from fastsal.engine.run import ChunkTooLarge, Plan, Sweep, evaluation, input_gradients, run, scratch
 from fastsal.explainers.arguments import (
     Baselines,

@@ -13,6 +13,7 @@ from fastsal.engine.run import run, scratch
 from fastsal.explainers.arguments import Baselines, Inputs, as_baselines, as_inputs
 from fastsal.explainers.scores import Target, one_score_each
 from fastsal.metrics._samples import interleave, interleave_like, interleave_target, task_of, widest
+from fastsal.ops import wide_dtype
 
 PerturbFunc = Callable[..., Any]
 
@@ -98,7 +99,7 @@ def infidelity(
     with task.context():
         clean = scores_of(tuple(map(scratch, plain)), 1)
         dtype = widest(clean.dtype, *(part.dtype for part in maps))
-        precise = torch.float32 if clean.device.type == "mps" else torch.float64
+        precise = wide_dtype(clean.device)
 
         def work(start: int, stop: int) -> list[Tensor]:
             count = stop - start

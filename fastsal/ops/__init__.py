@@ -5,15 +5,18 @@ from fastsal.ops._backend import Backend, backend, backends_report, current_back
 from fastsal.ops._decompose import decompositions
 from fastsal.ops._tune import Tuned, tune
 from fastsal.ops._tune import save as save_tuning
-from fastsal.reference._numerics import accumulation_dtype
+from fastsal.ops._why import Choice, choices, why
+from fastsal.reference._numerics import accumulation_dtype, wide_dtype
 
 __all__ = [
     "Backend",
+    "Choice",
     "Tuned",
     "accumulation_dtype",
     "backend",
     "backends_report",
     "cam",
+    "choices",
     "current_backend",
     "decompositions",
     "masks",
@@ -23,5 +26,7 @@ __all__ = [
     "ranks",
     "save_tuning",
     "tune",
+    "why",
+    "wide_dtype",
     "windows",
 ]

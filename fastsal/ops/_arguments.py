@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+INTS = (int, torch.SymInt)
+
 
 def per_dimension(name: str, value: int | Sequence[int], dimensions: int) -> list[int]:
     """One positive int per dimension, from one int or a sequence.
@@ -18,14 +20,30 @@ def per_dimension(name: str, value: int | Sequence[int], dimensions: int) -> lis
     if isinstance(value, int) and not isinstance(value, bool):
         result = [value] * dimensions
     else:
-        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, int) for v in value):
+        if not isinstance(value, (tuple, list)) and (isinstance(value, str) or not isinstance(value, Sequence)):
             raise TypeError(f"{name}: {value!r} is neither an int nor a sequence of ints")
         result = list(value)
+        for entry in result:
+            if not isinstance(entry, int):
+                raise TypeError(f"{name}: {value!r} is neither an int nor a sequence of ints")
         if len(result) != dimensions:
             raise ValueError(f"{name}: {tuple(value)} has {len(result)} entries, {dimensions} are needed")
-    if any(entry < 1 for entry in result):
+    if result and min(result) < 1:
         raise ValueError(f"{name}: {value} has an entry below 1")
     return result
+
+
+def sizes_of(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """A shape as a tuple of ints, symbolic ones of a traced tensor included.
+
+    Raises:
+        TypeError: for what is not a sequence of ints.
+    """
+    sizes = tuple(value)
+    for size in sizes:
+        if not isinstance(size, INTS):
+            raise TypeError(f"{name}: {sizes} is not a sequence of ints")
+    return sizes
 
 
 def spatial(name: str, tensor: Tensor) -> list[int]:
@@ -36,7 +54,7 @@ def spatial(name: str, tensor: Tensor) -> list[int]:
     """
     if not 3 <= tensor.dim() <= 5:
         raise ValueError(f"{name}: shape {tuple(tensor.shape)} is not [B, C, *spatial] with 1 to 3 spatial dimensions")
-    return list(tensor.shape[2:])
+    return list(tensor.shape)[2:]
 
 
 def index_range(start: int, stop: int, limit: int | None = None) -> None:

@@ -114,18 +114,30 @@ def runs_native(tensor: Tensor) -> bool:
     return _selected == "auto" and tensor.is_cuda and not triton_installed() and native_loaded()
 
 
-def runs_kernel(tensor: Tensor, supported: Callable[[], bool]) -> bool:
-    """Whether the kernel runs for an op whose leading argument is ``tensor``.
+def why_reference(tensor: Tensor, supported: Callable[..., str | None], args: tuple[Any, ...]) -> str | None:
+    """Why the reference runs for an op whose leading argument is ``tensor``; None where the kernel does.
+
+    Args:
+        tensor: its device and dtype choose.
+        supported: the op's own reason, of its arguments.
+        args: the arguments.
 
     Raises:
         RuntimeError: when the selected backend cannot run this tensor.
     """
     if _selected == "reference":
-        return False
-    if tensor.dtype not in KERNEL_DTYPES or not 0 < tensor.numel() < INDEX_LIMIT or not supported():
-        return False
+        return "the backend 'reference' is selected"
+    if _selected == "auto" and not tensor.is_cuda:
+        return "kernels run on CUDA tensors"
+    if tensor.dtype not in KERNEL_DTYPES:
+        return f"kernels are for float32, bfloat16 and float16, not for {tensor.dtype}"
+    if not 0 < tensor.numel() < INDEX_LIMIT:
+        return f"kernels index 1 to 2**31 - 1 elements, not {tensor.numel()}"
+    reason = supported(*args)
+    if reason is not None:
+        return reason
     if _selected == "auto":
-        return tensor.is_cuda and triton_installed()
+        return None if triton_installed() else "Triton is not installed: pip install triton"
     if not triton_installed():
         raise RuntimeError(f"backend {_selected!r} needs Triton: pip install triton")
     if _selected == "triton" and not tensor.is_cuda:
@@ -137,7 +149,7 @@ def runs_kernel(tensor: Tensor, supported: Callable[[], bool]) -> bool:
             raise RuntimeError(
                 "backend 'interpret' needs TRITON_INTERPRET=1 in the environment before Triton is imported"
             )
-    return True
+    return None
 
 
 def backends_report() -> list[Backend]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
+from fastsal._torch import disable_current_modes
 from fastsal.ops._define import OPS
 from fastsal.reference import masks, noise
 
@@ -39,7 +39,7 @@ def decompositions(traced: int, most: int) -> dict[Any, Callable[..., Any]]:
                 f"n_samples: {stop - start} of {needed} elements are {size / 2**30:.1f} GiB of noise in the package, "
                 "at most 1 GiB: export fewer samples or a smaller batch"
             )
-        with _disable_current_modes():
+        with disable_current_modes():
             drawn: Tensor = noise.draw(seed, start, stop, needed, device)
         return drawn[:, :elements]
 
@@ -52,7 +52,7 @@ def decompositions(traced: int, most: int) -> dict[Any, Callable[..., Any]]:
         probability: float,
         device: torch.device,
     ) -> Any:
-        with _disable_current_modes():
+        with disable_current_modes():
             return masks.draw(seed, start, count, grid, cell, probability, device)
 
     table: dict[Any, Callable[..., Any]] = {op.overload: op.reference for op in OPS}

@@ -7,17 +7,24 @@ derivatives of any order (those of the reference) and, with the op's own rule, v
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch import autograd_function
-from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
 
+from fastsal._torch import (
+    AutoDispatchBelowAutograd,
+    SingleLevelFunction,
+    are_functorch_transforms_active,
+    enable_single_level_autograd_function,
+    forward_ad_is_active,
+    len_torch_dispatch_stack,
+)
 from fastsal.ops import _backend
 
+logger = logging.getLogger(__name__)
 LIBRARY = torch.library.Library("fastsal", "DEF")
 KEYS = ("CPU", "CUDA", "MPS", "XPU", "PrivateUse1")
 
@@ -36,7 +43,7 @@ class Op:
         empty: allocates the result for the arguments; serves as the fake kernel too.
         vmap: rule of ``torch.library.register_vmap``.
         lead: position of the tensor whose device and dtype choose the backend.
-        supported: whether the kernel covers these arguments.
+        supported: None where the kernel covers these arguments, else a sentence that says why not.
         differentiable: False for results that have no derivative.
     """
 
@@ -49,11 +56,12 @@ class Op:
         empty: Callable[..., Tensor],
         vmap: Vmap,
         lead: int = 0,
-        supported: Callable[..., bool] = lambda *args: True,
+        supported: Callable[..., str | None] = lambda *args: None,
         differentiable: bool = True,
     ) -> None:
         name = schema.split("(", 1)[0]
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        self.name = name.replace("_", ".", 1)  # of the public function: cam.map
         self.overload = getattr(torch.ops.fastsal, name).default
         self.reference = reference
         self._name = name
@@ -75,7 +83,10 @@ class Op:
             return self._empty(*args)
         if _backend.runs_native(lead):
             return getattr(torch.ops.fastsal_native, self._name)(*args)  # type: ignore[no-any-return]
-        if not _backend.runs_kernel(lead, lambda: self._supported(*args)):
+        reason = _backend.why_reference(lead, self._supported, args)
+        if reason is not None:
+            if lead.is_cuda and _backend.current_backend() != "reference":
+                logger.debug("%s: the reference runs, since %s", self.name, reason)
             return self.reference(*args)
         out = self._empty(*args)
         if out.numel():
@@ -83,18 +94,32 @@ class Op:
                 getattr(_backend.kernel_module(self._module), self._function)(out, *args)
         return out
 
+    def choice(self, *args: Any) -> tuple[str, str]:
+        """(the backend that these arguments take, why).
+
+        Raises:
+            RuntimeError: when the selected backend cannot run them.
+        """
+        lead, selected = args[self._lead], _backend.current_backend()
+        if _backend.runs_native(lead):
+            return "native", "the native build's ops are loaded"
+        reason = _backend.why_reference(lead, self._supported, args)
+        if reason is not None:
+            return "reference", reason
+        return ("interpret" if selected == "interpret" else "triton"), "the kernel covers these arguments"
+
     def __call__(self, *args: Any) -> Tensor:
         if torch.compiler.is_compiling():
             return self.overload(*args)  # type: ignore[no-any-return]
-        if torch._C._are_functorch_transforms_active():
+        if are_functorch_transforms_active():
             return self._derivative.apply(*args)  # type: ignore[no-any-return]
-        if forward_ad._current_level < 0 and torch._C._len_torch_dispatch_stack() == 0:
+        if not forward_ad_is_active() and len_torch_dispatch_stack() == 0:
             # The dispatcher costs several microseconds in Python; a plain call does not need it.
             grad = torch.is_grad_enabled()
-            if all(
-                not isinstance(arg, Tensor) or (type(arg) is Tensor and not (grad and arg.requires_grad))
-                for arg in args
-            ):
+            for arg in args:
+                if isinstance(arg, Tensor) and (type(arg) is not Tensor or (grad and arg.requires_grad)):
+                    break
+            else:
                 return self._run(*args)
         return self.overload(*args)  # type: ignore[no-any-return]
 
@@ -120,9 +145,9 @@ def _derivative(overload: Any, reference: Callable[..., Tensor], differentiable:
 
         @staticmethod
         def forward(*args: Any) -> Tensor:
-            if torch._C._are_functorch_transforms_active():
+            if are_functorch_transforms_active():
                 return overload(*args)  # type: ignore[no-any-return]
-            with torch._C._AutoDispatchBelowAutograd():
+            with AutoDispatchBelowAutograd():
                 return overload(*args)  # type: ignore[no-any-return]
 
         @staticmethod
@@ -168,28 +193,27 @@ def _derivative(overload: Any, reference: Callable[..., Tensor], differentiable:
 def _autograd_kernel(overload: Any, derivative: Any) -> Callable[..., Tensor]:
     """What the dispatcher calls for autograd: one level of it, since torch.func transforms call it once per level."""
 
-    class OneLevel(_SingleLevelFunction):
+    class OneLevel(SingleLevelFunction):
         setup_context = derivative.setup_context
         backward = derivative.backward
 
         @staticmethod
         def forward(*args: Any) -> Tensor:
-            with torch._C._AutoDispatchBelowAutograd():
+            with AutoDispatchBelowAutograd():
                 return overload(*args)  # type: ignore[no-any-return]
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
-            if torch._C._are_functorch_transforms_active():
+            if are_functorch_transforms_active():
                 raise NotImplementedError(
                     "torch.func's forward mode does not reach an op called by torch.ops: call it through fastsal.ops"
                 )
             return derivative.jvp(ctx, *tangents)  # type: ignore[no-any-return]
 
     one_level: Any = OneLevel
-    single_level: Any = autograd_function.enable_single_level_autograd_function  # type: ignore[attr-defined]
 
     def kernel(*args: Any) -> Tensor:
-        with single_level():
+        with enable_single_level_autograd_function():
             return one_level.apply(*args)  # type: ignore[no-any-return]
 
     return kernel

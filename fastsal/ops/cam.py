@@ -21,8 +21,12 @@ LARGEST_LAYER = 4096
 """Positions of a layer that one program of the kernel can hold; larger layers take the reference."""
 
 
-def _fits(activations: Tensor) -> bool:
-    return activations.dim() <= 4 and activations.shape[2:].numel() <= LARGEST_LAYER
+def _uncovered(activations: Tensor, dimensions: tuple[int, ...]) -> str | None:
+    if activations.dim() - 2 not in dimensions:
+        taken = " or ".join(str(each) for each in dimensions)
+        return f"the kernel takes layers of {taken} dimensions, not of {activations.dim() - 2}"
+    positions = activations.shape[2:].numel()
+    return None if positions <= LARGEST_LAYER else f"the kernel holds {LARGEST_LAYER} positions, not {positions}"
 
 
 def _empty_map(activations: Tensor, gradients: Tensor, size: Sequence[int], *rest: Any) -> Tensor:
@@ -41,7 +45,7 @@ _map = Op(
     kernel="cam.map",
     empty=_empty_map,
     vmap=_vmap_map,
-    supported=lambda activations, *rest: _fits(activations),
+    supported=lambda activations, *rest: _uncovered(activations, (1, 2)),
 )
 
 
@@ -63,7 +67,7 @@ _overlay = Op(
     kernel="cam.overlay",
     empty=_empty_overlay,
     vmap=_vmap_overlay,
-    supported=lambda activations, *rest: activations.dim() == 4 and _fits(activations),
+    supported=lambda activations, *rest: _uncovered(activations, (2,)),
     differentiable=False,
 )
 
@@ -109,6 +113,29 @@ def map(
     return _map(
         activations, gradients, layer if size is None else per_dimension("size", size, len(layer)), relu, normalize
     )
+
+
+def finish(maps: Tensor, size: Sequence[int] | None = None, *, relu: bool = True, normalize: bool = True) -> Tensor:
+    """What :func:`map` does to the weighted sum: ReLU, resize and min-max, for maps that are summed already.
+
+    Args:
+        maps: [N, *layer], one to three spatial dimensions, floating point.
+        size, relu, normalize: as in :func:`map`.
+
+    Returns:
+        [N, *size] in the maps' dtype.
+
+    Raises:
+        TypeError, ValueError: for arguments outside of the above.
+    """
+    if not 2 <= maps.dim() <= 4 or not maps.is_floating_point() or maps.numel() == 0:
+        given = f"{maps.dtype} of shape {tuple(maps.shape)}"
+        raise ValueError(f"maps: {given} is not floating point of shape [N, *spatial] with 1 to 3 spatial dimensions")
+    layer = maps.shape[1:]
+    extents = list(layer) if size is None else per_dimension("size", size, len(layer))
+    # One channel, of weight 1: the kernel and the derivatives are those of map.
+    summed = maps[:, None]
+    return _map(summed, maps.new_ones(()).expand_as(summed), extents, relu, normalize)
 
 
 def overlay(activations: Tensor, gradients: Tensor, image: Tensor, colormap: Tensor, *, alpha: float = 0.5) -> Tensor:

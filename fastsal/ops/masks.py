@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastsal.ops._arguments import index_range, per_dimension, spatial, split_baseline
+from fastsal.ops._arguments import index_range, per_dimension, sizes_of, spatial, split_baseline
 from fastsal.ops._define import Op
 from fastsal.ops._vmap import into_batch, into_columns, rows_out
 from fastsal.reference import masks as reference
@@ -109,10 +110,162 @@ _accumulate = Op(
 )
 
 
-def _mirror(border: str) -> bool:
-    if border not in ("reflect", "clamp"):
-        raise ValueError(f"border: {border!r} is neither 'reflect' (the paper's) nor 'clamp'")
-    return border == "reflect"
+@dataclass(frozen=True, init=False, slots=True)
+class Masks:
+    """RISE's random masks for inputs of one size; mask n is a function of (seed, n) alone. Checked once, when made.
+
+    Args:
+        size: an input's spatial sizes, one to three.
+        grid_size: cells of a mask's grid per spatial dimension, one int or one each, at most 31.
+        probability: that a cell of the grid is 1 (keeps the input).
+        border: ``reflect`` mirrors the grid at the border without repeating the edge, as the authors' code does;
+            ``clamp`` repeats the edge, as ``F.interpolate`` does.
+        seed: of all masks, 64 bits.
+
+    Attributes:
+        size, grid: of each spatial dimension.
+        probability, border, seed: as given.
+
+    Raises:
+        TypeError, ValueError: for arguments outside of the above.
+    """
+
+    size: tuple[int, ...]
+    grid: tuple[int, ...]
+    probability: float
+    border: Border
+    seed: int
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        grid_size: int | Sequence[int] = 7,
+        probability: float = 0.5,
+        border: Border = "reflect",
+        seed: int = 0,
+    ) -> None:
+        sizes = sizes_of("size", size)
+        if not 1 <= len(sizes) <= 3:
+            raise ValueError(f"size: {sizes} does not have 1 to 3 entries")
+        if min(sizes) < 1:
+            raise ValueError(f"size: {sizes} has an entry below 1")
+        grid = tuple(cells(sizes, grid_size))
+        if not 0.0 <= probability <= 1.0:
+            raise ValueError(f"probability: {probability} is not in [0, 1]")
+        if border not in ("reflect", "clamp"):
+            raise ValueError(f"border: {border!r} is neither 'reflect' (the paper's) nor 'clamp'")
+        try:
+            key = operator.index(seed)
+        except TypeError:
+            raise TypeError(f"seed: {seed!r} is not an int") from None
+        if not -(2**63) <= key < 2**63:
+            raise ValueError(f"seed: {seed} does not fit in 64 bits")
+        keep = object.__setattr__
+        keep(self, "size", sizes)
+        keep(self, "grid", grid)
+        keep(self, "probability", float(probability))
+        keep(self, "border", border)
+        keep(self, "seed", key)
+
+    @property
+    def mirror(self) -> bool:
+        """Whether the border is mirrored."""
+        return self.border == "reflect"
+
+    def batch(
+        self,
+        input: Tensor,
+        start: int,
+        stop: int,
+        baseline: float | Tensor = 0.0,
+        design: Design | None = None,
+    ) -> Tensor:
+        """Input under each of the masks start .. stop.
+
+        Args:
+            input: [B, C, *size], floating point; every image gets the same masks.
+            start, stop: range of mask indices.
+            baseline: what shows where the mask is 0: a number, or a tensor that broadcasts to input.
+            design: the masks start .. stop themselves, in the place of those of the seed.
+
+        Returns:
+            [(stop - start) * B, C, *size] in the input's dtype and memory format, row (n - start) * B + b.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above.
+        """
+        shape = tuple(input.shape)  # a slice of a tuple costs a tenth of one of a torch.Size
+        if shape[2:] != self.size or len(shape) < 2:
+            raise ValueError(f"input: shape {shape} is not [B, C, {', '.join(map(str, self.size))}]")
+        if not input.is_floating_point():
+            raise TypeError(f"input: dtype {input.dtype} is not floating point, and masks are fractions")
+        index_range(start, stop)
+        tensor, fill = split_baseline(input, baseline)
+        words, offsets = _checked(design, stop - start, self.grid, input.device)
+        return _batch(
+            input, tensor, fill, self.seed, start, stop, self.grid, self.probability, self.mirror, words, offsets
+        )
+
+    def accumulate(
+        self, scores: Tensor, start: int, partial: Tensor | None = None, design: Design | None = None
+    ) -> Tensor:
+        """Add the masks start .. start + N, weighted by scores, to the state from which :meth:`finish` makes maps.
+
+        Args:
+            scores: [N, K], floating point.
+            start: index of the first mask.
+            partial: the state after the earlier masks; chunks give the same bits as one call.
+            design: as in :meth:`batch`.
+
+        Returns:
+            The new state, float32 (float64 for float64 scores); its size does not depend on N.
+
+        Raises:
+            ValueError: for arguments outside of the above.
+        """
+        if scores.dim() != 2 or not scores.is_floating_point():
+            given = f"{scores.dtype} of shape {tuple(scores.shape)}"
+            raise ValueError(f"scores: {given} is not floating point of shape [N, K]")
+        index_range(start, start + scores.shape[0])
+        if partial is not None:
+            shape, dtype = _state_shape(scores.shape[1], self.size, self.grid), accumulation_dtype(scores.dtype)
+            if tuple(partial.shape) != shape or partial.dtype != dtype:
+                given = f"{partial.dtype} of shape {tuple(partial.shape)}"
+                raise ValueError(f"partial: {given} is not the state of earlier masks, {dtype} of shape {shape}")
+        words, offsets = _checked(design, scores.shape[0], self.grid, scores.device)
+        return _accumulate(scores, partial, self.seed, start, self.size, self.grid, self.probability, words, offsets)
+
+    def finish(self, state: Tensor) -> Tensor:
+        """Maps [K, *size] = sum over n of scores[n, k] * mask n, from the state of :meth:`accumulate`."""
+        return reference.finish(state, self.size, self.grid, self.mirror)
+
+    def fold(self, scores: Tensor, start: int) -> Tensor:
+        """Score-weighted sum of the masks start .. start + N, regenerated: [K, *size] for scores [N, K].
+
+        RISE's map (equation 6 of the paper) is this divided by N * probability.
+        """
+        return self.finish(self.accumulate(scores, start))
+
+    def drawn(self, start: int, stop: int, device: torch.device | str = "cpu") -> Design:
+        """The masks start .. stop, as a design."""
+        index_range(start, stop)
+        extent, grid = reference.as_volume(self.size), reference.as_volume(self.grid)
+        cell = reference.cell_sizes(extent, grid)
+        grids, offsets = reference.draw(
+            self.seed, start, stop - start, grid, cell, self.probability, torch.device(device)
+        )
+        return design_of(grids.view(stop - start, *self.grid), offsets[:, 3 - len(self.grid) :])
+
+    def interpolation(self) -> list[Tensor]:
+        """How a mask is made of its grid: for each dimension matrices [offsets, size, cells], float64, on the CPU.
+
+        A mask of an image with the offsets (s, t) is ``y[s] @ grid @ x[t].T``; each row of a matrix sums to one.
+        """
+        found = []
+        for extent, number, cell in zip(self.size, self.grid, reference.cell_sizes(self.size, self.grid), strict=True):
+            offsets = torch.arange(cell, dtype=torch.int64, device="cpu")
+            found.append(reference.interpolation_weights(offsets, extent, number, cell, self.mirror))
+        return found
 
 
 def cells(size: Sequence[int], grid_size: int | Sequence[int]) -> list[int]:
@@ -127,57 +280,10 @@ def cells(size: Sequence[int], grid_size: int | Sequence[int]) -> list[int]:
     return grid
 
 
-def _design(size: Sequence[int], grid_size: int | Sequence[int], probability: float, seed: int) -> list[int]:
-    grid = cells(size, grid_size)
-    if not 0.0 <= probability <= 1.0:
-        raise ValueError(f"probability: {probability} is not in [0, 1]")
-    try:
-        operator.index(seed)
-    except TypeError:
-        raise TypeError(f"seed: {seed!r} is not an int") from None
-    if not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed: {seed} does not fit in 64 bits")
-    return grid
-
-
-def drawn(
-    start: int,
-    stop: int,
-    size: Sequence[int],
-    *,
-    seed: int = 0,
-    grid_size: int | Sequence[int] = 7,
-    probability: float = 0.5,
-    device: torch.device | str = "cpu",
-) -> Design:
-    """The masks start .. stop of a seed, as a design."""
-    grid = _design(size, grid_size, probability, seed)
-    index_range(start, stop)
-    extent, cells = reference.as_volume(list(size)), reference.as_volume(grid)
-    cell = reference.cell_sizes(extent, cells)
-    grids, offsets = reference.draw(seed, start, stop - start, cells, cell, probability, torch.device(device))
-    return design_of(grids.view(stop - start, *grid), offsets[:, 3 - len(grid) :])
-
-
 def opened(design: Design, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Grids [N, *grid] (bool) and offsets [N, dimensions] (int64) of a design."""
     grids, offsets = reference.unpack(design.words, design.offsets, reference.as_volume(list(grid)))
     return grids.view(len(grids), *grid), offsets[:, 3 - len(grid) :]
-
-
-def interpolation(
-    size: Sequence[int], grid_size: int | Sequence[int] = 7, *, border: Border = "reflect"
-) -> list[Tensor]:
-    """How a mask is made of its grid: for each dimension matrices [offsets, size, cells], float64, on the CPU.
-
-    A mask of an image with the offsets (s, t) is ``y[s] @ grid @ x[t].T``; each row of a matrix sums to one.
-    """
-    grid = per_dimension("grid_size", grid_size, len(size))
-    found = []
-    for extent, cells, cell in zip(size, grid, reference.cell_sizes(size, grid), strict=True):
-        offsets = torch.arange(cell, dtype=torch.int64, device="cpu")
-        found.append(reference.interpolation_weights(offsets, extent, cells, cell, _mirror(border)))
-    return found
 
 
 def _checked(
@@ -193,6 +299,27 @@ def _checked(
     return design.words, design.offsets
 
 
+def drawn(
+    start: int,
+    stop: int,
+    size: Sequence[int],
+    *,
+    seed: int = 0,
+    grid_size: int | Sequence[int] = 7,
+    probability: float = 0.5,
+    device: torch.device | str = "cpu",
+) -> Design:
+    """:meth:`Masks.drawn`, of the masks of a size and seed."""
+    return Masks(size, grid_size, probability, seed=seed).drawn(start, stop, device)
+
+
+def interpolation(
+    size: Sequence[int], grid_size: int | Sequence[int] = 7, *, border: Border = "reflect"
+) -> list[Tensor]:
+    """:meth:`Masks.interpolation`, of the masks of a size."""
+    return Masks(size, grid_size, border=border).interpolation()
+
+
 def batch(
     input: Tensor,
     start: int,
@@ -205,33 +332,9 @@ def batch(
     baseline: float | Tensor = 0.0,
     design: Design | None = None,
 ) -> Tensor:
-    """Input under each of RISE's random masks start .. stop.
-
-    Args:
-        input: [B, C, *spatial], one to three spatial dimensions, floating point; every image gets the same masks.
-        start, stop: range of mask indices.
-        seed: mask n is a function of (seed, n) alone.
-        grid_size: cells per spatial dimension, one int or one each, at most 31.
-        probability: that a cell of the grid is 1 (keeps the input).
-        border: ``reflect`` mirrors the grid at the border without repeating the edge, as the authors' code does;
-            ``clamp`` repeats the edge, as ``F.interpolate`` does.
-        baseline: what shows where the mask is 0: a number, or a tensor that broadcasts to input.
-        design: the masks start .. stop themselves, in the place of those of the seed.
-
-    Returns:
-        [(stop - start) * B, C, *spatial] in the input's dtype and memory format, row (n - start) * B + b.
-
-    Raises:
-        TypeError, ValueError: for arguments outside of the above.
-    """
-    size = spatial("input", input)
-    if not input.is_floating_point():
-        raise TypeError(f"input: dtype {input.dtype} is not floating point, and masks are fractions")
-    grid = _design(size, grid_size, probability, seed)
-    index_range(start, stop)
-    tensor, fill = split_baseline(input, baseline)
-    words, offsets = _checked(design, stop - start, grid, input.device)
-    return _batch(input, tensor, fill, seed, start, stop, grid, float(probability), _mirror(border), words, offsets)
+    """:meth:`Masks.batch`, of the masks of the input's size and a seed."""
+    made = Masks(spatial("input", input), grid_size, probability, border, seed)
+    return made.batch(input, start, stop, baseline, design)
 
 
 def accumulate(
@@ -245,43 +348,15 @@ def accumulate(
     partial: Tensor | None = None,
     design: Design | None = None,
 ) -> Tensor:
-    """Add the masks start .. start + N, weighted by scores, to the state from which :func:`finish` makes maps.
-
-    Args:
-        scores: [N, K], floating point.
-        start: index of the first mask.
-        size: the input's spatial sizes.
-        seed, grid_size, probability: as in :func:`batch`.
-        partial: the state after the earlier masks; chunks give the same bits as one call.
-        design: as in :func:`batch`.
-
-    Returns:
-        The new state, float32 (float64 for float64 scores); its size does not depend on N.
-
-    Raises:
-        TypeError, ValueError: for arguments outside of the above.
-    """
-    if scores.dim() != 2 or not scores.is_floating_point():
-        raise ValueError(f"scores: {scores.dtype} of shape {tuple(scores.shape)} is not floating point of shape [N, K]")
-    size = per_dimension("size", size, len(size))
-    if not 1 <= len(size) <= 3:
-        raise ValueError(f"size: {tuple(size)} does not have 1 to 3 entries")
-    grid = _design(size, grid_size, probability, seed)
-    index_range(start, start + scores.shape[0])
-    if partial is not None:
-        shape, dtype = _state_shape(scores.shape[1], size, grid), accumulation_dtype(scores.dtype)
-        if tuple(partial.shape) != shape or partial.dtype != dtype:
-            given = f"{partial.dtype} of shape {tuple(partial.shape)}"
-            raise ValueError(f"partial: {given} is not the state of earlier masks, {dtype} of shape {shape}")
-    words, offsets = _checked(design, scores.shape[0], grid, scores.device)
-    return _accumulate(scores, partial, seed, start, size, grid, float(probability), words, offsets)
+    """:meth:`Masks.accumulate`, of the masks of a size and seed."""
+    return Masks(size, grid_size, probability, seed=seed).accumulate(scores, start, partial, design)
 
 
 def finish(
     partial: Tensor, size: Sequence[int], *, grid_size: int | Sequence[int] = 7, border: Border = "reflect"
 ) -> Tensor:
-    """Maps [K, *size] = sum over n of scores[n, k] * mask n, from the state of :func:`accumulate`."""
-    return reference.finish(partial, size, per_dimension("grid_size", grid_size, len(size)), _mirror(border))
+    """:meth:`Masks.finish`, of the masks of a size."""
+    return Masks(size, grid_size, border=border).finish(partial)
 
 
 def fold(
@@ -294,9 +369,5 @@ def fold(
     probability: float = 0.5,
     border: Border = "reflect",
 ) -> Tensor:
-    """Score-weighted sum of the masks start .. start + N, regenerated: [K, *size] for scores [N, K], K outputs at once.
-
-    RISE's map (equation 6 of the paper) is this divided by N * probability.
-    """
-    state = accumulate(scores, start, size, seed=seed, grid_size=grid_size, probability=probability)
-    return finish(state, size, grid_size=grid_size, border=border)
+    """:meth:`Masks.fold`, of the masks of a size and seed: K outputs at once."""
+    return Masks(size, grid_size, probability, border, seed).fold(scores, start)

@@ -45,7 +45,10 @@ def test_doctor(fastsal: Command) -> None:
     assert document["packages"]["torch"] == torch.__version__
     assert document["devices"][0]["device"] == "cpu"
     assert {backend["name"] for backend in document["backends"]} == {"triton", "native", "reference", "interpret"}
+    assert {each["op"] for each in document["ops"]} >= {"cam.map", "windows.fold"}
     text = fastsal("doctor").out
+    for each in document["ops"]:
+        assert f"{each['op']:<18}{each['backend']}: {each['reason']}" in text
     for backend in document["backends"]:
         assert backend["reason"] in text
     if not torch.cuda.is_available():

@@ -18,7 +18,7 @@ SIZE, GRID = [12, 10], [3, 4]
 
 
 def run_of(design: str, count: int, probability: float, seed: int, replicates: int = 1) -> Masks:
-    return Masks(tuple(SIZE), tuple(GRID), "reflect", probability, seed, design, count * replicates, replicates)
+    return Masks(masks.Masks(SIZE, GRID, probability, seed=seed), design, count * replicates, replicates)
 
 
 def score(batch: Tensor) -> Tensor:

@@ -243,3 +243,48 @@ def check_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
         got = torch.autograd.grad(compiled(*leaves).square().sum(), wanted)
         expected = torch.autograd.grad(program(*leaves).square().sum(), wanted)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def suite(
+    cases: list[Case], small: list[Case], *, gradients: list[Case], compiled: list[Case] | None = None
+) -> dict[str, Callable[..., None]]:
+    """The tests of an op, for its file's ``globals()``.
+
+    Args:
+        cases: for the kernel's values, in every dtype, and in channels-last layouts where the first tensor has one.
+        small: for the dispatcher, finite differences and vmap.
+        gradients: for the gradient through the kernel.
+        compiled: for torch.compile; None takes the small ones.
+    """
+
+    @each(cases)
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_kernel_values(case: Case, dtype: torch.dtype) -> None:
+        check_kernel_values(case, dtype, channels_last=False)
+
+    @each([case for case in cases if case.make()[0].dim() in (4, 5)])
+    def test_kernel_values_channels_last(case: Case) -> None:
+        check_kernel_values(case, torch.float32, channels_last=True)
+
+    @each(gradients)
+    def test_kernel_gradients(case: Case) -> None:
+        check_kernel_gradients(case)
+
+    @each(small)
+    def test_dispatcher(case: Case) -> None:
+        check_dispatcher(case)
+
+    @each(small)
+    def test_derivatives(case: Case) -> None:
+        check_derivatives(case)
+
+    @each(small)
+    def test_vmap(case: Case) -> None:
+        check_vmap(case)
+
+    @each(small if compiled is None else compiled)
+    @pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", None), ("aot_eager", True), ("inductor", None)])
+    def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
+        check_compile(case, compiler, dynamic)
+
+    return {name: value for name, value in locals().items() if name.startswith("test_")}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastsal.ops import backend, cam
 from tests.ops import harness
-from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case, each
+from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case
 
 
 def tensors(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
@@ -71,41 +71,7 @@ SMALL = [
 ]
 
 
-@each(CASES)
-@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
-def test_kernel_values(case: Case, dtype: torch.dtype) -> None:
-    harness.check_kernel_values(case, dtype, channels_last=False)
-
-
-@each([case for case in CASES if case.make()[0].dim() in (4, 5)])
-def test_kernel_values_channels_last(case: Case) -> None:
-    harness.check_kernel_values(case, torch.float32, channels_last=True)
-
-
-@each([CASES[0], CASES[7]])
-def test_kernel_gradients(case: Case) -> None:
-    harness.check_kernel_gradients(case)
-
-
-@each(SMALL)
-def test_dispatcher(case: Case) -> None:
-    harness.check_dispatcher(case)
-
-
-@each(SMALL)
-def test_derivatives(case: Case) -> None:
-    harness.check_derivatives(case)
-
-
-@each(SMALL)
-def test_vmap(case: Case) -> None:
-    harness.check_vmap(case)
-
-
-@each(SMALL)
-@pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", None), ("aot_eager", True), ("inductor", None)])
-def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
-    harness.check_compile(case, compiler, dynamic)
+globals().update(harness.suite(CASES, SMALL, gradients=[CASES[0], CASES[7]]))
 
 
 @pytest.mark.parametrize(
@@ -139,6 +105,29 @@ def test_kernel_normalises_by_the_extremes_of_the_resized_map(selected: str) -> 
             got = cam.map(activations, gradients, (size, size), relu=False).flatten(1).cpu()
         torch.testing.assert_close(got.amin(1), torch.zeros(3), rtol=0, atol=1e-6)
         torch.testing.assert_close(got.amax(1), torch.ones(3), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
+@pytest.mark.parametrize(("relu", "normalize"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("size", [None, (23, 16)], ids=["own size", "resized"])
+def test_kernel_finish_is_map_of_one_channel_of_weight_1(
+    selected: str, relu: bool, normalize: bool, size: tuple[int, int] | None
+) -> None:
+    maps = pair(3, 1, 7, 5)[0][:, 0].to(KERNEL_DEVICE, torch.float32)
+    maps[1, 2, 3] = float("nan")
+    ones = torch.ones_like(maps)[:, None]
+    with backend(selected):
+        got = cam.finish(maps, size, relu=relu, normalize=normalize)
+        expected = cam.map(maps[:, None], ones, size, relu=relu, normalize=normalize)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_finish_has_the_derivatives_of_map() -> None:
+    maps = pair(2, 1, 3, 4)[0][:, 0].requires_grad_()
+    assert torch.autograd.gradcheck(lambda each: cam.finish(each, (5, 6), relu=False), (maps,), check_forward_ad=True)
+    stacked = torch.stack([maps.detach(), maps.detach().flip(0)])
+    expected = torch.stack([cam.finish(each, (5, 6)) for each in stacked])
+    assert torch.equal(torch.func.vmap(lambda each: cam.finish(each, (5, 6)))(stacked), expected)
 
 
 @pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
@@ -203,6 +192,8 @@ def test_overlay_has_no_derivative_and_maps() -> None:
         (lambda a: cam.map(a, a.double()), "gradients: torch.float64"),
         (lambda a: cam.map(a, a, (3,)), r"size: \(3,\) has 1 entries, 2 are needed"),
         (lambda a: cam.map(a.long(), a.long()), "activations: dtype torch.int64"),
+        (lambda a: cam.finish(a[:, 0, 0, 0]), r"maps: torch.float32 of shape \(2,\) is not floating point of shape"),
+        (lambda a: cam.finish(a.long()), "maps: torch.int64"),
         (lambda a: cam.overlay(a, a, torch.zeros(2, 8, 8, 3), torch.zeros(256, 3).byte()), "image: torch.float32"),
         (
             lambda a: cam.overlay(a, a, torch.zeros(2, 8, 8, 3).byte(), torch.zeros(10, 3).byte()),

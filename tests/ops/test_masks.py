@@ -14,7 +14,7 @@ from fastsal.ops import backend, masks
 from fastsal.reference import masks as reference
 from fastsal.reference._numerics import philox
 from tests.ops import harness
-from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case, each
+from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case
 
 
 def batch(x: Tensor, baseline: Tensor | None = None, **options: object) -> Tensor:
@@ -87,41 +87,7 @@ SMALL = [
 ]
 
 
-@each([*VALUES, *FOLDS])
-@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
-def test_kernel_values(case: Case, dtype: torch.dtype) -> None:
-    harness.check_kernel_values(case, dtype, channels_last=False)
-
-
-@each([case for case in VALUES if case.make()[0].dim() > 3])
-def test_kernel_values_channels_last(case: Case) -> None:
-    harness.check_kernel_values(case, torch.float32, channels_last=True)
-
-
-@each([VALUES[0], VALUES[3], FOLDS[0], FOLDS[5]])
-def test_kernel_gradients(case: Case) -> None:
-    harness.check_kernel_gradients(case)
-
-
-@each(SMALL)
-def test_dispatcher(case: Case) -> None:
-    harness.check_dispatcher(case)
-
-
-@each(SMALL)
-def test_derivatives(case: Case) -> None:
-    harness.check_derivatives(case)
-
-
-@each(SMALL)
-def test_vmap(case: Case) -> None:
-    harness.check_vmap(case)
-
-
-@each(SMALL)
-@pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", None), ("aot_eager", True), ("inductor", None)])
-def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
-    harness.check_compile(case, compiler, dynamic)
+globals().update(harness.suite([*VALUES, *FOLDS], SMALL, gradients=[VALUES[0], VALUES[3], FOLDS[0], FOLDS[5]]))
 
 
 # The known-answer vectors published with Random123 for Philox4x32-10.
@@ -190,6 +156,34 @@ def test_fold_is_the_weighted_sum_of_the_batch_masks(size: tuple[int, ...]) -> N
     torch.testing.assert_close(got, torch.einsum("nk,n...->k...", scores, drawn))
 
 
+def test_masks_are_values() -> None:
+    made = masks.Masks([20, 30], 4, 0.3, "clamp", np.int64(5))
+    assert made == masks.Masks((20, 30), (4, 4), 0.3, "clamp", 5)
+    assert hash(made) == hash(masks.Masks((20, 30), (4, 4), 0.3, "clamp", 5))
+    assert made != masks.Masks((20, 30), 4, 0.3, "reflect", 5)
+    assert repr(made) == "Masks(size=(20, 30), grid=(4, 4), probability=0.3, border='clamp', seed=5)"
+    with pytest.raises(AttributeError):
+        made.seed = 6
+
+
+def test_masks_do_what_the_functions_do() -> None:
+    size, options = (20, 30), {"grid_size": (4, 5), "probability": 0.3, "seed": 5}
+    made = masks.Masks(size, (4, 5), 0.3, "clamp", 5)
+    x, scores = torch.randn(2, 3, *size), torch.randn(6, 2)
+    expected = masks.batch(x, 2, 8, **options, border="clamp", baseline=0.5)
+    assert torch.equal(made.batch(x, 2, 8, 0.5), expected)
+    design = made.drawn(2, 8)
+    assert all(map(torch.equal, design, masks.drawn(2, 8, size, **options)))
+    assert torch.equal(made.batch(x, 0, 6, 0.5, design), expected)
+    state = made.accumulate(scores, 2)
+    assert torch.equal(state, masks.accumulate(scores, 2, size, **options))
+    assert torch.equal(state, made.accumulate(scores[3:], 5, made.accumulate(scores[:3], 2)))
+    assert torch.equal(state, made.accumulate(scores, 0, design=design))
+    assert torch.equal(made.finish(state), masks.finish(state, size, grid_size=(4, 5), border="clamp"))
+    assert torch.equal(made.fold(scores, 2), masks.fold(scores, 2, size, **options, border="clamp"))
+    assert all(map(torch.equal, made.interpolation(), masks.interpolation(size, (4, 5), border="clamp")))
+
+
 @pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
 def test_kernel_chunks_give_the_bits_of_one_call(selected: str) -> None:
     device = KERNEL_DEVICE if selected == KERNEL_BACKEND else "cpu"
@@ -234,6 +228,10 @@ def test_kernel_draws_the_numbers_of_the_reference() -> None:
         (lambda x: masks.batch(x, 0, 1, baseline="zero"), "baseline: str"),
         (lambda x: masks.accumulate(x, 0, (4, 4)), "scores: torch.float32 of shape"),
         (lambda x: masks.accumulate(x[0], 0, (4, 4), partial=x), "partial: torch.float32 of shape"),
+        (lambda x: masks.Masks((4, 0)), r"size: \(4, 0\) has an entry below 1"),
+        (lambda x: masks.Masks((4, 4.5)), r"size: \(4, 4.5\) is not a sequence of ints"),
+        (lambda x: masks.Masks((2, 3, 4, 5)), r"size: \(2, 3, 4, 5\) does not have 1 to 3 entries"),
+        (lambda x: masks.Masks((4, 5)).batch(x[None], 0, 1), r"input: shape \(1, 1, 4, 4\) is not \[B, C, 4, 5\]"),
     ],
 )
 def test_errors_name_the_argument(call: object, message: str) -> None:

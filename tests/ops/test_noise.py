@@ -12,7 +12,7 @@ from fastsal.ops import backend, noise
 from fastsal.ops.noise import BLOCK
 from fastsal.reference import noise as reference
 from tests.ops import harness
-from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case, each
+from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case
 
 
 def batch(x: Tensor, std: Tensor | None = None) -> Tensor:
@@ -76,41 +76,7 @@ SMALL = [
 ]
 
 
-@each(CASES)
-@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
-def test_kernel_values(case: Case, dtype: torch.dtype) -> None:
-    harness.check_kernel_values(case, dtype, channels_last=False)
-
-
-@each([case for case in CASES if case.make()[0].dim() in (4, 5)])
-def test_kernel_values_channels_last(case: Case) -> None:
-    harness.check_kernel_values(case, torch.float32, channels_last=True)
-
-
-@each([CASES[0], CASES[1], CASES[10], CASES[12]])
-def test_kernel_gradients(case: Case) -> None:
-    harness.check_kernel_gradients(case)
-
-
-@each(SMALL)
-def test_dispatcher(case: Case) -> None:
-    harness.check_dispatcher(case)
-
-
-@each(SMALL)
-def test_derivatives(case: Case) -> None:
-    harness.check_derivatives(case)
-
-
-@each(SMALL)
-def test_vmap(case: Case) -> None:
-    harness.check_vmap(case)
-
-
-@each(SMALL[:2])
-@pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", None), ("aot_eager", True), ("inductor", None)])
-def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
-    harness.check_compile(case, compiler, dynamic)
+globals().update(harness.suite(CASES, SMALL, gradients=[CASES[0], CASES[1], CASES[10], CASES[12]], compiled=SMALL[:2]))
 
 
 def normals(shape: tuple[int, ...], count: int, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastsal.ops import patches
 from tests.ops import harness
-from tests.ops.harness import Case, each
+from tests.ops.harness import Case
 
 
 def at(*pairs: tuple[int, int]) -> Tensor:
@@ -96,41 +96,7 @@ def test_integers_are_copied_too() -> None:
     assert got.tolist() == [[[[6, 7, 7], [10, 11, 7]]]]
 
 
-@each(CASES)
-@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
-def test_kernel_values(case: Case, dtype: torch.dtype) -> None:
-    harness.check_kernel_values(case, dtype, channels_last=False)
-
-
-@each(CASES)
-def test_kernel_values_channels_last(case: Case) -> None:
-    harness.check_kernel_values(case, torch.float32, channels_last=True)
-
-
-@each(CASES[:3])
-def test_kernel_gradients(case: Case) -> None:
-    harness.check_kernel_gradients(case)
-
-
-@each(SMALL)
-def test_dispatcher(case: Case) -> None:
-    harness.check_dispatcher(case)
-
-
-@each(SMALL)
-def test_derivatives(case: Case) -> None:
-    harness.check_derivatives(case)
-
-
-@each(SMALL)
-def test_vmap(case: Case) -> None:
-    harness.check_vmap(case)
-
-
-@each(SMALL)
-@pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", None), ("aot_eager", True), ("inductor", None)])
-def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
-    harness.check_compile(case, compiler, dynamic)
+globals().update(harness.suite(CASES, SMALL, gradients=CASES[:3]))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastsal.ops import backend, windows
 from tests.ops import harness
-from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case, each
+from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case
 
 
 def batch(x: Tensor, baseline: Tensor | None = None, *, window: object, stride: object, fill: float = 0.0) -> Tensor:
@@ -86,41 +86,11 @@ SMALL = [
 ]
 
 
-@each([*BATCHES, *FOLDS])
-@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
-def test_kernel_values(case: Case, dtype: torch.dtype) -> None:
-    harness.check_kernel_values(case, dtype, channels_last=False)
-
-
-@each([case for case in BATCHES if case.make()[0].dim() in (4, 5)])
-def test_kernel_values_channels_last(case: Case) -> None:
-    harness.check_kernel_values(case, torch.float32, channels_last=True)
-
-
-@each([BATCHES[0], BATCHES[2], FOLDS[0], FOLDS[6]])
-def test_kernel_gradients(case: Case) -> None:
-    harness.check_kernel_gradients(case)
-
-
-@each(SMALL)
-def test_dispatcher(case: Case) -> None:
-    harness.check_dispatcher(case)
-
-
-@each(SMALL)
-def test_derivatives(case: Case) -> None:
-    harness.check_derivatives(case)
-
-
-@each(SMALL)
-def test_vmap(case: Case) -> None:
-    harness.check_vmap(case)
-
-
-@each([SMALL[0], SMALL[2]])
-@pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", None), ("aot_eager", True), ("inductor", None)])
-def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
-    harness.check_compile(case, compiler, dynamic)
+globals().update(
+    harness.suite(
+        [*BATCHES, *FOLDS], SMALL, gradients=[BATCHES[0], BATCHES[2], FOLDS[0], FOLDS[6]], compiled=[SMALL[0], SMALL[2]]
+    )
+)
 
 
 def boxes(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]) -> list[tuple[slice, ...]]:
@@ -172,6 +142,44 @@ def test_kernel_fold_is_the_mean_over_covering_windows(
     torch.testing.assert_close(got, total / count.clamp_min(1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("shape", "window", "stride"), GEOMETRIES)
+def test_windows_know_where_they_are(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    made = windows.Windows(shape, window, stride)
+    assert (made.shape, made.window, made.stride) == (shape, window, stride)
+    assert made.counts == windows.counts(shape, window, stride)
+    assert made.total == prod(made.counts)
+    first, end = made.rectangles()
+    found = [box_of(*each) for each in zip(first.tolist(), end.tolist(), strict=True)]
+    assert found == [box_cut(box, shape) for box in boxes(shape, window, stride)]
+
+
+def box_of(first: list[int], end: list[int]) -> list[tuple[int, int]]:
+    return list(zip(first, end, strict=True))
+
+
+def box_cut(box: tuple[slice, ...], shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [(each.start, min(each.stop, size)) for each, size in zip(box, shape, strict=True)]
+
+
+def test_windows_are_values() -> None:
+    made = windows.Windows([3, 8, 8], 2)
+    assert made == windows.Windows((3, 8, 8), (2, 2, 2), 1)
+    assert hash(made) == hash(windows.Windows((3, 8, 8), (2, 2, 2), 1))
+    assert made != windows.Windows((3, 8, 8), 2, 2)
+    assert repr(made) == "Windows(shape=(3, 8, 8), window=(2, 2, 2), stride=(1, 1, 1))"
+    with pytest.raises(AttributeError):
+        made.total = 3
+
+
+@pytest.mark.parametrize("positions", [[], [0], [2, 3, 4], [0, 1, 5, 7, 8], [8, 0]])
+def test_windows_at_positions_are_rows_of_all(positions: list[int]) -> None:
+    made = windows.Windows((2, 7, 7), (2, 3, 3), 2)
+    x = torch.randn(2, 2, 7, 7)
+    rows = made.batch(x, 0, made.total, 0.5).unflatten(0, (made.total, 2))[positions].flatten(0, 1)
+    assert torch.equal(made.at(x, positions, 0.5), rows)
+    assert torch.equal(made.at(x, torch.tensor(positions, dtype=torch.int64), 0.5), rows)
+
+
 @pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
 def test_kernel_nan_difference_stays_under_its_window(selected: str) -> None:
     differences = torch.ones(9, 1, device=KERNEL_DEVICE if selected == KERNEL_BACKEND else "cpu")
@@ -212,6 +220,9 @@ def test_integer_input_keeps_its_dtype() -> None:
         (lambda x: windows.batch(x, 0, 17, window=1, stride=1), "start, stop: 0, 17 .* <= 16"),
         (lambda x: windows.batch(x, 0, 1, window=1, stride=1, baseline=torch.zeros(3)), r"baseline: shape \(3,\)"),
         (lambda x: windows.batch(x[0, 0, 0], 0, 1, window=1, stride=1), "shape: it is empty"),
+        (lambda x: windows.Windows((4.0, 4), 1), r"shape: \(4.0, 4\) is not a sequence of ints"),
+        (lambda x: windows.Windows((1, 5, 4), 1).batch(x, 0, 1), r"input: shape \(1, 1, 4, 4\) is not \[B, 1, 5, 4\]"),
+        (lambda x: windows.Windows((1, 4, 4), 1).at(x, [3, 16]), "start, stop: 16, 17"),
         (
             lambda x: windows.fold(x[0, 0], (4, 4), window=2, stride=2, average=True),
             r"differences: .* is not .* \[4, K\]|differences",

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from fastsal._torch import OpOverload
+
 aten = torch.ops.aten
 Axes = tuple[int, int]
 """Which dimensions of a value are height and width."""
@@ -113,7 +115,7 @@ def even(node: fx.Node, shape: Shape, axes: dict[fx.Node, Axes]) -> Axes | None:
     changed = [each for each in node.all_input_nodes if each in axes]
     first = changed[0]
     where, rank = axes[first], len(shape(first) or ())
-    pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+    pointwise = isinstance(target, OpOverload) and torch.Tag.pointwise in target.tags
     if pointwise or target in _COPIES:
         return _broadcast(node, shape, axes)
     if target is operator.getitem:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_unflatten
 
+from fastsal._torch import OpOverload, tree_unflatten
 from fastsal.engine.incremental.layout import Group, Reach, Step, Window, grouped, planned, steps_of
 from fastsal.engine.incremental.rules import CONVOLUTIONS, aten, is_identity
 from fastsal.engine.incremental.tracing import Traced
@@ -290,7 +290,7 @@ def _written_over(node: fx.Node) -> Any:
         return None
     if before.dtype != result.dtype or before.dim() != result.dim() or before.shape[1:] != result.shape[1:]:
         return None
-    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.pointwise not in node.target.tags:
+    if not isinstance(node.target, OpOverload) or torch.Tag.pointwise not in node.target.tags:
         return None
     packet = getattr(aten, node.target._schema.name.split("::")[1] + "_", None)
     return getattr(packet, node.target._overloadname, None)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import TreeSpec, tree_flatten
 
+from fastsal._torch import FakeTensorMode, OpOverload, TreeSpec, set_grad_enabled, tree_flatten
 from fastsal.engine.run.forward import owners, run
 
 
@@ -116,7 +116,6 @@ def _exported(call: _Call, rows: Tensor, specs: list[TreeSpec]) -> Traced:
 
 
 def _captured(call: _Call, rows: Tensor, specs: list[TreeSpec]) -> Traced:
-    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
@@ -143,7 +142,7 @@ def _make_functional(node: fx.Node) -> None:
         NotTraceable: where the argument may be read again, or there is no such form.
     """
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+    if not isinstance(target, OpOverload) or not target._schema.is_mutable:
         return
     name = target._schema.name.split("::")[1]
     form = getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), target._overloadname, None)
@@ -159,18 +158,16 @@ def _make_functional(node: fx.Node) -> None:
 def aliases(node: fx.Node) -> bool:
     """Whether a value may share memory with another."""
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return True
     return target is torch.ops.aten.dropout.default or any(each.alias_info for each in target._schema.returns)
 
 
 def _traced(graph: fx.Graph, given: fx.Node, constants: dict[fx.Node, Any], spec: TreeSpec) -> Traced:
     # Nothing here has gradients, so that where they are switched off does not matter.
-    nodes = tuple(
-        node for node in graph.nodes if node.op == "call_function" and node.target is not torch._C._set_grad_enabled
-    )
+    nodes = tuple(node for node in graph.nodes if node.op == "call_function" and node.target is not set_grad_enabled)
     for node in nodes:
-        if not isinstance(node.target, torch._ops.OpOverload) and getattr(node.target, "__module__", "") != "_operator":
+        if not isinstance(node.target, OpOverload) and getattr(node.target, "__module__", "") != "_operator":
             raise NotTraceable(f"it uses {getattr(node.target, '__name__', node.target)}")
     (output,) = (node for node in graph.nodes if node.op == "output")
     outputs = output.args[0]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
+from fastsal._torch import tree_leaves, tree_map
 from fastsal.engine.prepare.folding import Fold, fold
 from fastsal.engine.prepare.precision import DTYPES, as_dtype, float32_arithmetic, keep_exact
 from fastsal.engine.prepare.replica import replica

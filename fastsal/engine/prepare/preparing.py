@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from fastsal._torch import BatchNorm, tree_leaves
 from fastsal.engine.prepare.folding import foldable
 from fastsal.engine.prepare.precision import TOLERANCES, checked_precision
 from fastsal.engine.prepare.prepared import Choice, Form, Prepared, Step, form_of, unprepared
@@ -202,7 +202,7 @@ class _Preparation:
         if not wanted:
             self.say(name, False, "not folded, as asked")
             return
-        norms = sum(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules())
+        norms = sum(isinstance(part, BatchNorm) for part in self.model.modules())
         if not norms:
             self.say(name, False, "none in the model")
             return

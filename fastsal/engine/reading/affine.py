@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+
+from fastsal._torch import tree_leaves
 
 # Affine in everything that they take.
 _LINEAR = {

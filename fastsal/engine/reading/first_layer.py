@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from fastsal._torch import tree_leaves
 from fastsal.engine.prepare.prepared import Prepared
 from fastsal.engine.prepare.watch import Watch
 from fastsal.engine.run.forward import ForwardFunc, owner, owners, run, scratch

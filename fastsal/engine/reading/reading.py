@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from fastsal._torch import tree_flatten, tree_map, tree_unflatten
 from fastsal.engine.reading.affine import Escapes, is_affine
 from fastsal.engine.run.forward import evaluation, run, scratch
 

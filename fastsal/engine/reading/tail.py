@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
+from fastsal._torch import tree_leaves, tree_map
 from fastsal.engine.run.forward import owner, run, scratch
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from fastsal._torch import tree_flatten, tree_unflatten
 
 _WARM_UPS = 3
 """Calls before a capture: libraries choose their algorithms, kernels are compiled and memory is laid out in them."""

@@ -88,7 +88,7 @@ class LeGrad(Attribution):
         if not maps:
             raise ValueError("forward_func: the target does not depend on its attention")
         largest = max((each.shape[2:] for each in maps), key=lambda shape: shape.numel())
-        found = [cam.map(each, torch.ones_like(each), largest, relu=False, normalize=False) for each in maps]
-        mean = torch.stack(found).mean(0)[:, None]
-        result = cam.map(mean, torch.ones_like(mean), size if upsample else None, relu=False, normalize=normalize)
+        found = [cam.finish(each[:, 0], largest, relu=False, normalize=False) for each in maps]
+        mean = torch.stack(found).mean(0)
+        result = cam.finish(mean, size if upsample else None, relu=False, normalize=normalize)
         return result[:, None].to(tensors[0].dtype)

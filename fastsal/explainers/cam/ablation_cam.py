@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from fastsal._torch import tree_leaves
 from fastsal.engine.reading.tail import Tail, begins_with
 from fastsal.engine.run import Plan, evaluation
 from fastsal.explainers._old import could_be_per_example, sweep

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from fastsal._torch import tree_leaves
 from fastsal.engine.reading import UNRELATED, Layer, Reading, default_layer, grid_of, read, resolve_layer
 from fastsal.explainers._old import attribute_method
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
@@ -264,7 +264,7 @@ class ActivationMap(Attribution):
         several = len(reading.activations) > 1
         with torch.inference_mode(False), torch.set_grad_enabled(any(field.requires_grad for field in reading.fields)):
             maps = [
-                cam.map(*self._summed(a, field, eigen_smooth), size, relu=relu, normalize=normalize or several).to(
+                _map(*self._summed(a, field, eigen_smooth), size, relu, normalize or several).to(
                     torch.promote_types(a.dtype, given) if given.is_floating_point else a.dtype
                 )
                 for a, field in zip(reading.activations, reading.fields, strict=True)
@@ -280,17 +280,20 @@ class ActivationMap(Attribution):
         """
         if len(reading.activations) != 1:
             raise ValueError(f"reading: it has {len(reading.activations)} layers; fuse them with render()")
-        return Summed(*self._summed(reading.activations[0], reading.fields[0], False))
+        activations, field = self._summed(reading.activations[0], reading.fields[0], False)
+        return Summed(activations, activations.new_ones(()).expand_as(activations) if field is None else field)
 
-    def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, Tensor]:
-        """(activations, field) of :func:`fastsal.ops.cam.map`, which weighs channels by means."""
+    def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, Tensor | None]:
+        """(activations, field) of :func:`fastsal.ops.cam.map`, which weighs channels by means.
+
+        Where each position has a weight of its own, the weighted sum [N, 1, *spatial] and None.
+        """
         if not self.elementwise and not eigen_smooth:
             return activations, field.expand_as(activations).to(activations.dtype)
         dtype = accumulation_dtype(activations.dtype)
         weights = field.to(dtype) if self.elementwise else field.to(dtype).mean(tuple(range(2, field.dim())), True)
         weighted = weights * activations.to(dtype)
-        summed = principal_projection(weighted)[:, None] if eigen_smooth else weighted.sum(1, keepdim=True)
-        return summed, torch.ones((), dtype=dtype, device=summed.device).expand_as(summed)
+        return principal_projection(weighted)[:, None] if eigen_smooth else weighted.sum(1, keepdim=True), None
 
     def _take(self, layer: Layer) -> None:
         self.layer_names = [layer.name]
@@ -313,6 +316,12 @@ class ActivationMap(Attribution):
         return value if grid is None else grid.arrange(value)
 
 
+def _map(activations: Tensor, field: Tensor | None, size: Sequence[int], relu: bool, normalize: bool) -> Tensor:
+    if field is None:
+        return cam.finish(activations[:, 0], size, relu=relu, normalize=normalize)
+    return cam.map(activations, field, size, relu=relu, normalize=normalize)
+
+
 def _fused(maps: list[Tensor], fuse: str, normalize: bool) -> Tensor:
     if len(maps) == 1:
         return maps[0]
@@ -320,7 +329,7 @@ def _fused(maps: list[Tensor], fuse: str, normalize: bool) -> Tensor:
     fused = stacked.mean(0) if fuse == "mean" else stacked.amax(0) if fuse == "max" else stacked.prod(0)
     if not normalize:
         return fused
-    return cam.map(fused[:, None], torch.ones_like(fused)[:, None], relu=False, normalize=True)
+    return cam.finish(fused, relu=False)
 
 
 def _any_score(output: Any) -> Tensor:

@@ -21,10 +21,9 @@ class EigenCAM(ActivationMap):
     def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
         return torch.ones((), device=activations.device)
 
-    def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, Tensor]:
+    def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, None]:
         wide = accumulation_dtype(activations.dtype)
-        projection = principal_projection(activations.to(wide) * field.to(wide))[:, None]
-        return projection, torch.ones((), dtype=wide, device=projection.device).expand_as(projection)
+        return principal_projection(activations.to(wide) * field.to(wide))[:, None], None
 
 
 class EigenGradCAM(EigenCAM):

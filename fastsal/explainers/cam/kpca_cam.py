@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
-from fastsal.ops import accumulation_dtype
+from fastsal.ops import accumulation_dtype, wide_dtype
 
 KERNELS = ("sigmoid", "rbf", "cosine", "linear")
 
@@ -44,9 +44,8 @@ class KPCACAM(ActivationMap):
     def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
         return torch.ones((), device=activations.device)
 
-    def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, Tensor]:
-        wide = accumulation_dtype(activations.dtype)
-        matrix = activations.flatten(2).mT.to(torch.float32 if activations.device.type == "mps" else torch.float64)
+    def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, None]:
+        matrix = activations.flatten(2).mT.to(wide_dtype(activations.device))
         matrix = matrix - matrix.mean(1, keepdim=True)
         gram = self._gram(matrix)
         gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)
@@ -55,8 +54,7 @@ class KPCACAM(ActivationMap):
         # scikit-learn's choice of sign: the largest entry is positive.
         largest = vector.gather(1, vector.abs().argmax(1, keepdim=True))
         projection = vector * largest.sign() * values[:, -1:].clamp_min(0).sqrt()
-        summed = projection.unflatten(1, activations.shape[2:])[:, None].to(wide)
-        return summed, torch.ones((), dtype=wide, device=summed.device).expand_as(summed)
+        return projection.unflatten(1, activations.shape[2:])[:, None].to(accumulation_dtype(activations.dtype)), None
 
     def _gram(self, matrix: Tensor) -> Tensor:
         gamma = 1 / matrix.shape[2] if self.gamma is None else self.gamma

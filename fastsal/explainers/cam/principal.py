@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastsal.ops import wide_dtype
+
 
 def principal_projection(values: Tensor, center: bool = True) -> Tensor:
     """Positions [N, *spatial] of values [N, C, *spatial], projected on the first right singular vector of [P, C].
@@ -20,7 +22,7 @@ def principal_projection(values: Tensor, center: bool = True) -> Tensor:
     if center:
         matrix = matrix - matrix.mean(1, keepdim=True)
     # Eigenvalues are squares: what float32 keeps of them is too little for close ones.
-    wide = matrix if matrix.device.type == "mps" else matrix.double()
+    wide = matrix.to(wide_dtype(matrix.device))
     if wide.shape[1] <= wide.shape[2]:
         _, vectors = torch.linalg.eigh(wide @ wide.mT)
         direction = (wide.mT @ vectors[..., -1:]).squeeze(-1)

@@ -15,7 +15,7 @@ from fastsal.explainers.cam.base import CamReading, ReshapeTransform
 from fastsal.explainers.cam.swept import SweptMap
 from fastsal.explainers.scores import Target, one_score_each, resolved, tile, tile_target
 from fastsal.explainers.seeds import as_seed
-from fastsal.ops import accumulation_dtype, cam, noise
+from fastsal.ops import accumulation_dtype, cam, noise, wide_dtype
 
 
 class ScoreCAM(SweptMap):
@@ -79,8 +79,7 @@ class ScoreCAM(SweptMap):
         row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
         plan = Plan(channels * self.samples, examples, row_bytes, x.device, given, self.forward_func)
         with torch.inference_mode(False):
-            wide = torch.float32 if x.device.type == "mps" else torch.float64
-            total = torch.zeros((channels, examples), dtype=wide, device=x.device)
+            total = torch.zeros((channels, examples), dtype=wide_dtype(x.device), device=x.device)
 
         def step(start: int, stop: int) -> Callable[[], None]:
             pieces = []
@@ -109,8 +108,7 @@ class ScoreCAM(SweptMap):
 
     def _mask(self, channel: Tensor, size: list[int]) -> Tensor:
         """Masks [B, *size] in [0, 1] of one channel [B, 1, *layer]."""
-        ones = torch.ones((), dtype=channel.dtype, device=channel.device).expand_as(channel)
-        return cam.map(channel, ones, size, relu=False)
+        return cam.finish(channel[:, 0], size, relu=False)
 
     def _masked(self, x: Tensor, mask: Tensor, channel: int, first: int, last: int) -> Tensor:
         """Masked inputs [(last - first) * B, ...], samples first to last of a channel's masks [B, 1, *spatial]."""

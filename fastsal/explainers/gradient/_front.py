@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from fastsal._torch import len_torch_dispatch_stack
 from fastsal.engine.reading import FirstLayer, first_layer
 from fastsal.engine.run import host_may_wait
 from fastsal.explainers.base import Attribution
@@ -58,7 +58,7 @@ def front_of(explainer: Attribution, task: Task, rows: int, setting: bool | str)
     Raises:
         ValueError: for True where it cannot be.
     """
-    traced = torch._C._len_torch_dispatch_stack() > 0 or not host_may_wait()
+    traced = len_torch_dispatch_stack() > 0 or not host_may_wait()
     found = None
     if setting is True or (setting == "auto" and rows >= LEAST_ROWS):
         if len(task.inputs) == 1 and task.given.names is None and not traced:

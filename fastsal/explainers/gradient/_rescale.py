@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fastsal._torch import get_softmax_dim
 from fastsal.explainers.functions import (
     ELEMENTWISE,
     MAX_POOLING,
@@ -140,6 +141,6 @@ class RescaleMode(TorchFunctionMode):
         dim: int | None = None
         if kind != "rescaled":
             given = others.get("dim", rest[0] if rest else None)
-            dim = given if isinstance(given, int) else F._get_softmax_dim("softmax", x.dim(), 3)  # type: ignore[attr-defined]
+            dim = given if isinstance(given, int) else get_softmax_dim("softmax", x.dim())
         elementwise: Any = _Elementwise
         return elementwise.apply(x, run, self._eps, in_place, dim)

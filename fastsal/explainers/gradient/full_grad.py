@@ -70,11 +70,10 @@ class FullGrad(Attribution):
         dtype = accumulation_dtype(x.dtype)
         total = torch.zeros((x.shape[0], *x.shape[2:]), dtype=dtype, device=x.device)
         for part in parts:
-            scaled = _scaled(part.detach().to(dtype).abs()).sum(1, keepdim=True)
-            ones = torch.ones((), dtype=dtype, device=x.device).expand_as(scaled)
-            total += cam.map(scaled, ones, list(x.shape[2:]), relu=False, normalize=False)
+            scaled = _scaled(part.detach().to(dtype).abs()).sum(1)
+            total += cam.finish(scaled, x.shape[2:], relu=False, normalize=False)
         if normalize:
-            total = cam.map(total[:, None], torch.ones_like(total)[:, None], relu=False, normalize=True)
+            total = cam.finish(total, relu=False)
         return total[:, None].to(x.dtype)
 
     def _gradients(

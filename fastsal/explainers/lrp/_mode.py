@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
+from fastsal._torch import DisableTorchFunction
 from fastsal.explainers.functions import (
     COPIES,
     ELEMENTWISE,
@@ -118,7 +119,7 @@ class RelevanceMode(TorchFunctionMode):
     # What the model runs
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             inputs = _unique(carriers((args, kwargs)))
             if any(self._running) or not inputs or not torch.is_grad_enabled():
                 self._running.append(None)
@@ -136,7 +137,7 @@ class RelevanceMode(TorchFunctionMode):
         (inputs, leaves, call), (name, rule) = running, self._rules.whole[module]
         if not isinstance(output, Tensor):
             raise TypeError(f"rule: module {name!r} returns a {type(output).__name__}; a rule needs one tensor")
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             layer = as_layer(module, name, call, inputs[0].dtype)
             # A copy, since autograd may have saved the output, which the model may overwrite.
             return self._through(layer, rule, inputs, leaves, output).clone()

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
+from fastsal._torch import BatchNorm
 from fastsal.explainers.functions import Call, replaced
 from fastsal.explainers.lrp.composites import Composite
 from fastsal.explainers.lrp.layer import Layer
@@ -24,7 +24,7 @@ ONE_FUNCTION = (
     nn.ConvTranspose1d,
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
-    _BatchNorm,
+    BatchNorm,
 )
 # A rule set on one of these has no effect, as in Captum: relevance passes them unchanged.
 PASSED = (nn.ReLU, nn.Dropout, nn.Tanh)

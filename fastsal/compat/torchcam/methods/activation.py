@@ -65,8 +65,7 @@ class _ScaledFirst:
     """Masks scaled to [0, 1] at the layer's resolution, then resized."""
 
     def _mask(self, channel: Tensor, size: list[int]) -> Tensor:
-        scaled = normalized_maps(channel[:, 0])[:, None]
-        return cam.map(scaled, scaled.new_ones(()).expand_as(scaled), size, relu=False, normalize=False)
+        return cam.finish(normalized_maps(channel[:, 0]), size, relu=False, normalize=False)
 
 
 class _ScoreCAM(_ScaledFirst, explainers.ScoreCAM):

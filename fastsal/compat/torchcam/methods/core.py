@@ -294,4 +294,4 @@ def one_size(maps: list[Tensor], shape: Sequence[int] | None) -> list[Tensor]:
 
 def normalized_maps(maps: Tensor) -> Tensor:
     """Maps [N, *spatial], each from 0 to 1."""
-    return cam.map(maps[:, None], torch.ones_like(maps)[:, None], relu=False)
+    return cam.finish(maps, relu=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from typing import NamedTuple
 
 import torch
@@ -33,19 +32,13 @@ class Changes(NamedTuple):
         return Changes(self.rectangles[positions], altered)
 
 
-def of_windows(images: Tensor, window: list[int], stride: list[int], baseline: Baseline) -> Changes:
-    """A window of each image replaced by the baseline, in the order of :func:`fastsal.ops.windows.batch`."""
-    channels, height, width = images.shape[1:]
-    _, down, right = windows.counts((channels, height, width), window, stride)
-    deep, tall, wide = window
-    position = torch.arange(prod(windows.counts((channels, height, width), window, stride)), device="cpu")
-    corners = torch.stack([position // right % down * stride[1], position % right * stride[2]], 1)
-    size, extent = (torch.tensor(each, device="cpu") for each in ((tall, wide), (height, width)))
-    ends = torch.minimum(corners + size, extent)
-    rectangles = torch.stack([corners[:, 0], ends[:, 0], corners[:, 1], ends[:, 1]], 1)
-    front = position // (right * down) * stride[0]
+def of_windows(images: Tensor, made: windows.Windows, baseline: Baseline) -> Changes:
+    """A window of each image replaced by the baseline."""
+    channels, (deep, tall, wide) = images.shape[1], made.window
+    first, end = made.rectangles()
+    rectangles = torch.stack([first[:, 1], end[:, 1], first[:, 2], end[:, 2]], 1)
     whole = deep == channels
-    corners, front = corners.to(images.device), front.to(images.device)
+    front, corners = (each.to(images.device) for each in (first[:, 0], first[:, 1:]))
     replacement = None if not isinstance(baseline, Tensor) else baseline.to(images).expand(images.shape)
 
     def altered(example: int, positions: Tensor, starts: Tensor, size: tuple[int, int]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -178,15 +177,14 @@ class Occlusion(PerturbationAttribution):
         if len(task.inputs) > 1:
             raise ValueError(f"refine: for one input, {len(task.inputs)} are given")
         swept = _Windows(self, task, sliding_window_shapes, strides, setting)
-        window, stride = swept.geometry[0]
-        counts = windows.counts(task.inputs[0].shape[1:], window, stride)
+        made = swept.geometry[0]
         with observed() as sweeps, task.context():
             scores = AlteredScores(task)
             found = refined(
                 lambda positions: swept.change(0, scores, positions),
-                counts,
-                _per_dimension(window, len(counts)),
-                _per_dimension(stride, len(counts)),
+                made.counts,
+                made.window,
+                made.stride,
                 refine,
             )
             maps, errors = swept.folded(0, scores, found.changes), swept.folded(0, scores, found.error)
@@ -199,7 +197,7 @@ class _Windows:
     """The windows of each input, and the change of the scores under each of them.
 
     Attributes:
-        geometry: (window, stride) of each input, checked.
+        geometry: of each input, checked.
     """
 
     def __init__(self, explainer: Occlusion, task: Task, shapes: Any, strides: Any, setting: bool | str) -> None:
@@ -212,11 +210,11 @@ class _Windows:
 
     def change(self, index: int, scores: AlteredScores, positions: Tensor | None = None) -> Tensor:
         """[positions, outputs] of one input; of all positions, or of some in ascending order."""
-        task, (window, stride) = self._task, self.geometry[index]
+        task, made = self._task, self.geometry[index]
         tensor, baseline = task.inputs[index], task.baselines[index]
 
         def changes() -> Changes:
-            all_of_them = of_windows(task.inputs[0], window, stride, task.baselines[0])
+            all_of_them = of_windows(tensor, made, baseline)
             return all_of_them if positions is None else all_of_them.of(positions)
 
         quick = incremental_scores(
@@ -224,17 +222,14 @@ class _Windows:
         )
         if quick is not None:
             return scores.clean - quick
-        total = prod(windows.counts(tensor.shape[1:], window, stride)) if positions is None else len(positions)
+        total = made.total if positions is None else len(positions)
         found = scores.clean.new_empty((total, scores.clean.numel()), device=tensor.device)
-
-        def batch(start: int, stop: int) -> Tensor:
-            return windows.batch(tensor, start, stop, window=window, stride=stride, baseline=baseline)
 
         def work(start: int, stop: int) -> Tensor:
             if positions is None:
-                rows = batch(start, stop)
+                rows = made.batch(tensor, start, stop, baseline)
             else:
-                rows = torch.cat([batch(place, place + 1) for place in positions[start:stop].tolist()])
+                rows = made.at(tensor, positions[start:stop], baseline)
             return scores.clean - scores(stop - start, {index: rows})
 
         def keep(start: int, stop: int, changed: Tensor) -> None:
@@ -245,13 +240,7 @@ class _Windows:
 
     def folded(self, index: int, scores: AlteredScores, found: Tensor) -> Tensor:
         """Values at the windows as a map of one input."""
-        tensor, (window, stride) = self._task.inputs[index], self.geometry[index]
-        values = windows.fold(found, tensor.shape[1:], window=window, stride=stride)
-        return values.to(_finer(tensor.dtype, scores.dtype))
-
-
-def _per_dimension(value: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
-    return (value,) * dimensions if isinstance(value, int) else tuple(value)
+        return self.geometry[index].fold(found).to(_finer(self._task.inputs[index].dtype, scores.dtype))
 
 
 def _finer(of_input: torch.dtype, of_output: torch.dtype) -> torch.dtype:
@@ -262,8 +251,8 @@ def _finer(of_input: torch.dtype, of_output: torch.dtype) -> torch.dtype:
     return torch.promote_types(*given)
 
 
-def _geometry(tensor: Tensor, window: Any, stride: Any) -> tuple[Any, Any]:
-    """Window and stride of one input, checked.
+def _geometry(tensor: Tensor, window: Any, stride: Any) -> windows.Windows:
+    """The windows of one input.
 
     Raises:
         TypeError, ValueError: for a wrong kind or number, or a stride above its window where that leaves gaps.
@@ -271,18 +260,15 @@ def _geometry(tensor: Tensor, window: Any, stride: Any) -> tuple[Any, Any]:
     if not isinstance(window, tuple):
         raise TypeError(f"sliding_window_shapes: {window!r} is not a tuple with one int per dimension beside the batch")
     window, stride = _python_ints(window), _python_ints(stride)
-    shape = tensor.shape[1:]
-    step = 1 if stride is None else stride
     try:
-        counts = windows.counts(shape, window, step)
+        made = windows.Windows(tensor.shape[1:], window, 1 if stride is None else stride)
     except (TypeError, ValueError) as error:
         named = str(error).replace("window:", "sliding_window_shapes:", 1).replace("stride:", "strides:", 1)
         raise type(error)(named) from None
-    steps = (step,) * len(shape) if isinstance(step, int) else tuple(step)
-    for size, width, move, count in zip(shape, window, steps, counts, strict=True):
+    for size, width, move, count in zip(made.shape, made.window, made.stride, made.counts, strict=True):
         if move > width and count > 1:
             raise ValueError(f"strides: {move} is above the window's {width} in a dimension of {size}, and leaves gaps")
-    return window, steps
+    return made
 
 
 def _python_ints(value: Any) -> Any:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
+from fastsal._torch import disable_current_modes
 from fastsal.ops import masks
 
 DESIGNS = ("independent", "antithetic", "balanced", "sobol")
@@ -32,20 +32,16 @@ def checked_design(design: str) -> str:
 
 
 class Masks(NamedTuple):
-    """The masks of a run, as ``fastsal.ops.masks`` takes them.
+    """The masks of a run: which of those that there could be.
 
     Attributes:
-        size, grid, border, probability, seed: of all masks.
+        each: what a mask is, and the seed of them all.
         design: one of :data:`DESIGNS`.
         total: masks.
         replicates: of designs other than the independent one, so many that do not depend on each other take turns.
     """
 
-    size: tuple[int, ...]
-    grid: tuple[int, ...]
-    border: masks.Border
-    probability: float
-    seed: int
+    each: masks.Masks
     design: str
     total: int
     replicates: int = 1
@@ -61,59 +57,23 @@ class Masks(NamedTuple):
     def _part(self, which: slice, device: torch.device) -> masks.Design | None:
         if self.design == "independent":
             return None
-        return designed(
-            self.design, self.total, self.replicates, self.size, self.grid, self.probability, self.seed, device
-        ).part(which)
+        return designed(self.design, self.total, self.replicates, self.each, device).part(which)
 
     def drawn(self, count: int) -> masks.Design:
         """The first masks, on the CPU."""
         part = self._part(slice(count), torch.device("cpu"))
-        if part is not None:
-            return part
-        return masks.drawn(0, count, self.size, seed=self.seed, grid_size=self.grid, probability=self.probability)
+        return self.each.drawn(0, count) if part is None else part
 
     def batch(self, input: Tensor, start: int, stop: int, baseline: float | Tensor) -> Tensor:
         """The input under masks start .. stop."""
-        return masks.batch(
-            input,
-            start,
-            stop,
-            seed=self.seed,
-            grid_size=self.grid,
-            probability=self.probability,
-            border=self.border,
-            baseline=baseline,
-            design=self._part(slice(start, stop), input.device),
-        )
+        return self.each.batch(input, start, stop, baseline, self._part(slice(start, stop), input.device))
 
     def accumulated(self, scores: Tensor, which: slice, state: Tensor | None) -> Tensor:
         """The state with some masks added, each times its scores [N, K]."""
-        return masks.accumulate(
-            scores,
-            which.start,
-            self.size,
-            seed=self.seed,
-            grid_size=self.grid,
-            probability=self.probability,
-            partial=state,
-            design=self._part(which, scores.device),
-        )
-
-    def finished(self, state: Tensor) -> Tensor:
-        """Maps [K, *size] of a state."""
-        return masks.finish(state, self.size, grid_size=self.grid, border=self.border)
+        return self.each.accumulate(scores, which.start, state, self._part(which, scores.device))
 
 
-def designed(
-    design: str,
-    count: int,
-    replicates: int,
-    size: tuple[int, ...],
-    grid: tuple[int, ...],
-    probability: float,
-    seed: int,
-    device: torch.device,
-) -> masks.Design:
+def designed(design: str, count: int, replicates: int, each: masks.Masks, device: torch.device) -> masks.Design:
     """The masks of a design other than the independent ones, which a seed gives; not to be written to.
 
     The last few are kept, since a copy to a GPU makes the host wait and cannot be part of a CUDA graph.
@@ -124,37 +84,25 @@ def designed(
             scrambled Sobol sequence over cells and offsets (Owen 1998).
         count: masks.
         replicates: so many that are independent of each other take turns.
-        size: the input's spatial sizes.
-        grid: cells per dimension.
-        probability: that a cell is kept.
-        seed: of all of it.
+        each: what a mask is, and the seed of them all.
         device: where they are to be.
     """
     # What is kept is no tensor of a mode's own kind.
-    with torch.inference_mode(False), _disable_current_modes():
-        return _kept(design, count, replicates, size, grid, probability, seed, device)
+    with torch.inference_mode(False), disable_current_modes():
+        return _kept(design, count, replicates, each, device)
 
 
 @functools.lru_cache(maxsize=8)
-def _kept(
-    design: str,
-    count: int,
-    replicates: int,
-    size: tuple[int, ...],
-    grid: tuple[int, ...],
-    probability: float,
-    seed: int,
-    device: torch.device,
-) -> masks.Design:
+def _kept(design: str, count: int, replicates: int, each: masks.Masks, device: torch.device) -> masks.Design:
     draw = {"antithetic": _antithetic, "balanced": _balanced, "sobol": _sobol}[design]
-    cells = [-(-extent // number) for extent, number in zip(size, grid, strict=True)]
-    source = np.random.Generator(np.random.Philox(key=[seed % 2**64, 0x5A11]))
-    each = -(-count // replicates)
-    parts = [draw(source, each, prod(grid), cells, probability) for _ in range(replicates)]
+    cells = [-(-extent // number) for extent, number in zip(each.size, each.grid, strict=True)]
+    source = np.random.Generator(np.random.Philox(key=[each.seed % 2**64, 0x5A11]))
+    turns = -(-count // replicates)
+    parts = [draw(source, turns, prod(each.grid), cells, each.probability) for _ in range(replicates)]
     kept, places = (
-        np.stack([part[index] for part in parts], 1).reshape(each * replicates, -1)[:count] for index in (0, 1)
+        np.stack([part[index] for part in parts], 1).reshape(turns * replicates, -1)[:count] for index in (0, 1)
     )
-    shape = (len(kept), *grid)
+    shape = (len(kept), *each.grid)
     return masks.design_of(_tensor(kept).view(shape), _tensor(places.astype(np.int64))).to(device)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastsal.explainers.perturbation.rise._designs import Masks
 from fastsal.explainers.perturbation.rise._regression import regression
+from fastsal.ops import wide_dtype
 
 ESTIMATORS = ("plain", "centred", "regression")
 
@@ -38,9 +39,8 @@ def estimated(scores: Tensor, estimator: str, run: Masks, groups: Sequence[slice
         run: the masks.
         groups: of the masks, all up to some; with more than one there are standard errors, by their spread.
     """
-    p, device = run.probability, scores.device
-    # Apple's GPUs have no float64.
-    wide = scores.to(torch.float32 if device.type == "mps" else torch.float64)
+    p, device = run.each.probability, scores.device
+    wide = scores.to(wide_dtype(device))
     mean = torch.zeros_like(wide[0]) if estimator == "plain" else wide.mean(0)
     rest, known = wide - mean, None
     if estimator == "regression":
@@ -49,8 +49,8 @@ def estimated(scores: Tensor, estimator: str, run: Masks, groups: Sequence[slice
     maps = []
     for group in groups:
         part = rest[group].to(scores.dtype)
-        found = run.finished(run.accumulated(part, group, None)) / (len(part) * p)
-        found += mean.to(found.dtype).view(-1, *[1] * len(run.size))
+        found = run.each.finish(run.accumulated(part, group, None)) / (len(part) * p)
+        found += mean.to(found.dtype).view(-1, *[1] * len(run.each.size))
         maps.append(found if known is None else found + known.to(found.dtype))
     if len(groups) == 1:
         return maps[0], None

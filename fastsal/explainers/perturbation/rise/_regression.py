@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
+from fastsal._torch import disable_current_modes
 from fastsal.explainers.perturbation.rise._designs import Masks
 from fastsal.ops import masks
 
@@ -56,9 +56,9 @@ class Regression:
     """
 
     def __init__(self, run: Masks, groups: tuple[Group, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self._probability = run.probability
-        weights = masks.interpolation(run.size, run.grid, border=run.border)
-        pools = [_pool(extent, parts) for extent, parts in zip(run.size, _squares(run.size, run.grid), strict=True)]
+        self._probability = run.each.probability
+        size, weights = run.each.size, run.each.interpolation()
+        pools = [_pool(extent, parts) for extent, parts in zip(size, _squares(size, run.each.grid), strict=True)]
         pooled = [pool @ each for pool, each in zip(pools, weights, strict=True)]
         # E[M(x) z] - p E[z] = p (1 - p) times, in each dimension, the mean over offsets of W (P W)'.
         self._covariances = [
@@ -99,7 +99,7 @@ class Regression:
 def regression(run: Masks, groups: Sequence[slice], dtype: torch.dtype, device: torch.device) -> Regression:
     """The regression for groups of a run's masks, which are all up to some; the last few are kept."""
     # What is kept is no tensor of a mode's own kind.
-    with torch.inference_mode(False), _disable_current_modes():
+    with torch.inference_mode(False), disable_current_modes():
         return _kept(run, tuple((each.start, each.stop, each.step or 1) for each in groups), dtype, device)
 
 
@@ -108,12 +108,12 @@ _kept = functools.lru_cache(maxsize=4)(Regression)
 
 def _features(run: Masks, count: int, pooled: list[Tensor]) -> Tensor:
     """[N, features], without their mean, the probability."""
-    grids, offsets = masks.opened(run.drawn(count), run.grid)
+    grids, offsets = masks.opened(run.drawn(count), run.each.grid)
     found = grids.to(torch.float64)
     for axis, matrices in enumerate(pooled):
         found = found.movedim(axis + 1, -1)
         found = torch.einsum("nmc,n...c->n...m", matrices[offsets[:, axis]], found).movedim(-1, axis + 1)
-    return found.flatten(1) - run.probability
+    return found.flatten(1) - run.each.probability
 
 
 def _squares(size: Sequence[int], grid: Sequence[int]) -> list[int]:

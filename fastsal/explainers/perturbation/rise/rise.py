@@ -95,12 +95,10 @@ class RISE(Estimating, PerturbationAttribution):
         if not 0.0 < probability <= 1.0:
             raise ValueError(f"probability: {probability} is not in (0, 1]")
         examples_of(task.inputs)
-        size = tuple(task.inputs[0].shape[2:])
         checked_design(design)
         checked_estimator(estimator)
-        drawn = Masks(
-            size, tuple(masks.cells(list(size), grid_size)), border, probability, as_seed(seed), design, n_masks
-        )
+        each = masks.Masks(task.inputs[0].shape[2:], grid_size, probability, border, as_seed(seed))
+        drawn = Masks(each, design, n_masks)
         # Errors are the spread of independent replicates, which take turns.
         several = drawn._replace(replicates=GROUPS)
         run = _Maps(task, drawn, estimator).described().run
@@ -155,8 +153,8 @@ class _Maps:
     def finish(self) -> Tensor:
         drawn = self._drawn
         if self._state is not None:
-            maps = drawn.finished(self._state) / (drawn.total * drawn.probability)
-            return maps.reshape(self._task.examples, -1, *drawn.size)
+            maps = drawn.each.finish(self._state) / (drawn.total * drawn.each.probability)
+            return maps.reshape(self._task.examples, -1, *drawn.each.size)
         assert self._scores is not None
         maps, _ = estimated(self._scores, self._estimator, drawn, drawn.groups(drawn.total, 1))
         return self._shaped(maps)
@@ -172,4 +170,5 @@ class _Maps:
 
     def _shaped(self, values: Tensor) -> Tensor:
         assert self._scores is not None
-        return values.to(accumulation_dtype(self._scores.dtype)).reshape(self._task.examples, -1, *self._drawn.size)
+        values = values.to(accumulation_dtype(self._scores.dtype))
+        return values.reshape(self._task.examples, -1, *self._drawn.each.size)

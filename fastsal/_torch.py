@@ -1,0 +1,93 @@
+"""Every name that fastsal takes from PyTorch without PyTorch calling it public, with what it is needed for.
+
+A new release of PyTorch is read against this file; no other file names one (tests/test_structure.py). They are called
+what PyTorch calls them, less a leading underscore.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import _C, _decomp, _ops, nn
+from torch._dispatch import python as _python_dispatcher
+from torch._functorch import autograd_function as _autograd_function
+from torch._subclasses import fake_tensor as _fake_tensor
+from torch.autograd import forward_ad
+from torch.autograd import function as _function
+from torch.utils import _python_dispatch, _pytree
+
+# Nested values: outputs of models, arguments of layers; also of classes that were registered with PyTorch.
+TreeSpec = _pytree.TreeSpec
+tree_flatten = _pytree.tree_flatten
+tree_leaves = _pytree.tree_leaves
+tree_map = _pytree.tree_map
+tree_unflatten = _pytree.tree_unflatten
+
+# Registering an op, and calling it without the dispatcher where nobody would notice.
+SingleLevelFunction = _function._SingleLevelFunction
+"""torch.func calls an op's Autograd kernel once per level; a public Function would take all of them at once."""
+enable_single_level_autograd_function = _autograd_function.enable_single_level_autograd_function  # type: ignore[attr-defined]
+"""Lets such a function run."""
+AutoDispatchBelowAutograd = _C._AutoDispatchBelowAutograd
+"""From an Autograd kernel to the op's own."""
+are_functorch_transforms_active = _C._are_functorch_transforms_active
+"""Whether torch.func is at work, whose transforms see what goes through the dispatcher alone."""
+len_torch_dispatch_stack = _C._len_torch_dispatch_stack
+"""Number of dispatch modes, such as traces, that see what goes through the dispatcher alone."""
+
+# Modes.
+disable_current_modes = _python_dispatch._disable_current_modes
+"""What is kept from one call for the next, or read by the host, must not be a tensor of a trace's own kind."""
+DisableTorchFunction = _C.DisableTorchFunction
+"""LRP's mode calls the function that it replaces: neither a mode nor a subclass may see that call again."""
+enable_python_dispatcher = _python_dispatcher.enable_python_dispatcher
+"""Some operators take an explainer's symbolic shapes in their Python form alone."""
+FakeTensorMode = _fake_tensor.FakeTensorMode
+"""Tensors without values, of any number of rows, to trace with."""
+
+TorchDispatchMode = _python_dispatch.TorchDispatchMode
+"""Sees every op of a call, to tell which backend takes it."""
+
+# What is in a graph, and of what kind a module is.
+OpOverload = _ops.OpOverload
+OpOverloadPacket = _ops.OpOverloadPacket
+"""What a node or a mode is called with: torch.ops has the objects, not their classes."""
+set_grad_enabled = _C._set_grad_enabled
+"""The node that a trace leaves where gradients are switched."""
+get_decompositions = _decomp.get_decompositions
+"""Backward operators in others, which ONNX has."""
+BatchNorm = nn.modules.batchnorm._BatchNorm
+"""The one base of batch normalisation in every dimension."""
+
+
+def forward_ad_is_active() -> bool:
+    """Whether tensors may carry tangents, which an op must go through the dispatcher for."""
+    return forward_ad._current_level >= 0
+
+
+def get_softmax_dim(name: str, dimensions: int) -> int:
+    """The dimension that a softmax without one takes, with PyTorch's warning."""
+    found: int = F._get_softmax_dim(name, dimensions, 4)  # type: ignore[attr-defined]
+    return found
+
+
+def aoti_compile_and_package(program: Any, path: str, configs: dict[str, Any]) -> str:
+    """Compile an exported program to a package; public, but in a private module."""
+    import torch._inductor  # seldom needed and slow to import
+
+    written: str = torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=configs)
+    return written
+
+
+def aoti_model_package_loader(path: str, device_index: int) -> Any:
+    """A package's runner, without the compiler that ``torch._inductor.aoti_load_package`` imports first."""
+    return torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, device_index)
+
+
+def valid_vec_isa_list() -> list[Any]:
+    """Vector instructions that the compiler may use on this CPU."""
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list as known  # takes a second to import
+
+    return known()
