@@ -18,7 +18,7 @@ namespace {
 
 struct Kernel {
   const char* name;
-  const char* parameters;  // a letter each; see tools/kernel_embed.py
+  const char* parameters;  // a letter each; see kernels/fastsal_gate/embed.py
 };
 
 struct Setting {

@@ -26,8 +26,8 @@ import fastsal  # noqa: E402
 from fastsal import ops  # noqa: E402
 from fastsal.ops import _backend  # noqa: E402
 from fastsal.ops._define import OPS, Op  # noqa: E402
+from fastsal_gate.embed import name_of  # noqa: E402
 from fastsal_kernels._launch import recording  # noqa: E402
-from tools.kernel_embed import name_of  # noqa: E402
 
 NAMES = {op._name: op for op in OPS}
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3, torch.int32: 4, torch.int64: 5}
