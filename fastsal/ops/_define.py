@@ -56,7 +56,6 @@ class Op:
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         self.overload = getattr(torch.ops.fastsal, name).default
         self.reference = reference
-        self._name = name
         self._module, self._function = kernel.split(".")
         self._empty = empty
         self._lead = lead
@@ -73,8 +72,6 @@ class Op:
         lead = args[self._lead]
         if lead.is_meta:
             return self._empty(*args)
-        if _backend.runs_native(lead):
-            return getattr(torch.ops.fastsal_native, self._name)(*args)  # type: ignore[no-any-return]
         if not _backend.runs_kernel(lead, lambda: self._supported(*args)):
             return self.reference(*args)
         out = self._empty(*args)

@@ -44,7 +44,7 @@ def test_doctor(fastsal: Command) -> None:
     assert document["fastsal"] == __version__
     assert document["packages"]["torch"] == torch.__version__
     assert document["devices"][0]["device"] == "cpu"
-    assert {backend["name"] for backend in document["backends"]} == {"triton", "native", "reference", "interpret"}
+    assert {backend["name"] for backend in document["backends"]} == {"triton", "reference", "interpret"}
     text = fastsal("doctor").out
     for backend in document["backends"]:
         assert backend["reason"] in text
