@@ -13,7 +13,7 @@ import torch
 from fastsal._version import __version__
 
 FORMAT = "1"
-"""Of packages; native/src/package.cpp reads the same."""
+"""Of packages; kernels/native/run/package.cpp reads the same."""
 FLOATS = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 }
