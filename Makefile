@@ -19,7 +19,7 @@ demo: $(VENV)/.demo ## explain real images with the built-in model, into demo-ou
 
 test: $(VENV)/.test ## every test, and every kernel compiled for four GPU architectures
 	$(PYTEST)
-	$(QUIET_THREADS) $(BIN)/python -m tools.kernel_gate --compile-only
+	$(QUIET_THREADS) $(BIN)/python -m fastsal_gate --compile-only
 
 test-fast: $(VENV)/.test ## the tests of the inner loop, under two minutes
 	$(PYTEST) -m "not slow"
@@ -37,7 +37,7 @@ bench-report: bench ## all of that, and benchmarks/REPORT.md with its plots
 	$(BIN)/python -m benchmarks.report
 
 kernels: $(VENV)/.test ## the kernel gate: interpret, compile, and print each kernel's resources
-	$(QUIET_THREADS) $(BIN)/python -m tools.kernel_gate
+	$(QUIET_THREADS) $(BIN)/python -m fastsal_gate
 
 clean: ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

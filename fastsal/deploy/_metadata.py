@@ -14,7 +14,7 @@ from fastsal._torch import valid_vec_isa_list
 from fastsal._version import __version__
 
 FORMAT = "1"
-"""Of packages; native/src/package.cpp reads the same."""
+"""Of packages; kernels/native/run/package.cpp reads the same."""
 FLOATS = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 }

@@ -4,9 +4,6 @@
 
 - ``auto``: kernels for CUDA tensors of float32, bfloat16 and float16 where Triton is installed, else the reference;
 - ``triton``: kernels; an error where they cannot run;
-- ``native``: kernels that were compiled ahead of time, once ``torch.ops.load_library`` has loaded the native build's
-  ``libfastsal_ops.so``; PyTorch's operations off CUDA, and for what is not compiled. ``auto`` takes it for CUDA tensors
-  where Triton is not installed;
 - ``reference``: the reference everywhere;
 - ``interpret``: kernels through Triton's interpreter on CPU tensors (slow; for tests).
 """
@@ -27,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-NAMES = ("auto", "triton", "native", "reference", "interpret")
+NAMES = ("auto", "triton", "reference", "interpret")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INDEX_LIMIT = 2**31
 """Kernels index the elements of one input with 32 bits; larger inputs take the reference."""
@@ -94,26 +91,6 @@ def interpreting() -> bool:
     return bool(kernel_module("_launch").INTERPRETED)
 
 
-def native_loaded() -> bool:
-    """Whether this process has loaded the ops of the native build."""
-    return hasattr(torch.ops.fastsal_native, "path_batch")
-
-
-def runs_native(tensor: Tensor) -> bool:
-    """Whether an op of the native build runs, for an op whose leading argument is ``tensor``.
-
-    Raises:
-        RuntimeError: where it is selected and not loaded.
-    """
-    if _selected == "native":
-        if not native_loaded():
-            raise RuntimeError(
-                "backend 'native' needs torch.ops.load_library('.../libfastsal_ops.so') (docs/deploy.md)"
-            )
-        return True
-    return _selected == "auto" and tensor.is_cuda and not triton_installed() and native_loaded()
-
-
 def why_reference(tensor: Tensor, supported: Callable[..., str | None], args: tuple[Any, ...]) -> str | None:
     """Why the reference runs for an op whose leading argument is ``tensor``; None where the kernel does.
 
@@ -155,7 +132,7 @@ def why_reference(tensor: Tensor, supported: Callable[..., str | None], args: tu
 def backends_report() -> list[Backend]:
     """Every backend with whether it can run on this machine, and why or why not."""
     cuda = torch.cuda.is_available()
-    installed, native = triton_installed(), native_loaded()
+    installed = triton_installed()
     if not installed:
         kernels = "Triton is not installed"
     elif not cuda:
@@ -165,7 +142,6 @@ def backends_report() -> list[Backend]:
         kernels = f"kernels run on {torch.cuda.get_device_name()}"
     return [
         Backend("triton", installed and cuda, kernels),
-        Backend("native", native, f"torch.ops.load_library has {'' if native else 'not '}loaded libfastsal_ops.so"),
         Backend("reference", True, "plain PyTorch, on every device"),
         Backend(
             "interpret",

@@ -64,7 +64,6 @@ class Op:
         self.name = name.replace("_", ".", 1)  # of the public function: cam.map
         self.overload = getattr(torch.ops.fastsal, name).default
         self.reference = reference
-        self._name = name
         self._module, self._function = kernel.split(".")
         self._empty = empty
         self._lead = lead
@@ -81,8 +80,6 @@ class Op:
         lead = args[self._lead]
         if lead.is_meta:
             return self._empty(*args)
-        if _backend.runs_native(lead):
-            return getattr(torch.ops.fastsal_native, self._name)(*args)  # type: ignore[no-any-return]
         reason = _backend.why_reference(lead, self._supported, args)
         if reason is not None:
             if lead.is_cuda and _backend.current_backend() != "reference":

@@ -44,7 +44,7 @@ def test_doctor(fastsal: Command) -> None:
     assert document["fastsal"] == __version__
     assert document["packages"]["torch"] == torch.__version__
     assert document["devices"][0]["device"] == "cpu"
-    assert {backend["name"] for backend in document["backends"]} == {"triton", "native", "reference", "interpret"}
+    assert {backend["name"] for backend in document["backends"]} == {"triton", "reference", "interpret"}
     assert {each["op"] for each in document["ops"]} >= {"cam.map", "windows.fold"}
     text = fastsal("doctor").out
     for each in document["ops"]:

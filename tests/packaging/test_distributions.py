@@ -85,7 +85,7 @@ def test_sdist_builds_and_tests_like_the_checkout(sdist: Path, wheel: Path, root
         archive.extractall(tmp_path, filter="data")
     (source,) = tmp_path.iterdir()
     needed = ["pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md", "Makefile", "constraints.txt"]
-    for folder in ("tests", "benchmarks", "tools", *PACKAGES.values()):
+    for folder in ("tests", "benchmarks", "tools", "kernels/fastsal_gate", "kernels/native", *PACKAGES.values()):
         needed += [
             file.relative_to(root).as_posix()
             for file in (root / folder).rglob("*")

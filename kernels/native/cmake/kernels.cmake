@@ -4,10 +4,10 @@ string(REPLACE ";" "," architectures "${FASTSAL_CUDA_ARCHS}")
 string(REPLACE ";" "," modules "${FASTSAL_KERNEL_MODULES}")
 file(GLOB kernel_sources CONFIGURE_DEPENDS
      "${PROJECT_SOURCE_DIR}/kernels/fastsal_kernels/*.py" "${PROJECT_SOURCE_DIR}/kernels/fastsal_kernels/*.json"
-     "${PROJECT_SOURCE_DIR}/tools/kernel_*.py")
+     "${PROJECT_SOURCE_DIR}/kernels/fastsal_gate/*.py")
 add_custom_command(
   OUTPUT "${generated}/cubins.S" "${generated}/cubins.inc"
-  COMMAND ${FASTSAL_PYTHON} -m tools.kernel_embed --out "${generated}" --architectures "${architectures}"
+  COMMAND ${FASTSAL_PYTHON} -m fastsal_gate.embed --out "${generated}" --architectures "${architectures}"
           --modules "${modules}"
   WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
   DEPENDS ${kernel_sources}

@@ -18,7 +18,7 @@ namespace {
 
 struct Kernel {
   const char* name;
-  const char* parameters;  // a letter each; see tools/kernel_embed.py
+  const char* parameters;  // a letter each; see kernels/fastsal_gate/embed.py
 };
 
 struct Setting {
@@ -173,7 +173,9 @@ int load(const fastsal::Driver& cuda, const Kernel& kernel, const std::string& s
   if (best == nullptr)
     return fail(any_signature ? FASTSAL_NO_CUBIN : FASTSAL_NO_KERNEL,
                 std::string(kernel.name) + ": not compiled for (" + signature + ") on sm_" +
-                    std::to_string(architecture));
+                    std::to_string(architecture) +
+                    "; `fastsal doctor --native` lists what is; to have it too, add the launch to "
+                    "kernels/fastsal_gate/library.py and build again");
   void* module = nullptr;
   if ((code = cuda.load(&module, best->data)) || (code = cuda.function(&found.function, module, best->function)) ||
       (best->shared > 49152 &&
@@ -231,7 +233,7 @@ int fastsal_driver(void) {
 int fastsal_launch(const char* name, const uint32_t* grid, const fastsal_argument* arguments, size_t count,
                    int num_warps, void* stream) {
   const Kernel* kernel = find_kernel(name);
-  if (kernel == nullptr) return fail(FASTSAL_NO_KERNEL, std::string("there is no kernel ") + name);
+  if (kernel == nullptr) return fail(FASTSAL_NO_KERNEL, std::string("there is no kernel ") + name + "; `fastsal doctor --native` lists those that are");
   const std::string_view letters = kernel->parameters;
   if (count != letters.size())
     return fail(FASTSAL_NO_KERNEL, std::string(name) + ": takes " + std::to_string(letters.size()) +

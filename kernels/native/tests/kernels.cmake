@@ -35,6 +35,13 @@ foreach(architecture 75 80 86 89 90 100 103 120 121)
   endforeach()
 endforeach()
 
+# Python's own launches, by way of the library.
+list(GET FASTSAL_CUDA_ARCHS 0 first)
+add_test(NAME launches COMMAND ${FASTSAL_PYTHON} "${CMAKE_CURRENT_SOURCE_DIR}/test_launches.py"
+         "$<TARGET_FILE:fastsal_kernels>")
+set_tests_properties(launches PROPERTIES
+  ENVIRONMENT "FASTSAL_CUDA_DRIVER=$<TARGET_FILE:stand_in_driver>;STAND_IN_ARCHITECTURE=${first}")
+
 # Installed, and found by another project.
 add_test(NAME install COMMAND "${CMAKE_COMMAND}" --install "${PROJECT_BINARY_DIR}" --prefix
          "${CMAKE_CURRENT_BINARY_DIR}/prefix")
@@ -45,5 +52,4 @@ set_tests_properties(install PROPERTIES FIXTURES_SETUP installed)
 set_tests_properties(find_package PROPERTIES FIXTURES_REQUIRED installed)
 
 add_test(NAME doctor COMMAND ${FASTSAL_PYTHON} -m fastsal.cli doctor --native "$<TARGET_FILE:fastsal_kernels>")
-list(GET FASTSAL_CUDA_ARCHS 0 first)
 set_tests_properties(doctor PROPERTIES PASS_REGULAR_EXPRESSION "sm_${first}")

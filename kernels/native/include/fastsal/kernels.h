@@ -41,7 +41,8 @@ typedef struct fastsal_argument {
 } fastsal_argument;
 
 /* Launch on the current context's device. The kernel is named as in Python ("path.batch_kernel") and takes its
- * arguments in order; grid has three entries; stream is a CUstream (a cudaStream_t is one). Returns a status. */
+ * arguments in order, pointers to device memory; grid has three entries; stream is a CUstream (a cudaStream_t is one).
+ * Returns a status: what was not compiled is refused, and fastsal_error() says what to do. */
 int fastsal_launch(const char* kernel, const uint32_t* grid, const fastsal_argument* arguments, size_t count,
                    int num_warps, void* stream);
 

@@ -1,7 +1,7 @@
 """Every kernel compiled ahead of time, as sources of the native library: an assembler file with the machine code and
 tables for C++. Needs no GPU.
 
-    python -m tools.kernel_embed --out DIR [--architectures 80,90] [--modules path,cam]
+    python -m fastsal_gate.embed --out DIR [--architectures 80,90] [--modules path,cam]
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tools.kernel_gate import ARCHITECTURES, ROOT, Signature, compiled_for, signature_of
-from tools.kernel_library import launches_for
+from fastsal_gate import ARCHITECTURES
+from fastsal_gate.library import launches_for
+from fastsal_gate.signatures import Signature, compiled_for, signature_of
 
-TUNING = ROOT / "kernels" / "fastsal_kernels" / "tuning.json"
+TUNING = Path(__file__).resolve().parents[1] / "fastsal_kernels" / "tuning.json"
 
 
 class Cubin(NamedTuple):

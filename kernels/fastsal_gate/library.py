@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import torch
 
+from fastsal_gate.cases import DTYPES, cases_for, picture, repeat
 from fastsal_kernels import cam, masks, noise, patches, path, windows
 from fastsal_kernels._launch import Launch, recording
 from fastsal_kernels._tuning import assumed
-from tools.kernel_cases import DTYPES, picture, repeat
-from tools.kernel_gate import cases_for
 
 SIDES = (32, 64, 96)
 """Of images, as small as those that other blocks are for than for 224 and above."""

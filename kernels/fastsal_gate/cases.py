@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastsal_gate.signatures import signature_of
 from fastsal_kernels import cam, masks, noise, patches, path, ranks, windows
 from fastsal_kernels._launch import Launch, recording
+from fastsal_kernels._tuning import assumed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
@@ -205,3 +207,22 @@ def cases() -> list[Case]:
                     )
                 launches.clear()
     return found
+
+
+_found: dict[int | None, list[Case]] = {}
+
+
+def cases_for(architecture: int | None = None) -> list[Case]:
+    """Cases of different signatures, with the blocks that an architecture has in the shipped tuning table."""
+    if architecture not in _found:
+        if architecture is not None:
+            names = {case.name for case in cases_for()}
+            with assumed(f"sm_{architecture}"):
+                _found[architecture] = [case for case in cases() if case.name in names]
+            return _found[architecture]
+        found: dict[tuple[str, ...], Case] = {}
+        for case in cases():
+            kernel = case.launch.kernel
+            found.setdefault((kernel.__module__, kernel.__name__, signature_of(case.launch).key()), case)
+        _found[None] = list(found.values())
+    return _found[architecture]
