@@ -3,6 +3,8 @@
 A line here makes a class known everywhere: to :func:`fastsal.explain`, ``fastsal.methods()`` and the command line.
 """
 
+from typing import TYPE_CHECKING
+
 from fastsal.explainers.anytime import Estimate as Estimate
 from fastsal.explainers.attention.le_grad import LeGrad as LeGrad
 from fastsal.explainers.base import Attribution as Attribution
@@ -68,4 +70,5 @@ for _found in list(vars().values()):
     if isinstance(_found, type) and issubclass(_found, Attribution) and _found.summary and _found.nameable:
         register(_found)
 
-__all__ = sorted(name for name, value in vars().items() if not name.startswith("_") and callable(value))
+if not TYPE_CHECKING:  # a type checker takes the names above
+    __all__ = sorted(name for name, value in vars().items() if not name.startswith("_") and callable(value))

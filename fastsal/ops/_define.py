@@ -98,8 +98,6 @@ class Op:
             RuntimeError: when the selected backend cannot run them.
         """
         lead, selected = args[self._lead], _backend.current_backend()
-        if _backend.runs_native(lead):
-            return "native", "the native build's ops are loaded"
         reason = _backend.why_reference(lead, self._supported, args)
         if reason is not None:
             return "reference", reason

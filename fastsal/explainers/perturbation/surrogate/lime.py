@@ -117,7 +117,7 @@ class Lime(LimeBase):
 
         def run() -> Any:
             with task.context():
-                samples, counts = self._samples(problem, task.examples, n_samples, seed)
+                samples, counts = self._drawn(problem, task.examples, n_samples, seed)
                 outputs = _evaluated(problem, samples[0] if len(samples) == 1 else samples.transpose(0, 1))
                 weights = self._weights(problem, samples, counts, together=len(outputs) == 1)
                 found = self._fitted(samples, counts, outputs, weights, task.device)
@@ -125,7 +125,7 @@ class Lime(LimeBase):
 
         return task.once(run)
 
-    def _samples(self, problem: Problem, examples: int, n_samples: int, seed: int | None) -> tuple[Tensor, list[int]]:
+    def _drawn(self, problem: Problem, examples: int, n_samples: int, seed: int | None) -> tuple[Tensor, list[int]]:
         """Samples [1 or B, n, M], and how many there are of each."""
         total = problem.features.total
         if self.perturb_func is None:
