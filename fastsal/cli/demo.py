@@ -13,6 +13,7 @@ from fastsal.cli.console import Console
 from fastsal.cli.errors import Refused, first_line
 from fastsal.cli.explain import explain_all
 from fastsal.cli.session import Session
+from fastsal.explainers.registry import family, registered
 
 # Fewer masks than RISE's default: on 96x96 images the map hardly changes after these, and a CPU is done in seconds.
 _OPTIONS = {"rise": {"n_masks": 1000}}
@@ -26,8 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refused(first_line(error)) from error
     folder = results.make_folder(arguments.out)
     facts = models.demo_facts()
-    cams = explainers.cams()
-    methods = [name for name in explainers.methods() if name == "gradcam" or name not in cams]
+    cams = [each.name for each in registered() if family(each) == "cam"]
+    methods = [explainers.GradCAM.name, *(each.name for each in registered() if family(each) not in ("cam", "layer"))]
     paths = models.demo_images()
     with Console(arguments.json, len(paths) * len(methods) + len(cams)) as console:
         console.line(
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{int(facts['parameters']):,} parameters, right on {100 * float(facts['accuracy']):.1f} % of "
             f"{int(facts['accuracy_canvases']):,} held-out canvases"
         )
-        session = Session(loaded, methods)
+        session = Session(loaded, methods, every=True)
         explained, _ = explain_all(session, paths, methods, _OPTIONS, None, folder, 0.6, console)
         console.line("\nevery class activation map of the first:")
         cam_folder = results.make_folder(str(folder / "cams"))

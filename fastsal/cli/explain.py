@@ -16,9 +16,13 @@ from fastsal.cli import results
 from fastsal.cli.console import Console
 from fastsal.cli.errors import Refused, first_line, nearest
 from fastsal.cli.session import Session
+from fastsal.explainers.registry import find
+from fastsal.explainers.registry import options as method_options
 from fastsal.viz import seconds_text
 
 # What loading a model or reading a file may raise for a reason that is the request's; anything else is a bug of ours.
+ALL = "all"
+"""Every method that can explain this model: the others say why they cannot."""
 _LOADING = (ValueError, TypeError, OSError, ImportError)
 
 
@@ -35,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise Refused(f"{path} is {'a folder, not an image' if path.is_dir() else 'not there'}")
     loaded = load_model(arguments)
     folder = results.make_folder(arguments.out)
-    session = Session(loaded, methods, arguments.layer, arguments.batch_size)
+    every = arguments.method.strip().lower() == ALL
+    session = Session(loaded, methods, arguments.layer, arguments.batch_size, every)
     with Console(arguments.json, len(paths) * len(methods)) as console:
         explained, errors = explain_all(session, paths, methods, options, target, folder, arguments.alpha, console)
         console.document(
@@ -118,10 +123,15 @@ def _explain_one(
     subject = session.subject(picture, target)
     if subject.layer_note:
         console.line(subject.layer_note)
-    attributions, seconds = {}, {}
+    attributions, seconds, refusals = {}, {}, {}
     for name in methods:
         console.doing(f"{path.name} {name}")
-        attributions[name], seconds[name] = session.explain(subject, name, options.get(name, {}))
+        try:
+            attributions[name], seconds[name] = session.explain(subject, name, options.get(name, {}))
+        except Refused as refused:
+            if not session.every:
+                raise
+            refusals[name] = str(refused)
         console.step()
     title = f"{path.name}: {subject.predicted_text}"
     detail = "" if subject.target == subject.predicted else f"maps of {subject.target_name}"
@@ -130,20 +140,24 @@ def _explain_one(
     for name, method in facts["methods"].items():
         if not method["finite"]:
             console.problem(f"warning: the {name} map of {path} has values that are not finite")
+    for refusal in refusals.values():
+        console.line(f"{path}: not made: {refusal}")
     times = ", ".join(f"{name} {seconds_text(value)}" for name, value in seconds.items())
     console.line(f"{path}: {subject.predicted_text}{f', {detail}' if detail else ''}; {times}; {facts['sheet']}")
-    return {"image": str(path), **subject.facts(), **facts}
+    return {"image": str(path), **subject.facts(), **facts, "refused": refusals}
 
 
 def choose_methods(text: str) -> list[str]:
     """The methods named in "a,b" (or "all"), without repeats; Refused, with the nearest names, for an unknown one."""
     known = list(explainers.methods())
     wanted = [name.strip().lower().replace("_", "-") for name in text.split(",") if name.strip()]
-    if wanted == ["all"]:
+    if wanted == [ALL]:
         return known
     for name in wanted:
-        if name not in known:
-            raise Refused(f"unknown method {name!r}{nearest(name, known)}")
+        try:
+            find(name)
+        except ValueError:
+            raise Refused(f"unknown method {name!r}{nearest(name, known)}") from None
     if not wanted:
         raise Refused(f"--method names no method; known: {', '.join(known)}")
     return list(dict.fromkeys(wanted))
@@ -164,7 +178,7 @@ def parse_options(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dic
     Values are Python literals where they read as such (8, 0.5, (3, 8, 8), True, None), text otherwise. Refused for an
     option that none of the methods takes, or that is not written so.
     """
-    accepted = {name: explainers.options(name) for name in methods}
+    accepted = {name: method_options(name) for name in methods}
     chosen: dict[str, dict[str, Any]] = {name: {} for name in methods}
     for text in texts:
         left, equals, value_text = text.partition("=")

@@ -11,20 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastsal import explainers
 from fastsal.cli.errors import Refused, first_line
+from fastsal.explainers.registry import find
 from fastsal.viz import Panel, contact_sheet, overlay, plane, seconds_text, to_unit
-from fastsal.viz.normalize import Sign
-
-# How a method's map is shown. Class activation maps and RISE rank places; occlusion is signed, and what it lowers is
-# what speaks for the target; gradients matter by their size, and have a few values far out that would darken all the
-# others.
-_DISPLAY: Mapping[str, tuple[Sign, float]] = {
-    **dict.fromkeys(explainers.cams(), ("range", 100.0)),
-    "rise": ("range", 100.0),
-    "occlusion": ("positive", 100.0),
-}
-_GRADIENTS: tuple[Sign, float] = ("absolute", 99.5)
 
 
 def make_folder(path: str) -> Path:
@@ -57,7 +46,7 @@ def unique_stems(paths: list[Path]) -> list[str]:
 
 def shown(name: str, attribution: Tensor) -> Tensor:
     """A method's attribution [C, H, W] as a map [H, W] in [0, 1], float32 on the CPU."""
-    sign, percentile = _DISPLAY.get(name, _GRADIENTS)
+    sign, percentile = find(name).display
     return to_unit(plane(attribution.cpu()), sign=sign, percentile=percentile)
 
 

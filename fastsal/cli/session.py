@@ -11,13 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 import fastsal
-from fastsal import explainers
 from fastsal.cli.errors import Refused, first_line, nearest
 from fastsal.engine.reading import default_layer
+from fastsal.explainers.registry import find
 from fastsal.models import LoadedModel
-
-READ_LAYER = frozenset(explainers.cams()) - {"fullgrad"}
-HOOK_LAYERS = READ_LAYER | {"fullgrad", "guided-backprop", "deconvolution"}
 
 
 @dataclass(frozen=True)
@@ -56,15 +53,22 @@ class Session:
     methods: the names of the methods that will be asked for.
     layer: the layer for the methods that read one; None for the default, which is found with the first picture.
     layer_used: its name, None as long as it is not known.
+    every: all methods are asked for, so that one that refuses is passed over.
     Raises Refused for a layer that the model does not have.
     """
 
     def __init__(
-        self, loaded: LoadedModel, methods: Sequence[str], layer: str | None = None, batch_size: int | None = None
+        self,
+        loaded: LoadedModel,
+        methods: Sequence[str],
+        layer: str | None = None,
+        batch_size: int | None = None,
+        every: bool = False,
     ) -> None:
         self.loaded = loaded
-        self.reads_layer = any(name in READ_LAYER for name in methods)
+        self.reads_layer = any(find(name).reads == "layer" for name in methods)
         self.batch_size = batch_size
+        self.every = every
         self.layer_used = layer
         if layer is not None and loaded.has_layers:
             names = [name for name, _ in loaded.model.named_modules() if name]
@@ -105,7 +109,8 @@ class Session:
 
     def explain(self, subject: Subject, method: str, options: Mapping[str, Any]) -> tuple[Tensor, float]:
         """A method's map [C, H, W] of the subject and the seconds that it took; Refused where it cannot be made."""
-        if method in HOOK_LAYERS and not self.loaded.has_layers:
+        reads = find(method).reads
+        if reads and not self.loaded.has_layers:
             raise Refused(
                 f"{method} reads or hooks layers, which a TorchScript archive does not allow: "
                 f"export the model with torch.export (.pt2), or use saliency, occlusion or rise"
@@ -119,7 +124,7 @@ class Session:
                 subject.inputs,
                 method=method,
                 target=subject.target,
-                layer=self.layer_used if method in READ_LAYER else None,
+                layer=self.layer_used if reads == "layer" else None,
                 **arguments,
             )
         except (ValueError, TypeError, IndexError, RuntimeError, NotImplementedError) as error:
