@@ -17,12 +17,14 @@ from fastsal.explainers.cam.grad_cam import GradCAM
 from fastsal.explainers.cam.grad_cam_element_wise import GradCAMElementWise
 from fastsal.explainers.cam.grad_cam_plus_plus import GradCAMPlusPlus
 from fastsal.explainers.cam.hires_cam import HiResCAM
+from fastsal.explainers.cam.is_cam import ISCAM
 from fastsal.explainers.cam.kpca_cam import KPCACAM
 from fastsal.explainers.cam.layer_cam import LayerCAM
 from fastsal.explainers.cam.random_cam import RandomCAM
-from fastsal.explainers.cam.score_cam import ISCAM, SSCAM, ScoreCAM
+from fastsal.explainers.cam.score_cam import ScoreCAM
 from fastsal.explainers.cam.shapley_cam import ShapleyCAM
 from fastsal.explainers.cam.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
+from fastsal.explainers.cam.ss_cam import SSCAM
 from fastsal.explainers.cam.x_grad_cam import XGradCAM
 from fastsal.explainers.gradient.deconvolution import Deconvolution
 from fastsal.explainers.gradient.deep_lift import DeepLift

@@ -211,16 +211,8 @@ def explained(
         chosen.append(choose(seen[-1]))
         return chosen[-1]
 
-    options = dict(options)
-    if isinstance(explainer, ActivationMap):
-        reading = explainer.read(form, target, options.pop("additional_forward_args", None))
-        options["relu"] = options.pop("relu_attributions", True)
-        attribution: Any = explainer.render(reading, form, **options)
-        if not seen:  # a method that asks for no score
-            target(main_output(reading.output))
-        return Explained(seen[-1], chosen[-1], attribution)
     attribute: Callable[..., Any] = explainer.attribute  # type: ignore[attr-defined]
-    if isinstance(explainer, ONE_PASS):
+    if isinstance(explainer, (ActivationMap, *ONE_PASS)):
         attribution = attribute(form, target=target, **options)
         return Explained(seen[0], chosen[0], attribution)
     with evaluation(explainer.forward_func), torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastsal.engine.run import evaluation, run, scratch
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, at_least_one
-from fastsal.explainers.cam.base import ActivationMap, CamReading
+from fastsal.explainers.cam.base import ActivationMap
 from fastsal.explainers.outputs import main_output
 from fastsal.explainers.registry import find, keywords, options
 from fastsal.explainers.scores import Target
@@ -87,17 +87,20 @@ def explain(
         if issubclass(method_class, ActivationMap):
             began = _now(tensors)
             cam = method_class(model, layer if default is None else default)
-            if "batch_size" in chosen and hasattr(cam, "perturbations_per_eval"):
-                cam.perturbations_per_eval = chosen["batch_size"]
-            chooses = target is None and output is None
-            read, maps[name] = _activation_map(
-                cam, inputs, _argmax if chooses else target, additional_forward_args, chosen
-            )
+            seen: list[Any] = []
+
+            def chosen_target(output: Any, target: Target = target, seen: list[Any] = seen) -> Target:
+                seen.append(output)
+                return _resolve(output, target)
+
+            batch_size = chosen.pop("batch_size", None)
+            if method_class.per_call is not None and batch_size is not None:
+                chosen.setdefault(method_class.per_call, batch_size)
+            maps[name] = cam.attribute(inputs, chosen_target, additional_forward_args, **chosen)
             seconds[name] = _now(tensors) - began
             default = cam.layers
             if output is None:
-                output = main_output(read.output)
-                target = _resolve(output, target)
+                output, target = seen[0], _resolve(seen[0], target)
             continue
         if output is None:
             with evaluation(model), torch.no_grad():
@@ -109,23 +112,6 @@ def explain(
         seconds[name] = _now(tensors) - began
     assert output is not None
     return Explanation(output, target, maps, seconds)
-
-
-def _activation_map(
-    cam: ActivationMap, inputs: Inputs, target: Target, additional_forward_args: Any, chosen: dict[str, Any]
-) -> tuple[CamReading, Tensor]:
-    """The reading, for the prediction in it, and the map."""
-    read = cam.read(inputs, target, additional_forward_args)
-    renders = {key: value for key, value in chosen.items() if key not in ("batch_size", "aug_smooth")}
-    if not chosen.get("aug_smooth"):
-        renders["relu"] = renders.pop("relu_attributions", True)
-        return read, cam.render(read, inputs, **renders)
-    target = target(main_output(read.output)) if target is _argmax else target
-    return read, cam.attribute(inputs, target, additional_forward_args, aug_smooth=True, **renders)
-
-
-def _argmax(output: Tensor) -> Tensor:
-    return _resolve(output, None)  # type: ignore[no-any-return]
 
 
 def _resolve(output: Any, target: Target) -> Target:
