@@ -24,15 +24,15 @@ from fastsal.explainers.cam.grad_cam import GradCAM as GradCAM
 from fastsal.explainers.cam.grad_cam_element_wise import GradCAMElementWise as GradCAMElementWise
 from fastsal.explainers.cam.grad_cam_plus_plus import GradCAMPlusPlus as GradCAMPlusPlus
 from fastsal.explainers.cam.hires_cam import HiResCAM as HiResCAM
+from fastsal.explainers.cam.is_cam import ISCAM as ISCAM
 from fastsal.explainers.cam.kpca_cam import KPCACAM as KPCACAM
 from fastsal.explainers.cam.layer_cam import LayerCAM as LayerCAM
 from fastsal.explainers.cam.random_cam import RandomCAM as RandomCAM
 from fastsal.explainers.cam.refine_cam import RefineCAM as RefineCAM
-from fastsal.explainers.cam.score_cam import ISCAM as ISCAM
-from fastsal.explainers.cam.score_cam import SSCAM as SSCAM
 from fastsal.explainers.cam.score_cam import ScoreCAM as ScoreCAM
 from fastsal.explainers.cam.shapley_cam import ShapleyCAM as ShapleyCAM
 from fastsal.explainers.cam.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus as SmoothGradCAMPlusPlus
+from fastsal.explainers.cam.ss_cam import SSCAM as SSCAM
 from fastsal.explainers.cam.x_grad_cam import XGradCAM as XGradCAM
 from fastsal.explainers.gradient.deconvolution import Deconvolution as Deconvolution
 from fastsal.explainers.gradient.deep_lift import DeepLift as DeepLift

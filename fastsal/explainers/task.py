@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -150,6 +151,20 @@ class Task:
         """Tell of the output for the inputs as they are; a target that is a function of it is asked now, once."""
         self._output = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
         self._target = resolved(self._target, self._output)
+
+    def instead(self, inputs: tuple[Tensor, ...], target: Target) -> Task:
+        """The same call with other inputs in the place of these, and what is explained of them."""
+        other = copy.copy(self)
+        other.inputs, other._target, other._output = inputs, target, None
+        return other
+
+    def example(self, row: int) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        """(inputs, extra arguments) of one example alone: its entry of whatever has as many as there are examples."""
+        inputs, additional = (
+            tuple(value[row : row + 1] if could_be_per_example((value,), self.examples) else value for value in values)
+            for values in (self.inputs, self.additional)
+        )
+        return inputs, additional
 
     def starts(self) -> tuple[Tensor, ...]:
         """Baselines as inputs of the model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastsal.explainers.cam.base import Summed
+from fastsal.explainers.cam.records import Summed
 from fastsal.ops import cam
 from fastsal.viz.colors import colormap
 

@@ -104,7 +104,7 @@ def test_every_kind_of_rest(name: str, rows: int | None) -> None:
         1 if "batch" in name else 3, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
     with unchanged(model, x):
-        found = fastsal.AblationCAM(model, "c", perturbations_per_eval=rows).attribute(x, 1, **RAW)
+        found = fastsal.AblationCAM(model, "c").attribute(x, 1, perturbations_per_eval=rows, **RAW)
     torch.testing.assert_close(found, brute(model, x), rtol=1e-8, atol=1e-9)
 
 
@@ -124,7 +124,7 @@ def test_extra_arguments_that_only_look_per_example(examples: int, rows: int | N
 
     model, x = Net(scaled), torch.randn(examples, 3, 6, 6, dtype=torch.float64)
     extra = (torch.tensor([2.0]), torch.randn(3, 1, 1, dtype=torch.float64))
-    found = fastsal.AblationCAM(model, "c", perturbations_per_eval=rows).attribute(x, 1, extra, **RAW)
+    found = fastsal.AblationCAM(model, "c").attribute(x, 1, extra, perturbations_per_eval=rows, **RAW)
     torch.testing.assert_close(found, brute(model, x, *extra), rtol=1e-8, atol=1e-9)
 
 

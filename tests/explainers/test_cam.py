@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastsal
-from fastsal.explainers.cam import base
 from tests.explainers.networks import image, small, unchanged
 from tests.explainers.transformers import STYLES, ChannelsLast, transformer
 
@@ -235,12 +234,12 @@ def test_score_cams_scores(rows: int | None) -> None:
         each = [model(x * share * masks[:, c : c + 1]).detach()[range(3), target] for c in range(6)]
         return torch.stack(each, 1)
 
-    found = fastsal.ScoreCAM(model, "last", perturbations_per_eval=rows).attribute(x, target, **RAW)
+    found = fastsal.ScoreCAM(model, "last").attribute(x, target, perturbations_per_eval=rows, **RAW)
     torch.testing.assert_close(found[:, 0], weighted(scores(1)), **CLOSE)
-    found = fastsal.ISCAM(model, "last", perturbations_per_eval=rows, num_samples=3).attribute(x, target, **RAW)
+    found = fastsal.ISCAM(model, "last").attribute(x, target, perturbations_per_eval=rows, n_samples=3, **RAW)
     torch.testing.assert_close(found[:, 0], weighted((scores(1 / 3) + scores(2 / 3) + scores(1)) / 3), **CLOSE)
-    smoothed = fastsal.SSCAM(model, "last", perturbations_per_eval=rows, num_samples=3, std=0.5, seed=4)
-    found = smoothed.attribute(x, target, **RAW)
+    noise: dict[str, Any] = {"n_samples": 3, "stdevs": 0.5, "seed": 4}
+    found = fastsal.SSCAM(model, "last").attribute(x, target, perturbations_per_eval=rows, **noise, **RAW)
     each = []
     for c in range(6):
         noisy = fastsal.ops.noise.batch(masks[:, c : c + 1], 0, 3, std=0.5, seed=4 + c).unflatten(0, (3, 3))
@@ -269,7 +268,7 @@ def test_ablation_cams_shares(layer: str, rows: int | None) -> None:
         handle.remove()
     weights = torch.stack(shares, 1)[..., None, None].detach()
     with unchanged(model, x):
-        found = fastsal.AblationCAM(model, layer, perturbations_per_eval=rows).attribute(x, target, **RAW)
+        found = fastsal.AblationCAM(model, layer).attribute(x, target, perturbations_per_eval=rows, **RAW)
     torch.testing.assert_close(found[:, 0], (weights * a).sum(1), **CLOSE)
 
 
@@ -295,9 +294,9 @@ def test_smooth_grad_cam_plus_plus() -> None:
     model, x = small(dtype=torch.float64), image(dtype=torch.float64)
     target = fastsal.targets.Probability(1)
     found = [
-        fastsal.SmoothGradCAMPlusPlus(
-            model, "body", num_samples=5, std=0.2, seed=3, perturbations_per_eval=rows
-        ).attribute(x, target, **RAW)
+        fastsal.SmoothGradCAMPlusPlus(model, "body").attribute(
+            x, target, n_samples=5, stdevs=0.2, seed=3, perturbations_per_eval=rows, **RAW
+        )
         for rows in (None, 1, 2)
     ]
     a, _ = layer_values(model, model.body, x, lambda out: out[:, 0])
@@ -312,7 +311,7 @@ def test_smooth_grad_cam_plus_plus() -> None:
 
 def test_random_cam_is_drawn_from_its_seed() -> None:
     model, x = small(), image()
-    maps = [fastsal.RandomCAM(model, "last", seed=seed).attribute(x, **RAW) for seed in (0, 0, 1)]
+    maps = [fastsal.RandomCAM(model, "last").attribute(x, seed=seed, **RAW) for seed in (0, 0, 1)]
     assert torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
 
@@ -414,7 +413,11 @@ def test_augmented_maps_are_the_mean_of_six() -> None:
         ),
         (lambda m, x: fastsal.ScoreCAM(m, "last").attribute(x, targets=[1, 2]), "targets: ScoreCAM"),
         (lambda m, x: fastsal.ScoreCAM(m, "last").attribute(x, 1, create_graph=True), "create_graph: ScoreCAM"),
-        (lambda m, x: fastsal.ScoreCAM(m, "last", perturbations_per_eval=0), "perturbations_per_eval"),
+        (lambda m, x: fastsal.ScoreCAM(m, "last").attribute(x, 1, perturbations_per_eval=0), "perturbations_per_eval"),
+        (lambda m, x: fastsal.ISCAM(m, "last").attribute(x, 1, n_samples=0), "n_samples: 0 is below 1"),
+        (lambda m, x: fastsal.SSCAM(m, "last").attribute(x, 1, stdevs=-1.0), "stdevs: -1.0 is not a finite number"),
+        (lambda m, x: fastsal.SmoothGradCAMPlusPlus(m, "last").attribute(x, 1, stdevs="1"), "stdevs: str"),
+        (lambda m, x: fastsal.RandomCAM(m, "last").attribute(x, seed=0.5), "seed: 0.5 is neither an int nor None"),
         (lambda m, x: fastsal.ScoreCAM(m, "last").attribute(x, 9), "target: 9"),
         (lambda m, x: fastsal.AblationCAM(m, "last").attribute(x, 1, create_graph=True), "create_graph: AblationCAM"),
         (lambda m, x: fastsal.KPCACAM(m, "last", kernel="poly"), "kernel: 'poly'"),
@@ -429,15 +432,16 @@ def test_refusals(call: Callable[[nn.Module, Tensor], Any], message: str) -> Non
 
 @pytest.mark.parametrize("extra", [0, 1, 5])
 @pytest.mark.parametrize("shape", [(16, 16), (16, 24)])
-def test_tokens_become_a_grid(extra: int, shape: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_tokens_become_a_grid(extra: int, shape: tuple[int, int], caplog: pytest.LogCaptureFixture) -> None:
     """The default layer is what the last attention reads: behind it no patch counts, where a token classifies."""
     model, x = transformer(extra).double(), torch.randn(2, 3, *shape, dtype=torch.float64)
-    base._told.clear()
     explainer = fastsal.GradCAM(model)
-    found = explainer.attribute(x, 1, **RAW)
+    with caplog.at_level("INFO", "fastsal"):
+        found = explainer.attribute(x, 1, **RAW)
+        explainer.attribute(x, 1)
     expected = "blocks.1.norm1" if extra else "norm"
     assert explainer.layer_names == [expected]
-    assert f"layer {expected} [8, {shape[0] // 4}, {shape[1] // 4}], by default" in capsys.readouterr().err
+    assert caplog.messages == [f"layer {expected} [8, {shape[0] // 4}, {shape[1] // 4}], by default"]
     a, g = layer_values(model, model.get_submodule(expected), x, lambda out: out[:, 1])
     a, g = (t[:, extra:].mT.unflatten(2, (shape[0] // 4, shape[1] // 4)) for t in (a, g))
     torch.testing.assert_close(found[:, 0], (spatial_mean(g) * a).sum(1), **CLOSE)

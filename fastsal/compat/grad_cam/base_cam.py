@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastsal.compat.grad_cam._rendering import scaled
-from fastsal.explainers.cam.base import ActivationMap, CamReading, ReshapeTransform
+from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 
 Targets = Sequence[Callable[..., Any]] | None
 FACTORS = (0.9, 1.0, 1.1)
@@ -88,6 +88,10 @@ class BaseCAM:
             "get_cam_image() of pytorch-grad-cam are not called"
         )
 
+    def options(self, examples: int) -> dict[str, Any]:
+        """Arguments of the explainer's ``attribute`` for so many images."""
+        return {}
+
     def __call__(
         self,
         input_tensor: Tensor,
@@ -126,7 +130,8 @@ class BaseCAM:
         """Each layer's map, from 0 to 1 at its own resolution, then resized: [B, *spatial], float32, on the device."""
         x = self.as_input(input_tensor)
         explainer = self.explainer()
-        found = explainer.read(x, read_targets(targets, len(x)) if self.needs_targets else None)
+        target = read_targets(targets, len(x)) if self.needs_targets else None
+        found = explainer.read(x, target, **self.options(len(x)))
         self.outputs = found.output
         maps = []
         with torch.inference_mode(False), torch.no_grad():
@@ -137,20 +142,19 @@ class BaseCAM:
                         f"{tuple(x.shape)}; pass reshape_transform, or another layer"
                     )
                 wide = activations.float() if activations.dtype in (torch.float16, torch.bfloat16) else activations
-                summed = self.combined(explainer, wide, field, x, eigen_smooth and self.smooths)
+                summed = self.combined(explainer, wide, field, eigen_smooth and self.smooths)
                 maps.append(scaled(summed.relu(), x.shape[2:]))
         return maps
 
     needs_targets = True
 
     def combined(
-        self, explainer: ActivationMap, activations: Tensor, field: Tensor, x: Tensor, eigen_smooth: bool
+        self, explainer: ActivationMap, activations: Tensor, field: Tensor | None, eigen_smooth: bool
     ) -> Tensor:
         """A layer's map [B, *layer], before it is rectified."""
-        one_layer = CamReading(None, [activations], [field])
-        return explainer.render(
-            one_layer, x, relu=False, upsample=False, normalize=False, eigen_smooth=eigen_smooth
-        ).squeeze(1)
+        return explainer.combine(
+            activations, field, relu_attributions=False, normalize=False, eigen_smooth=eigen_smooth
+        )
 
     def aggregated(self, maps: list[Tensor]) -> Tensor:
         """One map of all layers': their mean, from 0 to 1 again."""

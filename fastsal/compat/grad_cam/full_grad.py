@@ -15,6 +15,7 @@ from fastsal.compat.grad_cam._rendering import min_max, resized, scaled
 from fastsal.compat.grad_cam.base_cam import BaseCAM, Targets, as_array, read_targets
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 from fastsal.explainers.cam.principal import principal_projection
+from fastsal.explainers.task import Task
 
 LAYERS: dict[int, tuple[type[nn.Module], ...]] = {4: (nn.Conv2d, nn.BatchNorm2d), 5: (nn.Conv3d, nn.BatchNorm3d)}
 """Whose biases count, by the dimensions of the input."""
@@ -23,9 +24,10 @@ SHRINK = 8
 
 
 class _Products(explainers.FullGrad):
-    def products(self, x: Tensor, target: Any) -> Iterator[Tensor]:
+    def products(self, task: Task) -> Iterator[Tensor]:
         """|input x gradient|, then |bias x gradient| by layer, each [B, C, *spatial]."""
-        leaf, outputs, gradients = self._gradients((x,), target, ())
+        x = task.inputs[0]
+        leaf, outputs, gradients = self.gradients(task)
         yield (leaf * gradients[0]).abs()
         for (module, output), gradient in zip(outputs, gradients[1:], strict=True):
             if type(module) in LAYERS[x.dim()] and output.dim() == x.dim() and gradient is not None:
@@ -72,22 +74,18 @@ class FullGrad(BaseCAM):
     def forward(self, input_tensor: Tensor, targets: Targets = None, eigen_smooth: bool = False) -> NDArray[np.float32]:
         """A call without aug_smooth."""
         x = self.as_input(input_tensor)
-        target, size = read_targets(targets, len(x)), x.shape[2:]
-        handle = self.model.register_forward_hook(self._keep_output)
-        try:
-            products = _Products(self.model).products(x, target)
-            channels = [_each_scaled(next(products))]
-        finally:
-            handle.remove()
+        size = x.shape[2:]
+        method = _Products(self.model)
+        task = method.task(x, read_targets(targets, len(x)))
+        products = method.products(task)
+        channels = [_each_scaled(next(products))]
+        self.outputs = task.output
         channels += [resized(_each_scaled(product).sum(1), size)[:, None] for product in products]
         stacked = torch.cat([each.float() for each in channels], 1)
         if eigen_smooth:
             small = resized(min_max(stacked.flatten(0, 1)), [max(1, extent // SHRINK) for extent in size])
             return as_array(scaled(scaled(principal_projection(small.unflatten(0, stacked.shape[:2])), size)))
         return as_array(scaled(stacked.sum(1)))
-
-    def _keep_output(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        self.outputs = output.detach() if isinstance(output, Tensor) else output
 
 
 def _each_scaled(values: Tensor) -> Tensor:

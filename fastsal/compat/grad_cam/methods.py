@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from fastsal import explainers
 from fastsal.compat.grad_cam.base_cam import BaseCAM
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
+from fastsal.explainers.cam.one_pass import OnePassMap
+from fastsal.explainers.cam.records import LayerValues
 
 
 class _Direct(BaseCAM):
@@ -93,18 +95,22 @@ class SegEigenCAM(_Direct):
     smooths = False
 
     def combined(
-        self, explainer: ActivationMap, activations: Tensor, field: Tensor, x: Tensor, eigen_smooth: bool
+        self, explainer: ActivationMap, activations: Tensor, field: Tensor | None, eigen_smooth: bool
     ) -> Tensor:
-        projection = super().combined(explainer, activations, field, x, eigen_smooth)
+        projection = super().combined(explainer, activations, field, eigen_smooth)
         flat = projection.flatten(1)
         opposed = flat.amin(1).abs() > flat.amax(1).abs()
         return torch.where(opposed.view(-1, *[1] * (projection.dim() - 1)), -projection, projection)
 
 
-class _GlobalRandomCAM(explainers.RandomCAM):
-    def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
-        drawn = torch.from_numpy(np.random.uniform(-1, 1, size=tuple(activations.shape[:2])))
-        return drawn.to(activations).reshape(*activations.shape[:2], *[1] * (activations.dim() - 2))
+class _GlobalRandomCAM(OnePassMap):
+    def fields(self, values: LayerValues) -> list[Tensor | None]:
+        return [_drawn(each) for each in values.activations]
+
+
+def _drawn(activations: Tensor) -> Tensor:
+    drawn = torch.from_numpy(np.random.uniform(-1, 1, size=tuple(activations.shape[:2])))
+    return drawn.to(activations).reshape(*activations.shape[:2], *[1] * (activations.dim() - 2))
 
 
 class RandomCAM(_Direct):

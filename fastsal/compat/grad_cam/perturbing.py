@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from fastsal import explainers
 from fastsal.compat.grad_cam.ablation_layer import AblationLayer
-from fastsal.compat.grad_cam.base_cam import BaseCAM, Targets
+from fastsal.compat.grad_cam.base_cam import BaseCAM
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 
 MASK_EPSILON = 1e-8
@@ -21,7 +22,7 @@ FAR_BELOW = 1e7
 class _CornerAlignedScoreCAM(explainers.ScoreCAM):
     """Masks resized from corner to corner, then scaled."""
 
-    def _mask(self, channel: Tensor, size: list[int]) -> Tensor:
+    def mask(self, channel: Tensor, size: list[int]) -> Tensor:
         mode = "bilinear" if len(size) == 2 else "trilinear"
         flat = F.interpolate(channel, size, mode=mode, align_corners=True).flatten(1)
         low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
@@ -45,28 +46,20 @@ class ScoreCAM(BaseCAM):
         reshape_transform: ReshapeTransform | None = None,
     ) -> None:
         self.batch_size: int | None = None
-        self._examples = 1
         super().__init__(model, target_layers, reshape_transform)
 
     def explainer(self) -> ActivationMap:
-        # A channel has as many rows as there are images.
-        channels = None if self.batch_size is None else max(1, self.batch_size // self._examples)
-        return _CornerAlignedScoreCAM(
-            self.model,
-            self.target_layers,
-            reshape_transform=self.reshape_transform,
-            perturbations_per_eval=channels,
-        )
+        return _CornerAlignedScoreCAM(self.model, self.target_layers, reshape_transform=self.reshape_transform)
 
-    def layer_maps(self, input_tensor: Tensor, targets: Targets = None, eigen_smooth: bool = False) -> list[Tensor]:
-        self._examples = max(1, len(input_tensor))
-        return super().layer_maps(input_tensor, targets, eigen_smooth)
+    def options(self, examples: int) -> dict[str, Any]:
+        # A channel has as many rows as there are images.
+        return {"perturbations_per_eval": None if self.batch_size is None else max(1, self.batch_size // examples)}
 
 
 class _FarAblationCAM(explainers.AblationCAM):
     """Zero where the layer's minimum is 0, and far below the minimum elsewhere."""
 
-    def _replacement(self, value: Tensor) -> Tensor:
+    def replacement(self, value: Tensor) -> Tensor:
         low = value.flatten(1).amin(1)
         far = (low.double() - FAR_BELOW).clamp_min(torch.finfo(value.dtype).min).to(value.dtype)
         return torch.where(low == 0, low, far).reshape(-1, *[1] * (value.dim() - 1))
@@ -109,9 +102,7 @@ class AblationCAM(BaseCAM):
         super().__init__(model, target_layers, reshape_transform)
 
     def explainer(self) -> ActivationMap:
-        return _FarAblationCAM(
-            self.model,
-            self.target_layers,
-            reshape_transform=self.reshape_transform,
-            perturbations_per_eval=self.batch_size,
-        )
+        return _FarAblationCAM(self.model, self.target_layers, reshape_transform=self.reshape_transform)
+
+    def options(self, examples: int) -> dict[str, Any]:
+        return {"perturbations_per_eval": self.batch_size}

@@ -3,16 +3,16 @@
 from fastsal.engine.reading.first_layer import FirstLayer, first_layer
 from fastsal.engine.reading.grid import Grid, grid_of
 from fastsal.engine.reading.layers import Layer, default_layer, layers, resolve_layer
-from fastsal.engine.reading.reading import UNRELATED, Reading, read, replaced
+from fastsal.engine.reading.reading import Reading, Unrelated, read, replaced
 from fastsal.engine.reading.tail import Tail, begins_with
 
 __all__ = [
-    "UNRELATED",
     "FirstLayer",
     "Grid",
     "Layer",
     "Reading",
     "Tail",
+    "Unrelated",
     "begins_with",
     "default_layer",
     "first_layer",

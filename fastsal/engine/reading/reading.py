@@ -16,7 +16,11 @@ from fastsal.engine.run.forward import evaluation, run, scratch
 Tensors = tuple[Tensor, ...]
 
 
-UNRELATED = "layer: the target does not depend on its value; choose one on the way to the target"
+class Unrelated(ValueError):
+    """Raised for a layer whose value the selected scores do not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__("layer: the target does not depend on its value; choose one on the way to the target")
 
 
 class Reading(NamedTuple):
@@ -83,6 +87,7 @@ def read(
     create_graph: bool = False,
     tail_graph: bool = False,
     affine: bool = False,
+    note: Callable[[Any], None] | None = None,
     grad_kwargs: Mapping[str, Any] | None = None,
 ) -> Reading:
     """Run the model once and read what passes at layers, and the gradient of the selected scores by it.
@@ -101,10 +106,12 @@ def read(
         create_graph: keep the graph, so that values and gradients can be differentiated.
         tail_graph: keep it from the layers on only, so that gradients can be differentiated by the values.
         affine: find out whether the scores are an affine function of the one layer's value.
+        note: told of the output before the scores are selected. What it does with it makes no score less affine.
         grad_kwargs: further arguments of ``torch.autograd.grad``.
 
     Raises:
-        ValueError: when a layer does not run, its value holds no tensor, or the scores do not depend on it.
+        ValueError: when a layer does not run, or its value holds no tensor.
+        Unrelated: when the scores do not depend on it.
     """
     values: list[Tensors | None] = [None] * len(layers)
     flagged: list[Tensor] = []
@@ -134,6 +141,9 @@ def read(
             copies = tuple(x.clone() if create_graph and isinstance(x, Tensor) else scratch(x) for x in inputs)
             with watch:
                 output = run(model, copies, tuple(map(scratch, additional)))
+            if note is not None:
+                note(output)
+            with watch:
                 scores = None if select is None else select(output)
             found = [value for value in values if value is not None]
             if len(found) < len(layers):
@@ -145,12 +155,12 @@ def read(
                 raise ValueError(f"layer: its value of {found[0][0].dtype} has no gradient; choose one after it")
             assert scores is not None
             if not scores.requires_grad:
-                raise ValueError(UNRELATED)
+                raise Unrelated
             options = {"allow_unused": True, "create_graph": create_graph or tail_graph, **(grad_kwargs or {})}
             straight = affine and not escapes.seen and len(wanted) == 1 and is_affine(scores, wanted[0])
             gradients = _gradients(scores, wanted, options)
             if all(gradient is None for gradient in gradients):
-                raise ValueError(UNRELATED)
+                raise Unrelated
             pending = iter(gradients)
             by_layer = []
             for value in found:

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.reading import grid_of
-from fastsal.engine.run import evaluation, run, scratch
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, at_least_one
+from fastsal.engine.reading import Grid, grid_of
+from fastsal.engine.run import run, scratch
+from fastsal.explainers.arguments import Inputs, at_least_one
 from fastsal.explainers.attention._weights import AttentionWeights
-from fastsal.explainers.base import Attribution
-from fastsal.explainers.scores import Target, one_score_each
+from fastsal.explainers.base import Attribution, Display, attribution
+from fastsal.explainers.call import Call
+from fastsal.explainers.scores import Target
+from fastsal.explainers.task import Task
 from fastsal.ops import accumulation_dtype, cam
 
 
@@ -25,11 +26,23 @@ class LeGrad(Attribution):
     classifier, which a model does not offer in general.) Costs one forward and backward pass, with the attention
     weights in memory.
 
+    >>> patches, head = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Linear(8, 4)
+    >>> attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    >>> def transformer(x):
+    ...     tokens = patches(x).flatten(2).mT
+    ...     return head(attention(tokens, tokens, tokens)[0].mean(1))
+    >>> maps = fastsal.LeGrad(transformer).attribute(torch.rand(2, 3, 16, 16), target=classes)
+
     Args:
-        model: module or callable whose attention runs over the patches, however it is written.
+        forward_func: module or callable whose attention runs over the patches, however it is written.
     """
 
-    @attribute_method
+    summary = "a vision transformer's attention, weighed by its gradient"
+    cost = "1 forward, 1 backward"
+    reads = "attention"
+    display = Display("range", 100.0)
+
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -39,11 +52,11 @@ class LeGrad(Attribution):
         upsample: bool = True,
         normalize: bool = True,
         last_layers: int | None = None,
-    ) -> Tensor:
+    ) -> Call[Tensor]:
         """Maps [B, 1, *spatial], in the size of the (first) input or of the patches.
 
         Args:
-            inputs: tensor [B, C, *spatial], two or three spatial dimensions, or tuple of tensors.
+            inputs: tensor [B, C, *spatial], two or three spatial dimensions, tuple of tensors, or mapping.
             target: which output to explain, one for all or one per example.
             additional_forward_args: further arguments of the model.
             upsample: resize to the input; the patches' grid otherwise.
@@ -54,41 +67,54 @@ class LeGrad(Attribution):
             TypeError, ValueError: for arguments outside of the above, or a model without attention over the patches.
         """
         if last_layers is not None:
-            at_least_one("last_layers", last_layers)
-        tensors, _ = as_inputs(inputs)
-        additional = as_arguments(additional_forward_args)
-        examples, size = tensors[0].shape[0], tensors[0].shape[2:]
-        reader = AttentionWeights()
-        with evaluation(self.forward_func, eager=True), torch.enable_grad():
-            copies = tuple(scratch(tensor) for tensor in tensors)
-            # Frozen models have no graph of their own.
-            copies = tuple(copy.requires_grad_() if copy.is_floating_point() else copy for copy in copies)
-            with reader:
-                output = run(self.forward_func, tuple(copy.clone() for copy in copies), tuple(map(scratch, additional)))
-            scores = one_score_each(output, target, examples)
-            grids = [grid_of((examples, *weights.shape[-2:]), size) for weights in reader.weights]
+            last_layers = at_least_one("last_layers", last_layers)
+        task = self.task(inputs, target, additional_forward_args)
+        size = task.inputs[0].shape[2:]
+
+        def maps() -> Tensor:
+            each = []
+            for grid, gradient in _by_attention(task, last_layers):
+                if gradient is not None:
+                    wide = gradient.to(accumulation_dtype(gradient.dtype)).relu()
+                    received = wide.reshape(task.examples, -1, wide.shape[-1]).mean(1)
+                    each.append(grid.arrange(received[..., None]))
+            if not each:
+                raise ValueError("forward_func: the target does not depend on its attention")
+            largest = max((layer.shape[2:] for layer in each), key=lambda shape: shape.numel())
+            found = [cam.finish(layer[:, 0], largest, relu=False, normalize=False) for layer in each]
+            mean = torch.stack(found).mean(0)
+            result = cam.finish(mean, size if upsample else None, relu=False, normalize=normalize)
+            return result[:, None].to(task.inputs[0].dtype)
+
+        return task.once(maps)
+
+
+def _by_attention(task: Task, last_layers: int | None) -> list[tuple[Grid, Tensor | None]]:
+    """One pass: each layer's grid of patches, and the gradient by its attention weights [B, heads, N, N].
+
+    Raises:
+        ValueError: for a model without attention over the patches.
+    """
+    reader, examples = AttentionWeights(), task.examples
+    with task.context(eager=True), torch.enable_grad():
+        copies = tuple(scratch(tensor) for tensor in task.inputs)
+        # Frozen models have no graph of their own.
+        copies = tuple(copy.requires_grad_() if copy.is_floating_point() else copy for copy in copies)
+        with reader:
+            inputs = tuple(copy.clone() for copy in copies)
+            output = run(task.forward_func, inputs, tuple(map(scratch, task.additional)))
+        task.note(output)
+        scores = task.select()(output)
+        kept = []
+        for weights in reader.weights:
+            grid = grid_of((examples, *weights.shape[-2:]), task.inputs[0].shape[2:])
             # Attention within windows has more rows than there are examples: it says nothing of the whole image.
-            kept = [
-                (w, grid)
-                for w, grid in zip(reader.weights, grids, strict=True)
-                if grid is not None and w.shape[0] == examples
-            ]
-            kept = kept[-(last_layers or 0) :]
-            if not kept:
-                raise ValueError(
-                    "forward_func: no attention over patches of equal size ran; LeGrad is for vision transformers"
-                )
-            gradients = torch.autograd.grad(scores.sum(), [weights for weights, _ in kept], allow_unused=True)
-        maps = []
-        for (_, grid), gradient in zip(kept, gradients, strict=True):
-            if gradient is not None:
-                wide = gradient.to(accumulation_dtype(gradient.dtype)).relu()
-                received = wide.reshape(examples, -1, wide.shape[-1]).mean(1)
-                maps.append(grid.arrange(received[..., None]))
-        if not maps:
-            raise ValueError("forward_func: the target does not depend on its attention")
-        largest = max((each.shape[2:] for each in maps), key=lambda shape: shape.numel())
-        found = [cam.finish(each[:, 0], largest, relu=False, normalize=False) for each in maps]
-        mean = torch.stack(found).mean(0)
-        result = cam.finish(mean, size if upsample else None, relu=False, normalize=normalize)
-        return result[:, None].to(tensors[0].dtype)
+            if grid is not None and weights.shape[0] == examples:
+                kept.append((weights, grid))
+        kept = kept[-(last_layers or 0) :]
+        if not kept:
+            raise ValueError(
+                "forward_func: no attention over patches of equal size ran; LeGrad is for vision transformers"
+            )
+        gradients = torch.autograd.grad(scores.sum(), [weights for weights, _ in kept], allow_unused=True)
+    return [(grid, gradient) for (_, grid), gradient in zip(kept, gradients, strict=True)]

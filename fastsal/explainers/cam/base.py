@@ -2,72 +2,60 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from fastsal._torch import tree_leaves
-from fastsal.engine.reading import UNRELATED, Layer, Reading, default_layer, grid_of, read, resolve_layer
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
-from fastsal.explainers.base import Attribution
+from fastsal.engine.reading import Reading, Unrelated, default_layer, grid_of, read, resolve_layer
+from fastsal.explainers.arguments import Inputs, as_inputs
+from fastsal.explainers.base import Attribution, Display, describe
+from fastsal.explainers.call import Call
 from fastsal.explainers.cam.principal import principal_projection
-from fastsal.explainers.scores import Target, mirrored, one_score_each
+from fastsal.explainers.cam.records import CamReading, LayerValues, MapCall, Rendering, Summed, Weigh
+from fastsal.explainers.scores import Target, mirrored, one_score_each, resolved
+from fastsal.explainers.task import Task
 from fastsal.ops import accumulation_dtype, cam
 
 FUSIONS = ("mean", "max", "product")
-_told: set[str] = set()
-"""What was said of default layers, once each."""
 ReshapeTransform = Callable[[Tensor], Tensor]
-
-
-class CamReading(NamedTuple):
-    """What one pass left of each layer.
-
-    Attributes:
-        output: the model's.
-        activations: [N, C, *spatial] per layer.
-        fields: like the activations; a channel's weight is the mean of its field.
-        targets: how many targets the rows are of, targets first; None where one was given as such.
-        affine: whether the scores are known to be an affine function of the one layer, all of which is in the
-            activations; where the method asks.
-    """
-
-    output: Any
-    activations: list[Tensor]
-    fields: list[Tensor]
-    targets: int | None = None
-    affine: bool = False
-
-
-class Summed(NamedTuple):
-    """What :func:`fastsal.ops.cam.map` and :func:`fastsal.viz.overlay` make a map of, in one launch on a GPU."""
-
-    activations: Tensor
-    field: Tensor
+logger = logging.getLogger("fastsal")
 
 
 class ActivationMap(Attribution):
-    """Base of the class activation maps.
+    """Base of the class activation maps: a layer's activations, weighed by whatever the method makes of the model.
+
+    A subclass describes its call in an ``attribute`` by :meth:`described`, to which it hands what weighs; those of one
+    pass take the one of :class:`fastsal.explainers.cam.one_pass.OnePassMap`.
 
     Args:
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
-            that has positions (see :func:`fastsal.layers`) and influence on the target; it is found, and told on
-            standard error, at the first call.
+            that has positions (see :func:`fastsal.layers`) and influence on the target; it is found, and told to the
+            logger ``fastsal``, at the first call.
         reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
             layers and tokens of equal patches, with the tokens of no place before them.
+
+    Raises:
+        TypeError, ValueError: for a layer that the model does not have.
     """
 
-    needs_gradients = True
+    reads = "layer"
+    fixed = True
+    display = Display("range", 100.0)
+
+    needs_gradients = False
     fusion = "mean"
     """Of several layers' maps, where attribute() is not told otherwise."""
+    elementwise = False
+    """Whether each position has a weight of its own; else a channel's is the mean of its field."""
+    principal = False
+    """Whether the first principal component of the weighted activations stands for their sum."""
     tail_graph = False
     """Whether the gradients are differentiated once more, by the layer's value."""
-
     asks_affine = False
     """Whether the formula depends on the score being an affine function of the layer."""
 
@@ -86,137 +74,64 @@ class ActivationMap(Attribution):
         self.layer_names = [each if isinstance(each, str) else None for each in given]
         self.reshape_transform = reshape_transform
 
-    @attribute_method
-    def attribute(
-        self,
-        inputs: Inputs,
-        target: Target = None,
-        additional_forward_args: Any = None,
-        *,
-        targets: Sequence[Target] | None = None,
-        relu_attributions: bool = True,
-        upsample: bool = True,
-        normalize: bool = True,
-        fuse: str | None = None,
-        eigen_smooth: bool = False,
-        aug_smooth: bool = False,
-        create_graph: bool = False,
-    ) -> Tensor:
-        """Maps [B, 1, *spatial], in the size of the (first) input or of the layer; on the device, in the finer of the
-        layer's dtype and the first input's.
+    def described(
+        self, task: Task, weigh: Weigh, how: Rendering, targets: Sequence[Target] | None = None
+    ) -> Call[Tensor]:
+        """The description of a call.
 
         Args:
-            inputs: tensor [B, C, *spatial] or tuple of tensors.
-            target: which output to explain, one for all or one per example; also one of :mod:`fastsal.targets`.
-            additional_forward_args: further arguments of the model.
-            targets: several of these instead of one. The result is [len(targets), B, 1, *spatial], from one forward
-                pass and backward passes from the output to the layer in one.
-            relu_attributions: keep what speaks for the target only.
-            upsample: resize to the input, linearly with half-pixel centres; the (largest) layer's size otherwise.
-            normalize: to [0, 1] per map, from the extremes of the resized map.
-            fuse: of several layers' normalised maps: ``mean``, ``max`` or ``product``; None takes the method's own.
-            eigen_smooth: instead of the sum over channels, their first principal component (Muhammad and Yeasin,
-                "Eigen-CAM", IJCNN 2020).
-            aug_smooth: the mean of six maps: of the input and its mirror image, times 0.9, 1 and 1.1. Costs six passes.
-            create_graph: keep the graph, so that the map can be trained through.
+            task: what is explained.
+            weigh: what weighs each layer's activations, from one pass and, where it makes them, further ones.
+            how: the rest of the arguments of ``attribute``.
+            targets: several, in the place of the task's.
 
         Raises:
-            TypeError, ValueError: for arguments outside of the above, a layer without positions, or one that the
-                target does not depend on.
+            ValueError: for a fusion of no such name, or ``aug_smooth`` of maps in the layer's size.
         """
-        options = (relu_attributions, upsample, normalize, fuse, eigen_smooth)
-
-        def explain(inputs: Inputs, target: Target, targets: Any) -> Tensor:
-            found = self.read(inputs, target, additional_forward_args, targets=targets, create_graph=create_graph)
-            return self.render(found, inputs, *options)
-
-        if not aug_smooth:
-            return explain(inputs, target, targets)
-        tensors, given_tuple = as_inputs(inputs)
-        if not upsample:
+        self._fusion(how.fuse)
+        if how.aug_smooth and not how.upsample:
             raise ValueError("aug_smooth: needs upsample=True, since a mirrored layer need not be the layer mirrored")
-        total: Tensor | None = None
-        turned = mirrored(target), None if targets is None else [mirrored(each) for each in targets]
-        for flip in (False, True):
-            for factor in (0.9, 1.0, 1.1):
-                first = factor * (tensors[0].flip(-1) if flip else tensors[0])
-                given = (first, *tensors[1:]) if given_tuple else first
-                maps = explain(given, *turned).flip(-1) if flip else explain(given, target, targets)
-                total = maps if total is None else total + maps
-        assert total is not None
-        return total / 6
+
+        def reading(task: Task, targets: Sequence[Target] | None = targets) -> CamReading:
+            with torch.set_grad_enabled(task.create_graph):
+                values = self._values(task, targets)
+                return CamReading(task.output, values.activations, weigh(task, values), values.targets)
+
+        def rendered(found: CamReading, task: Task) -> Tensor:
+            return self.render(found, task.inputs, *how[:-1])
+
+        def augmented() -> Tensor:
+            given = task.target, targets
+            turned = mirrored(task.target), None if targets is None else [mirrored(each) for each in targets]
+            total: Tensor | None = None
+            for flip in (False, True):
+                for factor in (0.9, 1.0, 1.1):
+                    first = task.inputs[0].flip(-1) if flip else task.inputs[0]
+                    target, several = turned if flip else given
+                    altered = task.instead((factor * first, *task.inputs[1:]), target)
+                    found = reading(altered, several)
+                    if factor == 1.0 and not flip:
+                        task.note(found.output)
+                    maps = rendered(found, altered)
+                    maps = maps.flip(-1) if flip else maps
+                    total = maps if total is None else total + maps
+            assert total is not None
+            return total / 6
+
+        def run() -> Tensor:
+            with torch.set_grad_enabled(task.create_graph):
+                return augmented() if how.aug_smooth else rendered(reading(task), task)
+
+        return MapCall(task, run, read=lambda: reading(task))
 
     def read(
-        self,
-        inputs: Inputs,
-        target: Target = None,
-        additional_forward_args: Any = None,
-        *,
-        targets: Sequence[Target] | None = None,
-        create_graph: bool = False,
+        self, inputs: Inputs, target: Target = None, additional_forward_args: Any = None, **options: Any
     ) -> CamReading:
-        """The model's part: output, activations and what weighs them."""
-        tensors, _ = as_inputs(inputs)
-        additional = as_arguments(additional_forward_args)
-        examples = tensors[0].shape[0]
-        several = targets is not None
-        if several and target is not None:
-            raise ValueError("targets: given beside target; pass one of the two")
-        if several and not targets:
-            raise ValueError("targets: the list is empty")
-
-        def select(output: Any) -> Tensor:
-            if targets is None:
-                return self.scores(output, target, examples)
-            return torch.stack([self.scores(output, each, examples) for each in targets])
-
-        def run() -> Reading:
-            return read(
-                self.forward_func,
-                self.layers,
-                tensors,
-                additional,
-                select if self.needs_gradients else None,
-                create_graph=create_graph,
-                tail_graph=self.tail_graph,
-                affine=self.asks_affine,
-            )
-
-        if self.layers:
-            found = run()
-        else:
-            score = select if self.needs_gradients else _any_score
-            self._take(default_layer(self.forward_func, tensors, additional, score))
-            try:
-                found = run()
-            except ValueError as error:
-                if UNRELATED not in str(error):
-                    raise
-                # The last layer may be another head's.
-                self._take(default_layer(self.forward_func, tensors, additional, score, verify=True))
-                found = run()
-            self._tell()
-        count = len(targets) if targets is not None else 1
-        activations, fields, affine = [], [], found.affine
-        with torch.inference_mode(False), torch.set_grad_enabled(create_graph or self.tail_graph):
-            for index, value in enumerate(found.values):
-                if len(value) != 1:
-                    raise ValueError("layer: its output is a tuple, not one tensor; choose a layer inside it")
-                if self.needs_gradients:
-                    gradient = found.gradients[index][0]
-                    gradient = self.adjust(value[0], gradient if several else gradient[None], found.affine)
-                    fields.append(self._arrange(gradient.flatten(0, 1), tensors))
-                activation = self._arrange(value[0], tensors)
-                affine = affine and activation.numel() == value[0].numel()
-                activations.append(activation.repeat(count, *[1] * (activation.dim() - 1)) if count > 1 else activation)
-        if self.tail_graph and not create_graph:
-            activations, fields = [t.detach() for t in activations], [t.detach() for t in fields]
-        with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
-            if self.needs_gradients:
-                fields = [self.field(a, g) for a, g in zip(activations, fields, strict=True)]
-            else:
-                fields = [self.field(a, a) for a in activations]
-        return CamReading(found.output, activations, fields, count if several else None, affine)
+        """The model's part of ``attribute``, which has the arguments: output, activations and what weighs them."""
+        call = describe(self, inputs, target, additional_forward_args, **options)
+        assert isinstance(call, MapCall)
+        with torch.inference_mode(False):
+            return call.read()
 
     def scores(self, output: Any, target: Target, examples: int) -> Tensor:
         """Scores [B] whose gradients are taken."""
@@ -226,35 +141,65 @@ class ActivationMap(Attribution):
         """What stands for the gradients [T, *value.shape], in the form of the layer's own value."""
         return gradients
 
-    def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
-        """The method's formula: what weighs the activations [N, C, *spatial], in their shape or [N, C, 1, ...].
+    def weighted(
+        self, activations: Tensor, field: Tensor | None, eigen_smooth: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """(activations, field) of :func:`fastsal.ops.cam.map`, which weighs channels by means and sums them.
 
-        A channel's weight is the mean of its field, unless :attr:`elementwise`: then the field itself is.
+        Where a channel's weights are no means, the weighted sum [N, 1, *spatial] and None.
         """
-        raise NotImplementedError
+        principal = self.principal or eigen_smooth
+        if field is not None and not self.elementwise and not principal:
+            return activations, field.expand_as(activations).to(activations.dtype)
+        dtype = accumulation_dtype(activations.dtype)
+        weighted = activations.to(dtype)
+        if field is not None:
+            weights = field.to(dtype) if self.elementwise else field.to(dtype).mean(tuple(range(2, field.dim())), True)
+            weighted = weights * weighted
+        return principal_projection(weighted)[:, None] if principal else weighted.sum(1, keepdim=True), None
 
-    elementwise = False
-    """Whether each position has a weight of its own."""
+    def combine(
+        self,
+        activations: Tensor,
+        field: Tensor | None,
+        size: Sequence[int] | None = None,
+        *,
+        relu_attributions: bool = True,
+        normalize: bool = True,
+        eigen_smooth: bool = False,
+    ) -> Tensor:
+        """One layer's map [N, *size], in at least float32 where the method has weights for positions.
+
+        Args:
+            activations: [N, C, *layer].
+            field: what weighs them, as of :class:`CamReading`.
+            size: of the map; None keeps the layer's.
+            relu_attributions, normalize, eigen_smooth: as of ``attribute``.
+        """
+        activations, field = self.weighted(activations, field, eigen_smooth)
+        if field is None:
+            return cam.finish(activations[:, 0], size, relu=relu_attributions, normalize=normalize)
+        return cam.map(activations, field, size, relu=relu_attributions, normalize=normalize)
 
     def render(
         self,
         reading: CamReading,
         inputs: Inputs,
-        relu: bool = True,
+        relu_attributions: bool = True,
         upsample: bool = True,
         normalize: bool = True,
         fuse: str | None = None,
         eigen_smooth: bool = False,
     ) -> Tensor:
-        """Maps from what :meth:`read` returned, in the finer of the layer's dtype and the first input's."""
-        fuse = self.fusion if fuse is None else fuse
-        if fuse not in FUSIONS:
-            raise ValueError(f"fuse: {fuse!r} is not one of {', '.join(FUSIONS)}")
-        given = as_inputs(inputs)[0][0].dtype
-        sizes = [activation.shape[2:] for activation in reading.activations]
-        size = max(sizes, key=lambda each: each.numel())
+        """Maps from what :meth:`read` returned, as of ``attribute``, which has the arguments.
+
+        Raises:
+            ValueError: for a fusion of no such name, or a layer without the input's spatial dimensions.
+        """
+        fuse, first = self._fusion(fuse), as_inputs(inputs)[0][0]
+        size = max((each.shape[2:] for each in reading.activations), key=lambda shape: shape.numel())
         if upsample:
-            size = as_inputs(inputs)[0][0].shape[2:]
+            size = first.shape[2:]
             for each in reading.activations:
                 if each.dim() - 2 != len(size):
                     raise ValueError(
@@ -262,14 +207,19 @@ class ActivationMap(Attribution):
                         "dimensions; use upsample=False"
                     )
         several = len(reading.activations) > 1
-        with torch.inference_mode(False), torch.set_grad_enabled(any(field.requires_grad for field in reading.fields)):
-            maps = [
-                _map(*self._summed(a, field, eigen_smooth), size, relu, normalize or several).to(
-                    torch.promote_types(a.dtype, given) if given.is_floating_point else a.dtype
-                )
-                for a, field in zip(reading.activations, reading.fields, strict=True)
-            ]
-            result = _fused(maps, fuse, normalize)[:, None]
+        maps = []
+        for activations, field in zip(reading.activations, reading.fields, strict=True):
+            each = self.combine(
+                activations,
+                field,
+                size,
+                relu_attributions=relu_attributions,
+                normalize=normalize or several,
+                eigen_smooth=eigen_smooth,
+            )
+            dtype = activations.dtype
+            maps.append(each.to(torch.promote_types(dtype, first.dtype) if first.is_floating_point() else dtype))
+        result = _fused(maps, fuse, normalize)[:, None]
         return result if reading.targets is None else result.unflatten(0, (reading.targets, -1))
 
     def summed(self, reading: CamReading) -> Summed:
@@ -280,46 +230,92 @@ class ActivationMap(Attribution):
         """
         if len(reading.activations) != 1:
             raise ValueError(f"reading: it has {len(reading.activations)} layers; fuse them with render()")
-        activations, field = self._summed(reading.activations[0], reading.fields[0], False)
+        activations, field = self.weighted(reading.activations[0], reading.fields[0])
         return Summed(activations, activations.new_ones(()).expand_as(activations) if field is None else field)
 
-    def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, Tensor | None]:
-        """(activations, field) of :func:`fastsal.ops.cam.map`, which weighs channels by means.
+    def _fusion(self, fuse: str | None) -> str:
+        fuse = self.fusion if fuse is None else fuse
+        if fuse not in FUSIONS:
+            raise ValueError(f"fuse: {fuse!r} is not one of {', '.join(FUSIONS)}")
+        return fuse
 
-        Where each position has a weight of its own, the weighted sum [N, 1, *spatial] and None.
-        """
-        if not self.elementwise and not eigen_smooth:
-            return activations, field.expand_as(activations).to(activations.dtype)
-        dtype = accumulation_dtype(activations.dtype)
-        weights = field.to(dtype) if self.elementwise else field.to(dtype).mean(tuple(range(2, field.dim())), True)
-        weighted = weights * activations.to(dtype)
-        return principal_projection(weighted)[:, None] if eigen_smooth else weighted.sum(1, keepdim=True), None
+    def _values(self, task: Task, targets: Sequence[Target] | None) -> LayerValues:
+        """One pass over the inputs, whose output is noted, with what it left of each layer."""
 
-    def _take(self, layer: Layer) -> None:
-        self.layer_names = [layer.name]
-        self.layers = [resolve_layer(self.forward_func, layer.name)]
-        self._note = f"fastsal: layer {layer.name} {list(layer.shape)[1:]}, by default"
+        def select(output: Any) -> Tensor:
+            if targets is None:
+                return self.scores(output, task.target, task.examples)
+            return torch.stack([self.scores(output, resolved(each, task.output), task.examples) for each in targets])
 
-    def _tell(self) -> None:
-        if self._note not in _told:
-            _told.add(self._note)
-            print(self._note, file=sys.stderr)
+        found = self._pass(task, select)
+        count = 1 if targets is None else len(targets)
+        activations, gradients, affine = [], [], found.affine
+        with torch.set_grad_enabled(task.create_graph or self.tail_graph):
+            for index, value in enumerate(found.values):
+                if len(value) != 1:
+                    raise ValueError("layer: its output is a tuple, not one tensor; choose a layer inside it")
+                if self.needs_gradients:
+                    gradient = found.gradients[index][0]
+                    gradient = self.adjust(value[0], gradient[None] if targets is None else gradient, found.affine)
+                    gradients.append(self._arrange(gradient.flatten(0, 1), task.inputs))
+                activation = self._arrange(value[0], task.inputs)
+                affine = affine and activation.numel() == value[0].numel()
+                activations.append(activation.repeat(count, *[1] * (activation.dim() - 1)) if count > 1 else activation)
+        if self.tail_graph and not task.create_graph:
+            activations, gradients = [t.detach() for t in activations], [t.detach() for t in gradients]
+        return LayerValues(activations, gradients, None if targets is None else count, affine)
 
-    def _arrange(self, value: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
+    def _pass(self, task: Task, select: Callable[[Any], Tensor]) -> Reading:
+        """One pass, read at the layers; where none was named, they are found before it."""
+
+        def run(layers: Sequence[nn.Module]) -> Reading:
+            return read(
+                task.forward_func,
+                layers,
+                task.inputs,
+                task.additional,
+                select if self.needs_gradients else None,
+                create_graph=task.create_graph,
+                tail_graph=self.tail_graph,
+                affine=self.asks_affine,
+                note=task.note,
+            )
+
+        def score(output: Any) -> Tensor:
+            task.note(output)
+            return select(output)
+
+        if self.layers:
+            return run(self.layers)
+        selected = score if self.needs_gradients else _any_score
+        try:
+            return self._at_default_layer(task, selected, run)
+        except Unrelated:  # the last layer may be another head's
+            return self._at_default_layer(task, selected, run, verify=True)
+
+    def _at_default_layer(
+        self,
+        task: Task,
+        score: Callable[[Any], Tensor],
+        run: Callable[[Sequence[nn.Module]], Reading],
+        verify: bool = False,
+    ) -> Reading:
+        layer = default_layer(task.forward_func, task.inputs, task.additional, score, verify)
+        parts = [resolve_layer(self.forward_func, layer.name)]
+        found = run(parts)
+        self.layers, self.layer_names = parts, [layer.name]
+        logger.info("layer %s %s, by default", layer.name, list(layer.shape)[1:])
+        return found
+
+    def _arrange(self, value: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
         """[N, C, *spatial] of a layer's value."""
         if self.reshape_transform is not None:
             arranged = self.reshape_transform(value)
             if not isinstance(arranged, Tensor) or arranged.dim() < 3 or arranged.shape[0] != value.shape[0]:
                 raise ValueError("reshape_transform: what it returned is no tensor [B, C, *spatial]")
             return arranged
-        grid = grid_of(value.shape, tensors[0].shape[2:]) if tensors[0].dim() >= 3 else None
+        grid = grid_of(value.shape, inputs[0].shape[2:]) if inputs[0].dim() >= 3 else None
         return value if grid is None else grid.arrange(value)
-
-
-def _map(activations: Tensor, field: Tensor | None, size: Sequence[int], relu: bool, normalize: bool) -> Tensor:
-    if field is None:
-        return cam.finish(activations[:, 0], size, relu=relu, normalize=normalize)
-    return cam.map(activations, field, size, relu=relu, normalize=normalize)
 
 
 def _fused(maps: list[Tensor], fuse: str, normalize: bool) -> Tensor:
@@ -327,9 +323,7 @@ def _fused(maps: list[Tensor], fuse: str, normalize: bool) -> Tensor:
         return maps[0]
     stacked = torch.stack(maps)
     fused = stacked.mean(0) if fuse == "mean" else stacked.amax(0) if fuse == "max" else stacked.prod(0)
-    if not normalize:
-        return fused
-    return cam.finish(fused, relu=False)
+    return cam.finish(fused, relu=False) if normalize else fused
 
 
 def _any_score(output: Any) -> Tensor:

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from fastsal.explainers.cam.base import ActivationMap
-from fastsal.explainers.cam.principal import principal_projection
-from fastsal.ops import accumulation_dtype
+from fastsal.explainers.cam.one_pass import GradientMap, OnePassMap
 
 
-class EigenCAM(ActivationMap):
+class EigenCAM(OnePassMap):
     """Muhammad and Yeasin, "Eigen-CAM" (IJCNN 2020), equations 3 and 4, of centred activations.
 
     Explains the layer, not a target: no gradient is taken. Costs one forward pass and one eigenvector per example.
+
+    >>> maps = fastsal.EigenCAM(model, "last").attribute(images)
+
+    Args:
+        model: a torch.nn.Module, or a callable around one.
+        layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
+            that has positions, at the first call.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
+            layers and tokens of equal patches.
     """
 
-    needs_gradients = False
-
-    def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
-        return torch.ones((), device=activations.device)
-
-    def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, None]:
-        wide = accumulation_dtype(activations.dtype)
-        return principal_projection(activations.to(wide) * field.to(wide))[:, None], None
+    summary = "first principal component of a layer; of no target"
+    principal = True
 
 
-class EigenGradCAM(EigenCAM):
-    """Eigen-CAM of gradient times activation, so of a target. Costs what Grad-CAM does, and one eigenvector each."""
+class EigenGradCAM(GradientMap):
+    """Eigen-CAM of gradient times activation, so of a target. Costs what Grad-CAM does, and one eigenvector each.
 
-    needs_gradients = True
+    >>> maps = fastsal.EigenGradCAM(model, "last").attribute(images, target=classes)
+
+    Args:
+        model: a torch.nn.Module, or a callable around one.
+        layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
+            that has positions and influence on the target, at the first call.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
+            layers and tokens of equal patches.
+    """
+
+    summary = "first principal component of gradient times activation"
+    elementwise = principal = True
 
     def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
         return gradients

@@ -17,13 +17,22 @@ from fastsal.explainers.scores import Target, one_score_each
 class FinerCAM(GradCAM):
     """Zhang et al., "Finer-CAM" (CVPR 2025), equation 4: Grad-CAM of the score less its rivals' mean.
 
-    The rivals are the classes whose scores are nearest to the target's. Costs what Grad-CAM does.
+    The rivals are the classes whose scores are nearest to the target's, of an output [B, K]. Costs what Grad-CAM does.
+
+    >>> maps = fastsal.FinerCAM(model, "last").attribute(images, target=classes)
 
     Args:
-        model, layer, reshape_transform: as of :class:`fastsal.GradCAM`; the output is [B, K].
+        model: a torch.nn.Module, or a callable around one.
+        layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
+            that has positions and influence on the target, at the first call.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
+            layers and tokens of equal patches.
         alpha: share of the rivals that is taken off; 0 is Grad-CAM.
         rivals: how many.
     """
+
+    summary = "Grad-CAM of the score less its rivals'"
+    exportable = False
 
     def __init__(
         self,

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastsal.explainers.cam.base import ActivationMap
+from fastsal.explainers.cam.one_pass import GradientMap
 from fastsal.ops import accumulation_dtype
 
 EPSILON = 1e-6
 
 
-class GradCAMPlusPlus(ActivationMap):
+class GradCAMPlusPlus(GradientMap):
     """Chattopadhay et al., "Grad-CAM++" (WACV 2018), equations 11 and 19, for the score exp(S).
 
     alpha = G^2 / (2 G^2 + sum(A) G^3), w_c = sum of alpha relu(G). Costs what Grad-CAM does.
+
+    >>> maps = fastsal.GradCAMPlusPlus(model, "last").attribute(images, target=classes)
+
+    Args:
+        model: a torch.nn.Module, or a callable around one.
+        layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
+            that has positions and influence on the target, at the first call.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
+            layers and tokens of equal patches.
     """
+
+    summary = "Grad-CAM with positive gradients, weighed by how much each position counts"
+    exportable = True
 
     def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
         dtype = accumulation_dtype(activations.dtype)

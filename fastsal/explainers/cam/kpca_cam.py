@@ -8,24 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
-from fastsal.ops import accumulation_dtype, wide_dtype
+from fastsal.explainers.cam.base import ReshapeTransform
+from fastsal.explainers.cam.one_pass import OnePassMap
+from fastsal.ops import accumulation_dtype
 
 KERNELS = ("sigmoid", "rbf", "cosine", "linear")
 
 
-class KPCACAM(ActivationMap):
+class KPCACAM(OnePassMap):
     """Karmani et al., "KPCA-CAM" (2024): kernel PCA of a layer's positions, as scikit-learn's KernelPCA.
 
     Explains the layer, not a target. Costs one forward pass and an eigenvector of a matrix of the layer's positions.
 
+    >>> maps = fastsal.KPCACAM(model, "last").attribute(images)
+
     Args:
-        model, layer, reshape_transform: as of :class:`fastsal.GradCAM`.
+        model: a torch.nn.Module, or a callable around one.
+        layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
+            that has positions, at the first call.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
+            layers and tokens of equal patches.
         kernel: ``sigmoid`` (tanh(gamma x y + 1)), ``rbf`` (exp(-gamma |x - y|^2)), ``cosine`` or ``linear``.
         gamma: None takes one over the number of channels.
     """
 
-    needs_gradients = False
+    name = "kpca-cam"
+    summary = "first kernel principal component of a layer; of no target"
 
     def __init__(
         self,
@@ -41,11 +49,10 @@ class KPCACAM(ActivationMap):
             raise ValueError(f"kernel: {kernel!r} is not one of {', '.join(KERNELS)}")
         self.kernel, self.gamma = kernel, gamma
 
-    def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
-        return torch.ones((), device=activations.device)
-
-    def _summed(self, activations: Tensor, field: Tensor, eigen_smooth: bool) -> tuple[Tensor, None]:
-        matrix = activations.flatten(2).mT.to(wide_dtype(activations.device))
+    def weighted(
+        self, activations: Tensor, field: Tensor | None, eigen_smooth: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        matrix = activations.flatten(2).mT.to(torch.float32 if activations.device.type == "mps" else torch.float64)
         matrix = matrix - matrix.mean(1, keepdim=True)
         gram = self._gram(matrix)
         gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)

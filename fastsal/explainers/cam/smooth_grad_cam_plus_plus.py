@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastsal.engine.reading import read
-from fastsal.engine.run import Plan
-from fastsal.explainers._old import could_be_per_example, sweep
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, at_least_one, examples_of
-from fastsal.explainers.cam.base import CamReading, ReshapeTransform
+from fastsal.explainers.arguments import Inputs, at_least_one
+from fastsal.explainers.base import attribution
+from fastsal.explainers.call import Call
 from fastsal.explainers.cam.grad_cam_plus_plus import plus_plus_weights
-from fastsal.explainers.cam.swept import SweptMap
-from fastsal.explainers.scores import Target, one_score_each, resolved, tile, tile_target
+from fastsal.explainers.cam.records import LayerValues, Rendering
+from fastsal.explainers.cam.swept import SweptMap, deviation
+from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import as_seed
+from fastsal.explainers.task import Task
 from fastsal.ops import accumulation_dtype, noise
 
 
@@ -27,90 +27,96 @@ class SmoothGradCAMPlusPlus(SweptMap):
     square and its cube over noisy inputs, and A is the activation of the clean one. Costs one forward pass, and for
     each sample one forward pass and a backward pass to the layer; memory does not grow with the samples.
 
+    >>> maps = fastsal.SmoothGradCAMPlusPlus(model, "last").attribute(images, target=classes)
+
     Args:
-        model, layer, reshape_transform: as of :class:`fastsal.GradCAM`.
-        num_samples: noisy inputs.
-        std: standard deviation of the noise, in units of the input.
-        seed: chooses the noise; None draws it from torch's global generator.
-        perturbations_per_eval: noisy copies per model call; chosen from memory when None.
-        show_progress: show a bar.
+        model: a torch.nn.Module, or a callable around one.
+        layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
+            that has positions and influence on the target, at the first call.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
+            layers and tokens of equal patches.
     """
 
-    needs_gradients = False
+    summary = "Grad-CAM++ with derivatives averaged over noisy inputs"
+    cost = "1 forward, and n_samples forward and backward to the layer"
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
-        *,
-        reshape_transform: ReshapeTransform | None = None,
-        num_samples: int = 4,
-        std: float = 0.3,
-        seed: int | None = 0,
-        perturbations_per_eval: int | None = None,
-        show_progress: bool = False,
-    ) -> None:
-        super().__init__(
-            model,
-            layer,
-            reshape_transform=reshape_transform,
-            perturbations_per_eval=perturbations_per_eval,
-            show_progress=show_progress,
-        )
-        self.num_samples, self.std, self.seed = at_least_one("num_samples", num_samples), std, seed
-
-    def field(self, activations: Tensor, gradients: Tensor) -> Tensor:
-        return activations  # replaced by the weights
-
-    def read(
+    @attribution
+    def attribute(
         self,
         inputs: Inputs,
         target: Target = None,
         additional_forward_args: Any = None,
         *,
+        n_samples: int = 4,
+        stdevs: float = 0.3,
+        seed: int | None = 0,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
         targets: Sequence[Target] | None = None,
+        relu_attributions: bool = True,
+        upsample: bool = True,
+        normalize: bool = True,
+        fuse: str | None = None,
+        eigen_smooth: bool = False,
+        aug_smooth: bool = False,
         create_graph: bool = False,
-    ) -> CamReading:
-        if targets is not None or create_graph:
-            raise ValueError(f"{'create_graph' if create_graph else 'targets'}: not offered by SmoothGradCAMPlusPlus")
-        found = super().read(inputs, None, additional_forward_args)
-        moments = self._moments(
-            as_inputs(inputs)[0], resolved(target, found.output), as_arguments(additional_forward_args)
-        )
-        fields = [
-            plus_plus_weights(activations, first.relu(), second, third)
-            for activations, (first, second, third) in zip(found.activations, moments, strict=True)
-        ]
-        return CamReading(found.output, found.activations, fields)
+    ) -> Call[Tensor]:
+        """Maps [B, 1, *spatial], in the size of the (first) input or of the layer; on the device, in the finer of the
+        layer's dtype and the first input's.
 
-    def _moments(
-        self, tensors: tuple[Tensor, ...], target: Target, additional: tuple[Any, ...]
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        Args:
+            inputs: tensor [B, C, *spatial], tuple of tensors, or mapping.
+            target: which output to explain, one for all or one per example; also one of :mod:`fastsal.targets`.
+            additional_forward_args: further arguments of the model; per-example tensors are repeated.
+            n_samples: noisy inputs.
+            stdevs: standard deviation of the noise, in units of the input.
+            seed: chooses the noise; None draws it from torch's global generator.
+            perturbations_per_eval: noisy copies per model call. When None, chosen from memory, but 1 where an
+                additional tensor has as many entries as there are examples: only the caller knows whether to repeat it.
+            show_progress: show a bar.
+            targets: refused: call it for each.
+            relu_attributions: keep what speaks for the target only.
+            upsample: resize to the input, linearly with half-pixel centres; the (largest) layer's size otherwise.
+            normalize: to [0, 1] per map, from the extremes of the resized map.
+            fuse: of several layers' normalised maps: ``mean``, ``max`` or ``product``; None takes the method's own.
+            eigen_smooth: instead of the sum over channels, their first principal component (Muhammad and Yeasin,
+                "Eigen-CAM", IJCNN 2020).
+            aug_smooth: the mean of six maps: of the input and its mirror image, times 0.9, 1 and 1.1, at six times the
+                cost.
+            create_graph: refused: no graph is kept of so many passes.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above, or a layer without positions.
+        """
+        self.refuse(targets, create_graph)
+        task = self.task(
+            inputs, target, additional_forward_args, per_call=perturbations_per_eval, show_progress=show_progress
+        )
+        how = Rendering(relu_attributions, upsample, normalize, fuse, eigen_smooth, aug_smooth)
+        samples, std, key = at_least_one("n_samples", n_samples), deviation(stdevs), as_seed(seed)
+
+        def weigh(task: Task, values: LayerValues) -> list[Tensor | None]:
+            moments = self._moments(task, samples, std, key)
+            return [
+                plus_plus_weights(activations, first.relu(), second, third)
+                for activations, (first, second, third) in zip(values.activations, moments, strict=True)
+            ]
+
+        return self.described(task, weigh, how)
+
+    def _moments(self, task: Task, samples: int, std: float, key: int) -> list[list[Tensor]]:
         """Means of the gradient, its square and its cube, per layer."""
-        examples, x, key = examples_of(tensors), tensors[0].detach(), as_seed(self.seed)
-        given = self.perturbations_per_eval
-        if given is None and could_be_per_example(additional, examples):
-            given = 1
-        row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
-        plan = Plan(self.num_samples, examples, 2 * row_bytes, x.device, given, self.forward_func)
         state: list[list[Tensor]] = []
 
-        def step(start: int, stop: int) -> Callable[[], None]:
+        def work(start: int, stop: int) -> list[list[Tensor]]:
             count = stop - start
-            noisy = noise.batch(x, start, stop, std=self.std, seed=key)
-            others = tuple(tile(tensor, count, examples) for tensor in tensors[1:])
-            extra = tuple(tile(value, count, examples) for value in additional)
-            chosen = tile_target(target, count, examples)
+            noisy = noise.batch(task.inputs[0], start, stop, std=std, seed=key)
             gradients = read(
-                self.forward_func,
-                self.layers,
-                (noisy, *others),
-                extra,
-                lambda output: one_score_each(output, chosen, count * examples),
+                task.forward_func, self.layers, *task.batch(count, {0: noisy}), task.select(count)
             ).gradients
             added = []
             for index, (gradient,) in enumerate(gradients):
-                g = self._arrange(gradient, tensors)
+                g = self._arrange(gradient, task.inputs)
                 g = g.to(accumulation_dtype(g.dtype))
                 before = state[index] if state else [None] * 3
                 added.append(
@@ -119,12 +125,10 @@ class SmoothGradCAMPlusPlus(SweptMap):
                         for power, partial in zip((g, g**2, g**3), before, strict=True)
                     ]
                 )
+            return added
 
-            def commit() -> None:
-                state[:] = added
+        def keep(start: int, stop: int, added: list[list[Tensor]]) -> None:
+            state[:] = added
 
-            return commit
-
-        with torch.inference_mode(False):
-            sweep(self.num_samples, step, plan, show_progress=self.show_progress, description="Smooth Grad-CAM++")
-        return [(first[0], second[0], third[0]) for first, second, third in state]
+        task.swept(samples, work, keep, plan=task.plan(samples, cost=2)).run()
+        return [[moment[0] for moment in moments] for moments in state]

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
-from fastsal.explainers.arguments import at_least_one
-from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
+from fastsal.explainers.cam.base import ActivationMap
+from fastsal.explainers.scores import Target
 
 
 class SweptMap(ActivationMap):
     """Base of the class activation maps that run the model, or the part of it behind the layer, many times.
 
     Args:
-        model, layer, reshape_transform: as of :class:`fastsal.GradCAM`.
-        perturbations_per_eval: altered copies per model call; chosen from memory when None.
-        show_progress: show a bar.
+        model: a torch.nn.Module, or a callable around one.
+        layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
+            that has positions, at the first call.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
+            layers and tokens of equal patches.
     """
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
-        *,
-        reshape_transform: ReshapeTransform | None = None,
-        perturbations_per_eval: int | None = None,
-        show_progress: bool = False,
-    ) -> None:
-        super().__init__(model, layer, reshape_transform=reshape_transform)
-        if perturbations_per_eval is not None:
-            at_least_one("perturbations_per_eval", perturbations_per_eval)
-        self.perturbations_per_eval = perturbations_per_eval
-        self.show_progress = show_progress
+    per_call = "perturbations_per_eval"
+
+    def refuse(self, targets: Sequence[Target] | None, create_graph: bool) -> None:
+        """Refuses what needs a single pass.
+
+        Raises:
+            ValueError: for several targets, or a graph.
+        """
+        name = type(self).__name__
+        if targets is not None:
+            raise ValueError(f"targets: {name} makes its passes for one target; call it for each")
+        if create_graph:
+            raise ValueError(f"create_graph: {name} keeps no graph of its many passes; take HiResCAM")
+
+
+def deviation(stdevs: Any) -> float:
+    """A standard deviation as given.
+
+    Raises:
+        TypeError, ValueError: for what is no finite number of at least 0.
+    """
+    if isinstance(stdevs, bool) or not isinstance(stdevs, (int, float)):
+        raise TypeError(f"stdevs: {type(stdevs).__name__} is not a number")
+    if not (stdevs >= 0 and math.isfinite(stdevs)):
+        raise ValueError(f"stdevs: {stdevs} is not a finite number of at least 0")
+    return float(stdevs)

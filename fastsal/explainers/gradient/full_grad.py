@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.prepare import unprepared
-from fastsal.engine.run import evaluation, owner, run, scratch
-from fastsal.explainers._old import attribute_method
-from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
-from fastsal.explainers.base import Attribution
-from fastsal.explainers.scores import Target, one_score_each
+from fastsal.engine.run import owner, run, scratch
+from fastsal.explainers.arguments import Inputs
+from fastsal.explainers.base import Attribution, Display, attribution
+from fastsal.explainers.call import Call
+from fastsal.explainers.scores import Target
+from fastsal.explainers.task import Task
 from fastsal.ops import accumulation_dtype, cam
 
 EPSILON = 1e-6
@@ -28,15 +29,22 @@ class FullGrad(Attribution):
     absolute, scaled to [0, 1] per layer, resized, summed over channels. A batch normalisation's bias is what it adds in
     all, its running mean included (section 3.1). Costs one forward and backward pass.
 
+    >>> maps = fastsal.FullGrad(model).attribute(images, target=classes)
+
     Args:
         model: a torch.nn.Module, or a callable around one.
     """
+
+    summary = "input times gradient, and bias times gradient of every layer"
+    cost = "1 forward, 1 backward"
+    reads = "functions"
+    display = Display("range", 100.0)
 
     def __init__(self, model: Callable[..., Any]) -> None:
         # The biases are those of the model's own layers, not of folded ones.
         super().__init__(unprepared(model))
 
-    @attribute_method
+    @attribution
     def attribute(
         self,
         inputs: Inputs,
@@ -44,11 +52,11 @@ class FullGrad(Attribution):
         additional_forward_args: Any = None,
         *,
         normalize: bool = True,
-    ) -> Tensor:
+    ) -> Call[Tensor]:
         """Maps [B, 1, *spatial] in the size of the (first) input.
 
         Args:
-            inputs: tensor [B, C, *spatial], floating point, or tuple of tensors.
+            inputs: tensor [B, C, *spatial], floating point, tuple of tensors, or mapping.
             target: which output to explain, one for all or one per example.
             additional_forward_args: further arguments of the model.
             normalize: to [0, 1] per map.
@@ -56,30 +64,36 @@ class FullGrad(Attribution):
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        tensors, _ = as_inputs(inputs)
-        additional = as_arguments(additional_forward_args)
-        x = tensors[0]
+        task = self.task(inputs, target, additional_forward_args)
+        x = task.inputs[0]
         if not x.is_floating_point() or not 3 <= x.dim() <= 5:
             raise ValueError(f"inputs: {x.dtype} of shape {tuple(x.shape)} is not floating point of [B, C, *spatial]")
-        leaf, outputs, gradients = self._gradients(tensors, target, additional)
-        parts = [leaf * gradients[0]]
-        for (module, output), gradient in zip(outputs, gradients[1:], strict=True):
-            bias = _bias(module)
-            if bias is not None and gradient is not None and output.dim() == x.dim():
-                parts.append(bias.to(gradient).reshape(1, -1, *[1] * (x.dim() - 2)) * gradient)
-        dtype = accumulation_dtype(x.dtype)
-        total = torch.zeros((x.shape[0], *x.shape[2:]), dtype=dtype, device=x.device)
-        for part in parts:
-            scaled = _scaled(part.detach().to(dtype).abs()).sum(1)
-            total += cam.finish(scaled, x.shape[2:], relu=False, normalize=False)
-        if normalize:
-            total = cam.finish(total, relu=False)
-        return total[:, None].to(x.dtype)
 
-    def _gradients(
-        self, tensors: tuple[Tensor, ...], target: Target, additional: tuple[Any, ...]
-    ) -> tuple[Tensor, list[tuple[nn.Module, Tensor]], tuple[Tensor, ...]]:
-        """The input's leaf, (module, output) of what has a bias, and the gradients by all of these."""
+        def maps() -> Tensor:
+            leaf, outputs, gradients = self.gradients(task)
+            parts = [leaf * gradients[0]]
+            for (module, output), gradient in zip(outputs, gradients[1:], strict=True):
+                bias = _bias(module)
+                if bias is not None and gradient is not None and output.dim() == x.dim():
+                    parts.append(bias.to(gradient).reshape(1, -1, *[1] * (x.dim() - 2)) * gradient)
+            dtype = accumulation_dtype(x.dtype)
+            total = torch.zeros((x.shape[0], *x.shape[2:]), dtype=dtype, device=x.device)
+            for part in parts:
+                scaled = _scaled(part.detach().to(dtype).abs()).sum(1, keepdim=True)
+                total += cam.finish(scaled[:, 0], list(x.shape[2:]), relu=False, normalize=False)
+            if normalize:
+                total = cam.finish(total, relu=False)
+            return total[:, None].to(x.dtype)
+
+        return task.once(maps)
+
+    def gradients(self, task: Task) -> tuple[Tensor, list[tuple[nn.Module, Tensor]], tuple[Tensor, ...]]:
+        """One pass: the first input, (module, output) of what has a bias, and the gradients by all of these in turn.
+
+        Raises:
+            TypeError: for a callable without one module behind it.
+            ValueError: for scores that do not depend on the inputs.
+        """
         module = owner(self.forward_func)
         if module is None:
             raise TypeError("forward_func: FullGrad reads a module's biases; pass the torch.nn.Module itself")
@@ -95,11 +109,12 @@ class FullGrad(Attribution):
             part.register_forward_hook(keep) for part in module.modules() if isinstance(part, (*_CONVOLUTIONS, *_NORMS))
         ]
         try:
-            with evaluation(self.forward_func, eager=True), torch.enable_grad():
-                leaf = scratch(tensors[0]).requires_grad_()
-                copies = (leaf.clone(), *map(scratch, tensors[1:]))
-                output = run(self.forward_func, copies, tuple(map(scratch, additional)))
-                scores = one_score_each(output, target, leaf.shape[0])
+            with task.context(eager=True), torch.enable_grad():
+                leaf = scratch(task.inputs[0]).requires_grad_()
+                copies = (leaf.clone(), *map(scratch, task.inputs[1:]))
+                output = run(task.forward_func, copies, tuple(map(scratch, task.additional)))
+                task.note(output)
+                scores = task.select()(output)
                 if not scores.requires_grad:
                     raise ValueError("forward_func: its output does not depend on the inputs through autograd")
                 wanted = [leaf, *(value for _, value in outputs)]

@@ -64,8 +64,9 @@ class CAM(Extractor):
 class _ScaledFirst:
     """Masks scaled to [0, 1] at the layer's resolution, then resized."""
 
-    def _mask(self, channel: Tensor, size: list[int]) -> Tensor:
-        return cam.finish(normalized_maps(channel[:, 0]), size, relu=False, normalize=False)
+    def mask(self, channel: Tensor, size: list[int]) -> Tensor:
+        scaled = normalized_maps(channel[:, 0])[:, None]
+        return cam.finish(scaled[:, 0], size, relu=False, normalize=False)
 
 
 class _ScoreCAM(_ScaledFirst, explainers.ScoreCAM):
@@ -102,20 +103,20 @@ class ScoreCAM(Extractor):
         super().__init__(model, target_layer, input_shape, enable_hooks, reshape_transform)
         self.bs = batch_size
 
-    def explainer(self, examples: int) -> explainers.ScoreCAM:
-        """The fastsal explainer for so many examples."""
-        return _ScoreCAM(self.model, list(self.target_names), **self._options(examples))
+    source: type[explainers.ScoreCAM] = _ScoreCAM
+    """The fastsal explainer."""
 
-    def _options(self, examples: int) -> dict[str, Any]:
+    def options(self, examples: int) -> dict[str, Any]:
+        """Arguments of its ``attribute`` for so many examples."""
         # A mask has as many rows as there are examples.
-        masks = None if self.bs is None else max(1, self.bs // examples)
-        return {"reshape_transform": self._arranged, "perturbations_per_eval": masks}
+        return {"perturbations_per_eval": None if self.bs is None else max(1, self.bs // examples)}
 
     def weigh(self, class_idx: Classes, scores: Any, targets: Targets) -> Weighed:
         x, *rest = self._inputs
-        explainer = self.explainer(len(x))
+        explainer = self.source(self.model, list(self.target_names), reshape_transform=self._arranged)
         with self._hooks_off():
-            found = explainer.read(x, self._target(class_idx, targets, len(x)), tuple(rest))
+            target = self._target(class_idx, targets, len(x))
+            found = explainer.read(x, target, tuple(rest), **self.options(len(x)))
         return Weighed(explainer, found.activations, found.fields)
 
 
@@ -127,6 +128,8 @@ class SSCAM(ScoreCAM):
         num_samples: noisy masks of a channel.
         std: standard deviation of the noise, which is drawn from torch's global generator.
     """
+
+    source = _SSCAM
 
     def __init__(
         self,
@@ -142,9 +145,8 @@ class SSCAM(ScoreCAM):
         super().__init__(model, target_layer, batch_size, input_shape, enable_hooks, reshape_transform)
         self.num_samples, self.std = num_samples, std
 
-    def explainer(self, examples: int) -> explainers.ScoreCAM:
-        names, options = list(self.target_names), self._options(examples)
-        return _SSCAM(self.model, names, num_samples=self.num_samples, std=self.std, seed=None, **options)
+    def options(self, examples: int) -> dict[str, Any]:
+        return {**super().options(examples), "n_samples": self.num_samples, "stdevs": self.std, "seed": None}
 
 
 class ISCAM(ScoreCAM):
@@ -154,6 +156,8 @@ class ISCAM(ScoreCAM):
         model, target_layer, batch_size, input_shape, enable_hooks, reshape_transform: as of :class:`ScoreCAM`.
         num_samples: n.
     """
+
+    source = _ISCAM
 
     def __init__(
         self,
@@ -168,6 +172,5 @@ class ISCAM(ScoreCAM):
         super().__init__(model, target_layer, batch_size, input_shape, enable_hooks, reshape_transform)
         self.num_samples = num_samples
 
-    def explainer(self, examples: int) -> explainers.ScoreCAM:
-        names, options = list(self.target_names), self._options(examples)
-        return _ISCAM(self.model, names, num_samples=self.num_samples, **options)
+    def options(self, examples: int) -> dict[str, Any]:
+        return {**super().options(examples), "n_samples": self.num_samples}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastsal.engine.reading import resolve_layer
 from fastsal.engine.reading.layers import layers
 from fastsal.engine.run import scratch
-from fastsal.explainers.cam.base import ActivationMap, CamReading, ReshapeTransform
+from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 from fastsal.ops import cam
 
 logger = logging.getLogger(__name__)
@@ -31,12 +31,12 @@ class Weighed(NamedTuple):
     Attributes:
         explainer: whose way of summing is taken.
         activations: [N, C, *spatial] per layer.
-        fields: their weights, as of :class:`CamReading`.
+        fields: what weighs them, as of :class:`fastsal.explainers.cam.records.CamReading`.
     """
 
     explainer: ActivationMap
     activations: list[Tensor]
-    fields: list[Tensor]
+    fields: list[Tensor | None]
 
 
 def last_layer(model: nn.Module, input_shape: Sequence[int]) -> str:
@@ -152,13 +152,9 @@ class Extractor:
             weighed = self.weigh(class_idx, scores, targets, **kwargs)
             with torch.no_grad():
                 return [
-                    weighed.explainer.render(
-                        CamReading(None, [a], [field]),
-                        a,
-                        relu=self.rectified,
-                        upsample=False,
-                        normalize=normalized,
-                    ).squeeze(1)
+                    weighed.explainer.combine(a, field, relu_attributions=self.rectified, normalize=normalized).to(
+                        a.dtype
+                    )
                     for a, field in zip(weighed.activations, weighed.fields, strict=True)
                 ]
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fastsal import explainers
 from fastsal.compat.torchcam.methods.core import Classes, Extractor, Targets, Weighed
-from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
+from fastsal.explainers.cam.base import ReshapeTransform
+from fastsal.explainers.cam.one_pass import GradientMap
 from fastsal.explainers.scores import one_score_each
 
 
@@ -18,7 +19,7 @@ class _Gradient(Extractor):
     """A method whose formula fastsal has under ``source``; the backward pass ends at the layers."""
 
     needs_scores = True
-    source: type[ActivationMap]
+    source: type[GradientMap]
 
     def weigh(self, class_idx: Classes, scores: Any, targets: Targets, retain_graph: bool = False) -> Weighed:
         values, activations = list(self._values), [self._read(index).detach() for index in range(len(self._values))]
@@ -27,7 +28,7 @@ class _Gradient(Extractor):
             raise RuntimeError("scores: they have no graph; run the model with gradients enabled, hooks in place")
         gradients = torch.autograd.grad(total, values, retain_graph=retain_graph, allow_unused=True)
         explainer = self.source(self.model, list(self.target_names))
-        fields = []
+        fields: list[Tensor | None] = []
         for name, a, gradient in zip(self.target_names, activations, gradients, strict=True):
             if gradient is None:
                 raise RuntimeError(f"scores: they do not depend on what was read of layer {name}")
@@ -89,14 +90,10 @@ class SmoothGradCAMpp(Extractor):
 
     def weigh(self, class_idx: Classes, scores: Any, targets: Targets) -> Weighed:
         explainer = explainers.SmoothGradCAMPlusPlus(
-            self.model,
-            list(self.target_names),
-            reshape_transform=self._arranged,
-            num_samples=self.num_samples,
-            std=self.std,
-            seed=None,
+            self.model, list(self.target_names), reshape_transform=self._arranged
         )
+        options = {"n_samples": self.num_samples, "stdevs": self.std, "seed": None}
         x, *rest = self._inputs
         with self._hooks_off():
-            found = explainer.read(x, self._target(class_idx, targets, len(x)), tuple(rest))
+            found = explainer.read(x, self._target(class_idx, targets, len(x)), tuple(rest), **options)
         return Weighed(explainer, found.activations, found.fields)

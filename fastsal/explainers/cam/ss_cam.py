@@ -1,0 +1,100 @@
+"""SS-CAM: Score-CAM with noisy masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fastsal.explainers.arguments import Inputs, at_least_one
+from fastsal.explainers.base import attribution
+from fastsal.explainers.call import Call
+from fastsal.explainers.cam.records import Rendering
+from fastsal.explainers.cam.score_cam import ScoreCAM
+from fastsal.explainers.cam.swept import deviation
+from fastsal.explainers.scores import Target
+from fastsal.explainers.seeds import as_seed
+from fastsal.ops import noise
+
+
+class SSCAM(ScoreCAM):
+    """Naidu and Michael, "SS-CAM: Smoothed Score-CAM" (2020), equations 4 and 5: the mean over masks with noise.
+
+    Costs one forward pass, and n_samples for each channel; no mask is kept.
+
+    >>> maps = fastsal.SSCAM(model, "last").attribute(images, target=classes, n_samples=10)
+
+    Args:
+        model: a torch.nn.Module, or a callable around one.
+        layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
+            that has positions and influence on the target, at the first call.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
+            layers and tokens of equal patches.
+    """
+
+    name = "ss-cam"
+    summary = "Score-CAM with noisy masks"
+    cost = "1 forward, and n_samples a channel"
+
+    @attribution
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        *,
+        n_samples: int = 35,
+        stdevs: float = 2.0,
+        seed: int | None = 0,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        targets: Sequence[Target] | None = None,
+        relu_attributions: bool = True,
+        upsample: bool = True,
+        normalize: bool = True,
+        fuse: str | None = None,
+        eigen_smooth: bool = False,
+        aug_smooth: bool = False,
+        create_graph: bool = False,
+    ) -> Call[Tensor]:
+        """Maps [B, 1, *spatial], in the size of the (first) input or of the layer; on the device, in the finer of the
+        layer's dtype and the first input's.
+
+        Args:
+            inputs: tensor [B, C, *spatial], tuple of tensors, or mapping.
+            target: which output to explain, one for all or one per example; also one of :mod:`fastsal.targets`.
+            additional_forward_args: further arguments of the model; per-example tensors are repeated.
+            n_samples: noisy masks of a channel.
+            stdevs: standard deviation of the noise; a mask has values in [0, 1].
+            seed: chooses the noise; None draws it from torch's global generator.
+            perturbations_per_eval: masks per model call. When None, chosen from memory, but 1 where an additional
+                tensor has as many entries as there are examples: only the caller knows whether to repeat it.
+            show_progress: show a bar.
+            targets: refused: call it for each.
+            relu_attributions: keep what speaks for the target only.
+            upsample: resize to the input, linearly with half-pixel centres; the (largest) layer's size otherwise.
+            normalize: to [0, 1] per map, from the extremes of the resized map.
+            fuse: of several layers' normalised maps: ``mean``, ``max`` or ``product``; None takes the method's own.
+            eigen_smooth: instead of the sum over channels, their first principal component (Muhammad and Yeasin,
+                "Eigen-CAM", IJCNN 2020).
+            aug_smooth: the mean of six maps: of the input and its mirror image, times 0.9, 1 and 1.1, at six times the
+                cost.
+            create_graph: refused: no graph is kept of so many passes.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above, or a layer without positions.
+        """
+        self.refuse(targets, create_graph)
+        task = self.task(
+            inputs, target, additional_forward_args, per_call=perturbations_per_eval, show_progress=show_progress
+        )
+        how = Rendering(relu_attributions, upsample, normalize, fuse, eigen_smooth, aug_smooth)
+        samples, std, key = at_least_one("n_samples", n_samples), deviation(stdevs), as_seed(seed)
+
+        def noisy(x: Tensor, mask: Tensor, channel: int, first: int, last: int) -> Tensor:
+            drawn = noise.batch(mask, first, last, std=std, seed=(key + channel) % 2**63)
+            masked: Tensor = (drawn.unflatten(0, (last - first, -1)) * x.to(mask.dtype)).flatten(0, 1).to(x.dtype)
+            return masked
+
+        return self.described(task, lambda task, values: self.scored(task, values, samples, noisy), how)
