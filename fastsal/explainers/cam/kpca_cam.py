@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastsal.explainers.cam.base import ReshapeTransform
 from fastsal.explainers.cam.one_pass import OnePassMap
-from fastsal.ops import accumulation_dtype
+from fastsal.ops import accumulation_dtype, wide_dtype
 
 KERNELS = ("sigmoid", "rbf", "cosine", "linear")
 
@@ -52,7 +52,7 @@ class KPCACAM(OnePassMap):
     def weighted(
         self, activations: Tensor, field: Tensor | None, eigen_smooth: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        matrix = activations.flatten(2).mT.to(torch.float32 if activations.device.type == "mps" else torch.float64)
+        matrix = activations.flatten(2).mT.to(wide_dtype(activations.device))
         matrix = matrix - matrix.mean(1, keepdim=True)
         gram = self._gram(matrix)
         gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)

@@ -15,7 +15,7 @@ from fastsal.explainers.cam.records import LayerValues, Rendering
 from fastsal.explainers.cam.swept import SweptMap
 from fastsal.explainers.scores import Target, one_score_each
 from fastsal.explainers.task import Task
-from fastsal.ops import accumulation_dtype, cam
+from fastsal.ops import accumulation_dtype, cam, wide_dtype
 
 Masked = Callable[[Tensor, Tensor, int, int, int], Tensor]
 """(inputs [B, ...], a channel's masks [B, 1, *spatial], the channel, first, last) -> inputs [(last - first) * B, ...]
@@ -121,7 +121,7 @@ class ScoreCAM(SweptMap):
         """[B, C], each channel's score: the mean over its masks."""
         x, channels = task.inputs[0], activations.shape[1]
         size, wide = list(x.shape[2:]), accumulation_dtype(x.dtype)
-        widest = torch.float32 if x.device.type == "mps" else torch.float64
+        widest = wide_dtype(x.device)
         total = torch.zeros((channels, task.examples), dtype=widest, device=x.device)
 
         def work(start: int, stop: int) -> Tensor:
