@@ -39,8 +39,8 @@ def export(
     A path that ends in ``.onnx`` gives an ONNX file instead, with the inputs ``input`` and ``target`` and the outputs
     ``output`` and ``map``, for the methods and models whose operations ONNX has.
 
-    >>> fastsal.export(fastsal.GradCAM(model), images, "gradcam.pt2")
-    >>> output, target, maps = fastsal.load("gradcam.pt2")(images)
+    >>> path = fastsal.export(fastsal.GradCAM(model), images, "gradcam.pt2")  # doctest: +SKIP
+    >>> output, target, maps = fastsal.load("gradcam.pt2")(images)  # doctest: +SKIP
 
     The package takes the input [B, ...] and targets int64 [B], and returns the model's output [B, K] and the map. A
     negative target stands for the class with the highest output; for one of K or more the map is NaN. The gradient is

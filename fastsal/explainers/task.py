@@ -363,8 +363,6 @@ class Task:
     ) -> Call[Result]:
         """The description of a sweep: altered copies are generated, scored and folded chunk by chunk.
 
-        >>> task.sweep(n_masks, work=lambda start, stop: ..., keep=lambda start, stop, scores: ..., finish=lambda: maps)
-
         Args:
             total: items (masks, windows, steps).
             work: ``work(start, stop)`` generates and scores a chunk; it changes nothing.

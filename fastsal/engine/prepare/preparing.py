@@ -40,8 +40,8 @@ def prepare(
     """A model made ready for many passes, to be explained in place of the plain one.
 
     >>> fast = fastsal.prepare(model, images)
-    >>> fastsal.Occlusion(fast).attribute(images, (3, 16, 16), (3, 8, 8), target=labels)
-    >>> print(fastsal.Occlusion(fast).plan())
+    >>> maps = fastsal.Occlusion(fast).attribute(images, (3, 4, 4), (3, 2, 2), target=classes)
+    >>> print(fastsal.Occlusion(fast).plan())  # doctest: +SKIP
 
     The user's model is not touched. Weights have no gradients of their own, batch norm that follows a convolution is
     folded into it, and the memory format and the rows per call are those that were fastest here. What cannot be
