@@ -71,22 +71,22 @@ def backend(name: str) -> Iterator[None]:
 
 
 @cache
-def without_triton() -> str:
-    """Why this process has no Triton that the kernels compile with, found without importing it; empty where it has."""
+def without_triton() -> str | None:
+    """Why this process has no Triton that the kernels compile with, found without importing it; None where it has."""
     needed = f"pip install 'triton>={OLDEST_TRITON[0]}.{OLDEST_TRITON[1]}'"
     if importlib.util.find_spec("triton") is None:
         return f"Triton is not installed: {needed}"
     try:
         version = importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:  # a build under another name, as nightly ones have
-        return ""
+        return None
     old = tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TRITON
-    return f"Triton {version} is too old for the kernels: {needed}" if old else ""
+    return f"Triton {version} is too old for the kernels: {needed}" if old else None
 
 
 def triton_installed() -> bool:
     """Whether a Triton that the kernels compile with can be imported, without importing it."""
-    return not without_triton()
+    return without_triton() is None
 
 
 @cache
@@ -130,7 +130,7 @@ def why_reference(tensor: Tensor, supported: Callable[..., str | None], args: tu
     if reason is not None:
         return reason
     if _selected == "auto":
-        return None if triton_installed() else "Triton is not installed: pip install triton"
+        return without_triton()
     if not triton_installed():
         raise RuntimeError(f"backend {_selected!r} needs Triton. {without_triton()}")
     if _selected == "triton" and not tensor.is_cuda:
