@@ -1,28 +1,52 @@
-# `make help` lists the targets. Each one makes .venv with the versions of constraints.txt, then runs.
+# `make help` lists the targets. Each one makes an environment with pinned versions, then runs.
 
 PYTHON ?= python3
+OLDEST_PYTHON ?= python3.10
 VENV := .venv
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS)
 # One thread a process: the tests' processes are the parallelism, and idle threads that spin would slow them down.
 QUIET_THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 PYTEST := $(QUIET_THREADS) $(BIN)/python -m pytest --numprocesses auto --dist worksteal --benchmark-disable
+# The other environments: make, with another folder, other pins and another interpreter.
+MODELS := $(MAKE) --no-print-directory VENV=.venv-models CONSTRAINTS=constraints-models.txt
+OLDEST := $(MAKE) --no-print-directory VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTHON=$(OLDEST_PYTHON)
+# Files with tests that are skipped without a package of the models' environment; a new one is found by its skip.
+MODEL_PACKAGES := cv2|pytorch_grad_cam|timm|torchvision|transformers
+MODEL_TESTS = $(shell grep -rlE 'importorskip\("($(MODEL_PACKAGES))["\.]' --include='test_*.py' tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint bench bench-report kernels clean
+.PHONY: help demo test test-fast test-models test-newest test-oldest gate kernels lint bench bench-report gpu-check \
+	gpu-rehearsal install install-models clean _all-tests _model-tests
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo ## explain real images with the built-in model, into demo-output/
 	OMP_WAIT_POLICY=passive $(BIN)/fastsal demo --out demo-output
 
-test: $(VENV)/.test ## every test, and every kernel compiled for four GPU architectures
+test: $(VENV)/.test ## every test that needs no package of models and no GPU
 	$(PYTEST)
-	$(QUIET_THREADS) $(BIN)/python -m fastsal_gate --compile-only
 
 test-fast: $(VENV)/.test ## the tests of the inner loop, under two minutes
 	$(PYTEST) -m "not slow"
+
+test-models: install-models ## tests with torchvision, timm, transformers, pytorch-grad-cam, OpenCV; in .venv-models
+	@$(MODELS) _model-tests
+
+test-newest: install-models ## every test on the newest PyTorch that is tested, in .venv-models
+	@$(MODELS) _all-tests
+
+test-oldest: ## every test on the oldest Python and PyTorch, in .venv-oldest; OLDEST_PYTHON names the interpreter
+	@$(OLDEST) .venv-oldest/.test
+	@$(OLDEST) _all-tests
+
+gate: $(VENV)/.test ## every kernel compiled for four GPU architectures, without a GPU
+	$(QUIET_THREADS) $(BIN)/python -m fastsal_gate --compile-only
+
+kernels: $(VENV)/.test ## the whole kernel gate: interpret, compile, and print each kernel's resources
+	$(QUIET_THREADS) $(BIN)/python -m fastsal_gate
 
 lint: $(VENV)/.dev ## ruff, mypy --strict and the import contract
 	$(BIN)/ruff check .
@@ -36,22 +60,38 @@ bench: $(VENV)/.bench ## time every op and explainer against its floor
 bench-report: bench ## all of that, and benchmarks/REPORT.md with its plots
 	$(BIN)/python -m benchmarks.report
 
-kernels: $(VENV)/.test ## the kernel gate: interpret, compile, and print each kernel's resources
-	$(QUIET_THREADS) $(BIN)/python -m fastsal_gate
+gpu-check: $(VENV)/.test ## the first nine minutes with a card: facts, kernels and op times, into gpu-check-output/
+	$(BIN)/python -m tools.gpu_check --out gpu-check-output --budget 540
 
-clean: ## remove .venv, builds and caches
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+gpu-rehearsal: $(VENV)/.test ## the same on the CPU with tiny sizes, under two minutes
+	$(QUIET_THREADS) $(BIN)/python -m tools.gpu_check --out build/gpu-rehearsal --budget 120 --rehearse
 
-# The stamp .venv/.EXTRA says that the project is installed with that extra, at the pinned versions.
+install: $(VENV)/.dev $(VENV)/.test ## make .venv, with what tests and lint need
+
+install-models: ## make .venv-models: several GB
+	@$(MODELS) .venv-models/.models
+
+clean: ## remove the environments, builds and caches
+	rm -rf .venv .venv-* build dist demo-output gpu-check-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+# These two run in an environment that is there already.
+_all-tests:
+	$(PYTEST)
+
+_model-tests:
+	$(BIN)/python -c 'import cv2, pytorch_grad_cam, timm, torchvision, transformers'
+	$(PYTEST) $(MODEL_TESTS)
+
+# The stamp VENV/.EXTRA says that the project is installed with that extra, at the pinned versions.
 .PRECIOUS: $(VENV)/.%
-$(VENV)/.%: $(VENV)/.python constraints.txt
+$(VENV)/.%: $(VENV)/.python $(CONSTRAINTS)
 	$(PIP) --no-build-isolation --editable '.[$*]'
 	@touch $@
 
-# The build backend comes first and pinned; a system Python without ensurepip gets pip from its own pip.
-$(VENV)/.python: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python %d.%d is not supported: name one from 3.11 to 3.13, as in: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+# The build backends come first and pinned; a system Python without ensurepip gets pip from its own pip.
+$(VENV)/.python: pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "Python %d.%d is not supported: name one from 3.10 to 3.13, as in: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip --clear $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	@echo "installing the pinned versions into $(VENV); the first time this downloads PyTorch"
-	$(PIP) scikit-build-core
+	$(PIP) scikit-build-core setuptools
 	@touch $@

@@ -9,9 +9,7 @@ same device and versions.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import re
 import sys
 import tempfile
@@ -19,40 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from benchmarks.machine import machine
 from benchmarks.tables import KINDS
 
 HERE = Path(__file__).resolve().parent
-
-
-def machine() -> dict[str, Any]:
-    """What a figure depends on beside the code."""
-    cuda = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if cuda else _processor()
-    try:
-        import triton
-
-        version = triton.__version__
-    except ImportError:
-        version = None
-    return {
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": version,
-        "cuda": torch.version.cuda if cuda else None,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
 def collect(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -74,7 +43,7 @@ def collect(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         else:
             row["way"] = parameters.pop("way", "")
             row["case"] = " ".join(f"{name}={value}" for name, value in parameters.items())
-            row["seconds"] = entry["stats"]["median"]
+            row.setdefault("seconds", entry["stats"]["median"])
             found["ops"].append(row)
     return found
 

@@ -157,7 +157,7 @@ def main() -> None:
         "batch_size": str(arguments.batch_size),
         "training_canvases": str(arguments.canvases),
         "seconds": f"{seconds:.0f}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "torch": torch.__version__,
     }
     DATA.mkdir(exist_ok=True)

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.measure import DEVICE, settle
+from benchmarks.measure import DEVICE, host_seconds
 from fastsal.ops._why import small_calls
-
-CALLS, GROUPS = 200, 15
-
-
-def host_seconds(work: Callable[[], Any]) -> float:
-    """Median over groups of calls; the device is waited for between groups, not in them."""
-    found = []
-    for _ in range(GROUPS + 1):
-        settle()
-        began = time.perf_counter()
-        for _ in range(CALLS):
-            work()
-        found.append((time.perf_counter() - began) / CALLS)
-    settle()
-    return statistics.median(found[1:])
 
 
 @pytest.mark.benchmark(group="launch")

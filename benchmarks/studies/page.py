@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.__main__ import machine
+from benchmarks.machine import machine
 
 
 def about(doc: str | None) -> str:

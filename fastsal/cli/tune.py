@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "fastsal": __version__,
                 "device": torch.cuda.get_device_name(arguments.device),
                 "torch": torch.__version__,
-                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
                 "file": str(where),
                 "found": [tuned._asdict() for tuned in found],
             }

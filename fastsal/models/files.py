@@ -47,7 +47,10 @@ def _kind(path: Path) -> str:
         return "weights"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2] for name in archive.namelist()}
+            entries = archive.namelist()
+        names = {name.partition("/")[2] for name in entries}
+        if "serialized_exported_program.json" in entries:  # of PyTorch 2.6
+            return "export"
         if "constants.pkl" in names:
             return "torchscript"
         if "archive_format" in names or any(name.endswith("model.json") for name in names):

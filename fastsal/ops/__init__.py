@@ -3,6 +3,7 @@
 from fastsal.ops import cam, masks, noise, patches, path, ranks, windows
 from fastsal.ops._backend import Backend, backend, backends_report, current_backend
 from fastsal.ops._decompose import decompositions
+from fastsal.ops._timing import Timing, device_seconds
 from fastsal.ops._tune import Tuned, tune
 from fastsal.ops._tune import save as save_tuning
 from fastsal.ops._why import Choice, choices, why
@@ -11,6 +12,7 @@ from fastsal.reference._numerics import accumulation_dtype, wide_dtype
 __all__ = [
     "Backend",
     "Choice",
+    "Timing",
     "Tuned",
     "accumulation_dtype",
     "backend",
@@ -19,6 +21,7 @@ __all__ = [
     "choices",
     "current_backend",
     "decompositions",
+    "device_seconds",
     "masks",
     "noise",
     "patches",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -28,6 +29,8 @@ NAMES = ("auto", "triton", "reference", "interpret")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INDEX_LIMIT = 2**31
 """Kernels index the elements of one input with 32 bits; larger inputs take the reference."""
+OLDEST_TRITON = (3, 3)
+"""The first that has what the kernels are written with (``tl.gather``)."""
 
 
 def _checked(name: str) -> str:
@@ -68,9 +71,22 @@ def backend(name: str) -> Iterator[None]:
 
 
 @cache
+def without_triton() -> str | None:
+    """Why this process has no Triton that the kernels compile with, found without importing it; None where it has."""
+    needed = f"pip install 'triton>={OLDEST_TRITON[0]}.{OLDEST_TRITON[1]}'"
+    if importlib.util.find_spec("triton") is None:
+        return f"Triton is not installed: {needed}"
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:  # a build under another name, as nightly ones have
+        return None
+    old = tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TRITON
+    return f"Triton {version} is too old for the kernels: {needed}" if old else None
+
+
 def triton_installed() -> bool:
-    """Whether Triton can be imported, without importing it."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether a Triton that the kernels compile with can be imported, without importing it."""
+    return without_triton() is None
 
 
 @cache
@@ -114,9 +130,9 @@ def why_reference(tensor: Tensor, supported: Callable[..., str | None], args: tu
     if reason is not None:
         return reason
     if _selected == "auto":
-        return None if triton_installed() else "Triton is not installed: pip install triton"
+        return without_triton()
     if not triton_installed():
-        raise RuntimeError(f"backend {_selected!r} needs Triton: pip install triton")
+        raise RuntimeError(f"backend {_selected!r} needs Triton. {without_triton()}")
     if _selected == "triton" and not tensor.is_cuda:
         raise RuntimeError(f"backend 'triton' needs CUDA tensors, this one is on {tensor.device}: use 'auto'")
     if _selected == "interpret":
@@ -134,7 +150,7 @@ def backends_report() -> list[Backend]:
     cuda = torch.cuda.is_available()
     installed = triton_installed()
     if not installed:
-        kernels = "Triton is not installed"
+        kernels = without_triton()
     elif not cuda:
         build = torch.version.cuda or torch.version.hip
         kernels = "no CUDA device is visible" if build else "this PyTorch is a CPU build"

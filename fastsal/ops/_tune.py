@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fastsal.ops import masks, noise, path, windows
-from fastsal.ops._backend import kernel_module, triton_installed
+from fastsal.ops._backend import kernel_module, triton_installed, without_triton
+from fastsal.ops._timing import device_seconds
 
 GAIN = 0.97
 """Blocks are taken over the shipped ones where they need less than this share of the time."""
@@ -73,27 +74,13 @@ def _candidates(kernel: str) -> Iterator[dict[str, int]]:
         yield dict(zip(choices, values, strict=True))
 
 
-def _device_seconds(work: Callable[[], Any]) -> float:
-    """Seconds of a warm call on the device's clock: the median of 15 groups of calls."""
-    work()
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(15)]
-    for began, ended in events:
-        began.record()
-        for _ in range(4):
-            work()
-        ended.record()
-    torch.cuda.synchronize()
-    milliseconds: list[float] = sorted(began.elapsed_time(ended) for began, ended in events)
-    return milliseconds[7] / 4e3
-
-
 def tune(
     device: torch.device | str = "cuda",
     *,
     only: str = "",
     shapes: tuple[tuple[int, ...], ...] = SHAPES,
     rows: int = ROWS,
-    seconds_of: Callable[[Callable[[], Any]], float] = _device_seconds,
+    seconds_of: Callable[[Callable[[], Any]], float] = lambda work: device_seconds(work).seconds,
     told: Callable[[Tuned], None] = lambda tuned: None,
 ) -> list[Tuned]:
     """The fastest blocks of each kernel for each size, in float32; those with another result are left out.
@@ -113,7 +100,7 @@ def tune(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no CUDA device: kernels are tuned on the GPU that they run on")
     if not triton_installed():
-        raise RuntimeError("Triton is not installed: pip install triton")
+        raise RuntimeError(without_triton())
     tuning = kernel_module("_tuning")
     found = []
     for shape in shapes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -42,7 +43,7 @@ def test_version_and_help(fastsal: Command) -> None:
 def test_doctor(fastsal: Command) -> None:
     document = fastsal("doctor", "--json").document
     assert document["fastsal"] == __version__
-    assert document["packages"]["torch"] == torch.__version__
+    assert document["packages"]["torch"] == importlib.metadata.version("torch")
     assert document["devices"][0]["device"] == "cpu"
     assert {backend["name"] for backend in document["backends"]} == {"triton", "reference", "interpret"}
     assert {each["op"] for each in document["ops"]} >= {"cam.map", "windows.fold"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from fastsal.compat.grad_cam._rendering import scaled
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform

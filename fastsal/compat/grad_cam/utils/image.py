@@ -20,12 +20,14 @@ COLORMAP_JET = 2
 def _jet() -> NDArray[np.uint8]:
     """OpenCV's COLORMAP_JET: RGB [256, 3].
 
-    Straight lines from 0 to 1 and back, of slope 4, around 3/4 (red), 1/2 and 1/4 of the way; halves round to even.
+    Straight lines from 0 to 1 and back, of slope 4, around 3/4 (red), 1/2 and 1/4 of the way; halves round to even,
+    but for one whose decimals in OpenCV's table lie just below it.
     """
     levels = np.arange(256)[:, None]
     # In 255ths, so that the halves are exact.
     lines = 382.5 - np.abs(4 * levels - 255 * np.array([3, 2, 1]))
     table: NDArray[np.uint8] = np.rint(lines.clip(0, 255)).astype(np.uint8)
+    table[159, 2] = 1
     return table
 
 
