@@ -96,9 +96,10 @@ def test_names_are_taken_in_any_spelling(spelling: str) -> None:
     )
 
 
-OLD = """gradcam smoothgrad xgradcam gradcam++ smooth-gradcam++ layercam hirescam gradcam-element-wise finercam
-shapleycam eigencam eigengradcam kpca-cam fem ablationcam scorecam ss-cam is-cam fullgrad random-cam rise occlusion saliency
-input-x-gradient integrated-gradients deep-lift guided-backprop deconvolution"""
+OLD = """gradcam smoothgrad xgradcam gradcam++ smooth-gradcam++ layercam hirescam gradcam-element-wise
+finercam shapleycam eigencam eigengradcam kpca-cam fem ablationcam scorecam ss-cam is-cam fullgrad
+random-cam rise occlusion saliency input-x-gradient integrated-gradients deep-lift guided-backprop
+deconvolution"""
 
 
 @pytest.mark.parametrize("old", OLD.split())
