@@ -19,9 +19,8 @@ from torch import Tensor
 
 import fastsal
 from fastsal import explainers, models, viz
+from fastsal.explainers.registry import find
 
-# Evidence for the target is what counts: where a method's sign says "against", a maximum of |map| would be no hit.
-MAGNITUDE = ("saliency", "smoothgrad", "guided-backprop", "deconvolution")
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"rise": {"n_masks": 2000}}
 
 
@@ -38,13 +37,17 @@ def maps(model: torch.nn.Module, canvases: models.Canvases, method: str, **optio
     """The maps [n, 96, 96] of the true digits, and the seconds that they took together."""
     found = []
     seconds = 0.0
+    # Evidence for the target is what counts: where a method's sign says "against", a maximum of |map| would be no hit.
+    # A gradient's sign says nothing before it is multiplied by the input.
+    explainer = find(method)
+    by_size = explainer.display.sign == "absolute" and not explainer.for_model(model).multiplies_by_inputs
     for start in range(0, len(canvases), 10):
         rows = slice(start, start + 10)
         explained = fastsal.explain(
             model, canvases.images[rows], method=method, target=canvases.labels[rows], **options
         )
         attribution = explained.maps[method].detach().float()
-        found.append(viz.plane(attribution.abs() if method in MAGNITUDE else attribution))
+        found.append(viz.plane(attribution.abs() if by_size else attribution))
         seconds += explained.seconds[method]
     return torch.cat(found), seconds
 

@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         explained, _ = explain_all(session, paths, methods, _OPTIONS, None, folder, 0.6, console)
         console.line("\nevery class activation map of the first:")
         cam_folder = results.make_folder(str(folder / "cams"))
-        family, _ = explain_all(Session(loaded, cams), paths[:1], cams, {}, None, cam_folder, 0.6, console)
-        explained += family
+        of_cams, _ = explain_all(Session(loaded, cams), paths[:1], cams, {}, None, cam_folder, 0.6, console)
+        explained += of_cams
         console.line("\ncontact sheets:")
         for image in explained:
             console.line(f"  {image['sheet']}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import chunks
-from fastsal.explainers.call import Anytime, Call
+from fastsal.explainers.call import Anytime
 
 GROUPS = 16
 """Of samples, whose spread tells the standard error within a fifth or so."""
@@ -72,17 +72,6 @@ def limits_of(tolerance: Any, deadline: Any) -> Limits:
         if not float(value) > 0:
             raise ValueError(f"{name}: {value} is not above 0")
     return Limits(tolerance, deadline, time.perf_counter())
-
-
-def described(call: Call[Any], method: str) -> Anytime:
-    """The sweep of a described call that can end early.
-
-    Raises:
-        TypeError: for a method that is exact.
-    """
-    if call.anytime is None:
-        raise TypeError(f"{method} is exact, with nothing to estimate or to improve on")
-    return call.anytime()
 
 
 def within(anytime: Anytime, limits: Limits) -> Estimate:

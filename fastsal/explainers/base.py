@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fastsal.engine.prepare import Prepared, Step
 from fastsal.engine.run import Swept, evaluation, observed, owners, run, scratch
-from fastsal.explainers.anytime import Estimate, described, limits_of, until, within
+from fastsal.explainers.anytime import Estimate, limits_of, until, within
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, baseline_inputs
-from fastsal.explainers.call import Call
+from fastsal.explainers.call import Anytime, Call
 from fastsal.explainers.scores import Target, one_score_each, per_example
 from fastsal.explainers.task import Task
 
@@ -274,7 +274,13 @@ class Attribution:
 
 
 class Estimating:
-    """Adds :meth:`estimate` and :meth:`improve` to an explainer whose sweep can end early."""
+    """Adds :meth:`estimate` and :meth:`improve` to an explainer whose sweep can end early.
+
+    Attributes:
+        exact: there is nothing to estimate, in a class that derives from one where there is.
+    """
+
+    exact: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -308,7 +314,7 @@ class Estimating:
         """
         limits = limits_of(tolerance, deadline)
         with _outside_of_inference(), observed() as sweeps:
-            anytime = described(describe(self, *args, **kwargs), f"estimate: {type(self).__name__}.attribute")
+            anytime = self._anytime("estimate", args, kwargs)
             found = within(anytime, limits)
         self.state.sweeps = tuple(sweeps)  # type: ignore[attr-defined]
         return found
@@ -321,8 +327,13 @@ class Estimating:
         The model is as it was whenever the caller has the turn. ``tolerance`` and ``deadline`` end it early.
         """
         limits = limits_of(tolerance, deadline)
-        anytime = described(describe(self, *args, **kwargs), f"improve: {type(self).__name__}.attribute")
-        return until(anytime, limits, every=True)
+        return until(self._anytime("improve", args, kwargs), limits, every=True)
+
+    def _anytime(self, way: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Anytime:
+        call = None if self.exact else describe(self, *args, **kwargs)
+        if call is None or call.anytime is None:
+            raise TypeError(f"{way}: {type(self).__name__}.attribute is exact, with nothing to improve on")
+        return call.anytime()
 
 
 class GradientAttribution(Attribution):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+
+from fastsal._torch import tree_leaves, tree_map_only
 
 GROUPS = 15
 CACHES = 3

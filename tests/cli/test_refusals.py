@@ -18,8 +18,8 @@ Refused = Callable[..., str]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--method", "gradcm"), "unknown method 'gradcm'; did you mean gradcam"),
-        (("--method", "zzz"), "unknown method 'zzz'; known: gradcam, "),
+        (("--method", "gradcm"), "unknown method 'gradcm'; did you mean grad-cam"),
+        (("--method", "zzz"), "unknown method 'zzz'; known: "),
         (("--method", ","), "--method names no method"),
         (("--target", "10"), "--target 10 is out of range: the model has 10 outputs, 0 to 9"),
         (("--target", "cat"), "--target must be auto or the number of an output"),

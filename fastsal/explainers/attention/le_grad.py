@@ -40,6 +40,7 @@ class LeGrad(Attribution):
     summary = "a vision transformer's attention, weighed by its gradient"
     cost = "1 forward, 1 backward"
     reads = "attention"
+    shape = "positions"
     display = Display("range", 100.0)
 
     @attribution

@@ -38,6 +38,7 @@ class FullGrad(Attribution):
     summary = "input times gradient, and bias times gradient of every layer"
     cost = "1 forward, 1 backward"
     reads = "functions"
+    shape = "positions"
     display = Display("range", 100.0)
 
     def __init__(self, model: Callable[..., Any]) -> None:

@@ -36,6 +36,7 @@ class ShapleyValues(ShapleyValueSampling):
 
     summary = "features' contributions, averaged over all orders in which they can join"
     cost = "2^features forward"
+    exact = True
 
     @classmethod
     def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
