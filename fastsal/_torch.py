@@ -23,6 +23,7 @@ TreeSpec = _pytree.TreeSpec
 tree_flatten = _pytree.tree_flatten
 tree_leaves = _pytree.tree_leaves
 tree_map = _pytree.tree_map
+tree_map_only = _pytree.tree_map_only
 tree_unflatten = _pytree.tree_unflatten
 
 # Registering an op, and calling it without the dispatcher where nobody would notice.
@@ -60,6 +61,11 @@ get_decompositions = _decomp.get_decompositions
 """Backward operators in others, which ONNX has."""
 BatchNorm = nn.modules.batchnorm._BatchNorm
 """The one base of batch normalisation in every dimension."""
+
+
+def cuda_sleep(cycles: int) -> None:
+    """Keep the device busy, so that the host is ahead of it when a group of calls is timed."""
+    torch.cuda._sleep(cycles)
 
 
 def forward_ad_is_active() -> bool:

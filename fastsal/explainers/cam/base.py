@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from fastsal._torch import tree_leaves
 from fastsal.engine.reading import Reading, Unrelated, default_layer, grid_of, read, resolve_layer
 from fastsal.explainers.arguments import Inputs, as_inputs
 from fastsal.explainers.base import Attribution, Display, describe
