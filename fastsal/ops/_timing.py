@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal._torch import tree_leaves, tree_map_only
+from fastsal._torch import cuda_sleep, tree_leaves, tree_map_only
 
 GROUPS = 15
 CACHES = 3
@@ -89,7 +89,7 @@ def _event_seconds(work: Work, ahead: bool = False) -> float:
     began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     if ahead:
-        torch.cuda._sleep(AHEAD_CYCLES)
+        cuda_sleep(AHEAD_CYCLES)
     began.record()
     work()
     ended.record()
