@@ -148,9 +148,10 @@ def why_reference(tensor: Tensor, supported: Callable[..., str | None], args: tu
 def backends_report() -> list[Backend]:
     """Every backend with whether it can run on this machine, and why or why not."""
     cuda = torch.cuda.is_available()
-    installed = triton_installed()
-    if not installed:
-        kernels = without_triton()
+    reason = without_triton()
+    installed = reason is None
+    if reason is not None:
+        kernels = reason
     elif not cuda:
         build = torch.version.cuda or torch.version.hip
         kernels = "no CUDA device is visible" if build else "this PyTorch is a CPU build"

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+
+from fastsal._torch import sleep, tree_leaves, tree_map_only
 
 GROUPS = 15
 CACHES = 3
@@ -88,7 +89,7 @@ def _event_seconds(work: Work, ahead: bool = False) -> float:
     began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     if ahead:
-        torch.cuda._sleep(AHEAD_CYCLES)
+        sleep(AHEAD_CYCLES)
     began.record()
     work()
     ended.record()
