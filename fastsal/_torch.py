@@ -68,6 +68,22 @@ def cuda_sleep(cycles: int) -> None:
     torch.cuda._sleep(cycles)
 
 
+def check_torch(oldest: str, what: str) -> None:
+    """Refuse what an older PyTorch than ``oldest`` ("2.11") cannot do.
+
+    Raises:
+        RuntimeError: which names both.
+    """
+
+    def numbers(version: str) -> list[int]:
+        return [int(part) for part in version.split(".")[:2]]
+
+    if numbers(torch.__version__) < numbers(oldest):
+        raise RuntimeError(
+            f"{what} needs PyTorch {oldest} or newer, this is {torch.__version__}: pip install 'torch>={oldest}'"
+        )
+
+
 def forward_ad_is_active() -> bool:
     """Whether tensors may carry tangents, which an op must go through the dispatcher for."""
     return forward_ad._current_level >= 0
@@ -90,6 +106,11 @@ def aoti_compile_and_package(program: Any, path: str, configs: dict[str, Any]) -
 def aoti_model_package_loader(path: str, device_index: int) -> Any:
     """A package's runner, without the compiler that ``torch._inductor.aoti_load_package`` imports first."""
     return torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, device_index)
+
+
+def sleep(cycles: int) -> None:
+    """Keep the GPU busy for so many of its cycles, while the host issues what is to be timed."""
+    torch.cuda._sleep(cycles)
 
 
 def valid_vec_isa_list() -> list[Any]:

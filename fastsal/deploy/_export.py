@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fastsal._torch import aoti_compile_and_package
+from fastsal._torch import aoti_compile_and_package, check_torch
 from fastsal.deploy import _onnx
 from fastsal.deploy._metadata import FLOATS, Metadata
 from fastsal.explainers import Attribution
@@ -63,7 +63,9 @@ def export(
         TypeError: for another explainer, input or option.
         ValueError: for options that would differ from call to call, too many passes, another end of the path, and what
             the explainer refuses.
+        RuntimeError: for a PyTorch before 2.11.
     """
+    check_torch("2.11", "fastsal.export")
     path = os.path.abspath(os.fspath(path))
     if not path.endswith((".pt2", ".onnx")):
         raise ValueError(f"path: {path!r} ends in neither .pt2 nor .onnx")

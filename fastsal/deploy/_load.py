@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal._torch import aoti_model_package_loader
+from fastsal._torch import aoti_model_package_loader, check_torch
 from fastsal.deploy._metadata import Metadata, check_runs_here, read_metadata
 from fastsal.explanation import Explained
 
@@ -90,7 +90,9 @@ def load(path: str | os.PathLike[str], *, device_index: int = -1) -> Package:
     Raises:
         FileNotFoundError: where there is none.
         ValueError: for a damaged file, one that fastsal did not make, one of another format, PyTorch or device.
+        RuntimeError: for a PyTorch before 2.11.
     """
+    check_torch("2.11", "fastsal.load")
     metadata = read_metadata(path)
     check_runs_here(metadata, os.fspath(path))
     return Package(os.fspath(path), metadata, device_index)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastsal.ops import masks, noise, path, windows
-from fastsal.ops._backend import kernel_module, triton_installed, without_triton
+from fastsal.ops._backend import kernel_module, without_triton
 from fastsal.ops._timing import device_seconds
 
 GAIN = 0.97
@@ -99,8 +99,8 @@ def tune(
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no CUDA device: kernels are tuned on the GPU that they run on")
-    if not triton_installed():
-        raise RuntimeError(without_triton())
+    if reason := without_triton():
+        raise RuntimeError(reason)
     tuning = kernel_module("_tuning")
     found = []
     for shape in shapes:

@@ -19,6 +19,7 @@ from tests.explainers.networks import unchanged
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(torch.__version__ < (2, 11), reason="fastsal.export needs PyTorch 2.11"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler, which AOTInductor calls"),
 ]
 

@@ -13,7 +13,10 @@ import fastsal
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the package onnxruntime (extra onnx)")
 pytest.importorskip("onnxscript", reason="needs the package onnxscript (extra onnx)")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.__version__ < (2, 11), reason="fastsal.export needs PyTorch 2.11"),
+]
 
 
 def network() -> nn.Module:

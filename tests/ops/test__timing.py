@@ -93,10 +93,10 @@ def test_on_cuda(monkeypatch: pytest.MonkeyPatch, waits: bool, how: str) -> None
         get_device_properties=lambda index: SimpleNamespace(L2_cache_size=1000),
         get_sync_debug_mode=lambda: mode[0],
         set_sync_debug_mode=lambda value: mode.__setitem__(0, value),
-        _sleep=lambda cycles: None,
     )
     monkeypatch.setattr(_timing, "_on_cuda", lambda tensors: True)
     monkeypatch.setattr(_timing.torch, "cuda", stand_in)
+    monkeypatch.setattr(_timing, "sleep", lambda cycles: None)
     calls = [0]
     x = torch.ones(15)
 

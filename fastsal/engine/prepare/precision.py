@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal._torch import check_torch
+
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCES = {None: 1e-4, "float32": 1e-4, "tf32": 2e-2, "bfloat16": 1e-1, "float16": 2e-2}
@@ -29,10 +31,15 @@ def checked_precision(precision: str | None) -> str | None:
 
 @contextlib.contextmanager
 def float32_arithmetic(precision: str | None, device: torch.device) -> Iterator[None]:
-    """Multiplications of float32 on a GPU: with TF32's 10 bits, with all bits, or (None) as the process has it."""
+    """Multiplications of float32 on a GPU: with TF32's 10 bits, with all bits, or (None) as the process has it.
+
+    Raises:
+        RuntimeError: for a PyTorch before 2.9, which has no such setting for one kind of operation.
+    """
     if device.type != "cuda" or precision not in ("float32", "tf32"):
         yield
         return
+    check_torch("2.9", f"precision: {precision!r} on a GPU")
     wanted = "tf32" if precision == "tf32" else "ieee"
     cudnn: Any = torch.backends.cudnn
     places: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
