@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastsal import explainers, models
+from fastsal.explainers.registry import find
 from fastsal.models.demo_net import DemoNet
 from tools import pointing
 
@@ -18,7 +19,15 @@ def canvases() -> models.Canvases:
     return models.demo_canvases(CANVASES)
 
 
-@pytest.mark.parametrize("method", [name for name in explainers.methods() if name not in ("random-cam", "ss-cam")])
+@pytest.mark.parametrize(
+    "method",
+    [
+        # A sweep over two dozen canvases takes seconds.
+        pytest.param(name, marks=pytest.mark.slow if find(name).per_call else ())
+        for name in explainers.methods()
+        if name not in ("random-cam", "ss-cam")
+    ],
+)
 def test_the_maximum_lies_on_the_digit(method: str, canvases: models.Canvases) -> None:
     """Chance is the boxes' share of the canvas, about 8 %; half of the maps would hit by luck once in 10^6 runs."""
     found, _ = pointing.maps(models.demo(), canvases, method, **MODEST.get(method, {}))
