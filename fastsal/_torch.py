@@ -108,11 +108,6 @@ def aoti_model_package_loader(path: str, device_index: int) -> Any:
     return torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, device_index)
 
 
-def sleep(cycles: int) -> None:
-    """Keep the GPU busy for so many of its cycles, while the host issues what is to be timed."""
-    torch.cuda._sleep(cycles)
-
-
 def valid_vec_isa_list() -> list[Any]:
     """Vector instructions that the compiler may use on this CPU."""
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list as known  # takes a second to import

@@ -50,7 +50,9 @@ def test_rooms_are_there_without_an_import_of_their_own(root: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("order", ["", ", reverse=True"], ids=["forwards", "backwards"])
+@pytest.mark.parametrize(
+    "order", ["", pytest.param(", reverse=True", marks=pytest.mark.slow)], ids=["forwards", "backwards"]
+)
 def test_functions_stay_functions_whatever_is_imported(root: Path, order: str) -> None:
     _python(
         root,

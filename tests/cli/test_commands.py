@@ -57,6 +57,7 @@ def test_doctor(fastsal: Command) -> None:
         assert "triton       not used: " in text
 
 
+@pytest.mark.slow
 def test_demo(fastsal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On two canvases: every method's files are there, and the last lines name the sheets."""
     images = models.demo_images()[:2]
@@ -93,7 +94,7 @@ def test_progress_bar_on_a_terminal_only(canvas: Path, tmp_path: Path, environme
 
 def test_interruption(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     """Ctrl-C ends a long run with code 130 and one line, no traceback."""
-    arguments = command("explain", canvas, "--method", "gradcam,rise", "-O", "n_masks=10000000", "--out", tmp_path)
+    arguments = command("explain", canvas, "--method", "gradcam,rise", "-O", "n_masks=1000000", "--out", tmp_path)
     running = subprocess.Popen(
         arguments,
         env=environment,

@@ -90,6 +90,7 @@ LIMITED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's accounting of a process's memory")
 def test_an_allocators_limit() -> None:
     """A real one, of the process's address space: batches are halved until they fit."""

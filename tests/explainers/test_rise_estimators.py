@@ -15,6 +15,17 @@ from fastsal.explainers.perturbation.rise._estimators import ESTIMATORS
 from fastsal.ops import masks
 
 SIZE, GRID = [12, 10], [3, 4]
+PAIRS = [
+    # Of the statistical tests those of the default are fast enough to be run at any time.
+    pytest.param(
+        estimator,
+        design,
+        marks=() if (estimator, design) == ("regression", "sobol") else pytest.mark.slow,
+        id=f"{estimator}-{design}",
+    )
+    for estimator in ESTIMATORS
+    for design in DESIGNS
+]
 
 
 def run_of(design: str, count: int, probability: float, seed: int, replicates: int = 1) -> Masks:
@@ -101,8 +112,7 @@ def test_designs_are_what_they_say() -> None:
     assert (grids.sum(0) == 128).all()
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(("estimator", "design"), PAIRS)
 def test_the_estimand_is_the_papers(design: str, estimator: str) -> None:
     """The mean of many short runs is the map of many masks, within five standard errors of it."""
     truth = converged()
@@ -136,8 +146,7 @@ def test_batches_do_not_matter(design: str) -> None:
     torch.testing.assert_close(explain(50, design=design, estimator="regression", perturbations_per_eval=7), whole)
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(("estimator", "design"), PAIRS)
 def test_standard_errors_cover(design: str, estimator: str) -> None:
     """95 % of Student's intervals with 15 degrees of freedom hold the truth, over seeds and pixels, within 3 %."""
     truth = converged()

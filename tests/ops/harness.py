@@ -23,6 +23,9 @@ CUDA = torch.cuda.is_available()
 KERNEL_DEVICE = "cuda" if CUDA else "cpu"
 KERNEL_BACKEND = "triton" if CUDA else "interpret"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+REGISTERED = ("test_schema", "test_autograd_registration", "test_faketensor")
+TRACED = ("test_aot_dispatch_static", "test_aot_dispatch_dynamic")
+"""All of torch.library.opcheck; tracing takes most of its time."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Case:
 
     ``smooth`` is False where the result has kinks or is not floating point, so that finite differences do not apply.
     ``differentiable`` is False where it has no derivative at all. ``slack`` counts the float32 roundings of the largest
-    value that a kernel may be off by.
+    value that a kernel may be off by. ``heavy`` is True where the interpreter takes seconds for the kernel.
     """
 
     name: str
@@ -41,14 +44,16 @@ class Case:
     differentiable: bool = True
     mapped: tuple[int, ...] | None = None
     slack: float = 16.0
+    heavy: bool = False
 
     def __str__(self) -> str:
         return self.name
 
 
 def each(cases: list[Case]) -> pytest.MarkDecorator:
-    """Parametrize a test over cases."""
-    return pytest.mark.parametrize("case", cases, ids=str)
+    """Parametrize a test over cases; heavy ones are slow."""
+    marked = [pytest.param(case, marks=pytest.mark.slow if case.heavy else ()) for case in cases]
+    return pytest.mark.parametrize("case", marked, ids=str)
 
 
 def cast(
@@ -154,15 +159,15 @@ def dispatched(case: Case, dtype: torch.dtype = torch.float32) -> tuple[Any, tup
     return found
 
 
-def check_dispatcher(case: Case) -> None:
-    """torch.library.opcheck: schema, fake kernel, autograd registration, AOT with static and dynamic shapes."""
+def check_dispatcher(case: Case, checks: tuple[str, ...]) -> None:
+    """torch.library.opcheck's ``checks``, on tensors that require gradients too where the op has a derivative."""
     overload, args = dispatched(case)
-    torch.library.opcheck(overload, args)
+    torch.library.opcheck(overload, args, test_utils=checks)
     if case.differentiable:
         grad = [
             arg.clone().requires_grad_() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args
         ]
-        torch.library.opcheck(overload, tuple(grad))
+        torch.library.opcheck(overload, tuple(grad), test_utils=checks)
 
 
 def check_derivatives(case: Case) -> None:
@@ -250,6 +255,8 @@ def suite(
 ) -> dict[str, Callable[..., None]]:
     """The tests of an op, for its file's ``globals()``.
 
+    Where one of a kind is enough for a first look (float32, the usual layout, one compiler), the others are slow.
+
     Args:
         cases: for the kernel's values, in every dtype, and in channels-last layouts where the first tensor has one.
         small: for the dispatcher, finite differences and vmap.
@@ -257,11 +264,19 @@ def suite(
         compiled: for torch.compile; None takes the small ones.
     """
 
+    slow = pytest.mark.slow
+    compilers = [
+        ("aot_eager", None),
+        pytest.param("aot_eager", True, marks=slow),
+        pytest.param("inductor", None, marks=slow),
+    ]
+
     @each(cases)
-    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("dtype", [DTYPES[0], *(pytest.param(each, marks=slow) for each in DTYPES[1:])], ids=str)
     def test_kernel_values(case: Case, dtype: torch.dtype) -> None:
         check_kernel_values(case, dtype, channels_last=False)
 
+    @slow
     @each([case for case in cases if case.make()[0].dim() in (4, 5)])
     def test_kernel_values_channels_last(case: Case) -> None:
         check_kernel_values(case, torch.float32, channels_last=True)
@@ -271,8 +286,9 @@ def suite(
         check_kernel_gradients(case)
 
     @each(small)
-    def test_dispatcher(case: Case) -> None:
-        check_dispatcher(case)
+    @pytest.mark.parametrize("checks", [REGISTERED, pytest.param(TRACED, marks=slow)], ids=["registered", "traced"])
+    def test_dispatcher(case: Case, checks: tuple[str, ...]) -> None:
+        check_dispatcher(case, checks)
 
     @each(small)
     def test_derivatives(case: Case) -> None:
@@ -283,7 +299,7 @@ def suite(
         check_vmap(case)
 
     @each(small if compiled is None else compiled)
-    @pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", None), ("aot_eager", True), ("inductor", None)])
+    @pytest.mark.parametrize(("compiler", "dynamic"), compilers)
     def test_compile(case: Case, compiler: str, dynamic: bool | None) -> None:
         check_compile(case, compiler, dynamic)
 

@@ -70,7 +70,11 @@ def test_a_broken_table_is_not_used(own: Path, text: str) -> None:
         assert tuning.setting("path.batch", 2**10, CPU) == USUAL
 
 
-@pytest.mark.parametrize("kernel", _tune.CANDIDATES)
+@pytest.mark.parametrize(
+    "kernel",
+    # The interpreter takes four seconds for each of the masks'.
+    [pytest.param(name, marks=pytest.mark.slow if name.startswith("masks") else ()) for name in _tune.CANDIDATES],
+)
 def test_kernel_results_do_not_depend_on_the_blocks(kernel: str, kernels: torch.device) -> None:
     """Every choice of one block with the shipped others."""
     x = torch.randn(1, 3, 9, 13).to(kernels)

@@ -51,11 +51,11 @@ CASES = [
     Case("mixed", partial(cam.map, size=(21, 7)), lambda: pair(1, 20, 3, 5)),
     Case("smaller than the layer", partial(cam.map, size=(9, 10)), lambda: pair(1, 8, 14, 14)),
     Case("one position", partial(cam.map, size=(5, 5)), lambda: pair(1, 8, 1, 1)),
-    Case("one pixel", partial(cam.map, size=(1, 1)), lambda: pair(1, 8, 3, 3)),
+    Case("one pixel", partial(cam.map, size=(1, 1)), lambda: pair(1, 8, 3, 3), heavy=True),
     Case("signed, not normalised", raw((13, 9)), lambda: pair(2, 8, 4, 3)),
     Case("raw", raw(), lambda: pair(2, 8, 4, 3)),
     Case("many channels", partial(cam.map, size=(20, 20)), lambda: pair(1, 2000, 12, 12)),
-    Case("two launches", partial(cam.map, size=(20, 20)), lambda: pair(1, 450, 60, 60)),
+    Case("two launches", partial(cam.map, size=(20, 20)), lambda: pair(1, 450, 60, 60), heavy=True),
     # A source coordinate of up to 40 is rounded to 40 units of 2**-24; the slope is at most the range of the map, so
     # each of the two dimensions adds 40 roundings of the largest value.
     Case("large layer", partial(cam.map, size=(80, 70)), lambda: positive_weights(1, 3, 40, 40), slack=16.0 + 2 * 40),
@@ -96,7 +96,7 @@ def test_map_is_equations_1_and_2_resized(layer: tuple[int, ...], size: tuple[in
     torch.testing.assert_close(cam.map(activations, gradients, size), scaled)
 
 
-@pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
+@pytest.mark.parametrize("selected", ["reference", pytest.param(KERNEL_BACKEND, marks=pytest.mark.slow)])
 def test_kernel_normalises_by_the_extremes_of_the_resized_map(selected: str) -> None:
     """Sizes at which the extremes of the resized map are not those of the layer's."""
     for layer, size in ((7, 217), (7, 35), (12, 100), (5, 8), (6, 6)):

@@ -54,7 +54,7 @@ VALUES = [
     Case("all kept", partial(batch, probability=1.0), lambda: tensors((1, 2, 8, 9))),
     Case("all hidden", partial(batch, probability=0.0), lambda: tensors((1, 2, 8, 9))),
     Case("series", batch, lambda: tensors((2, 3, 301))),
-    Case("volume", partial(batch, grid_size=3), lambda: tensors((2, 2, 7, 8, 9))),
+    Case("volume", partial(batch, grid_size=3), lambda: tensors((2, 2, 7, 8, 9)), heavy=True),
     Case("volume, clamped", partial(batch, grid_size=(2, 3, 4), border="clamp"), lambda: tensors((1, 3, 5, 16, 12))),
     Case("wide tail", batch, lambda: tensors((1, 2, 33, 260))),
     Case("strided input", batch, strided),
@@ -184,7 +184,7 @@ def test_masks_do_what_the_functions_do() -> None:
     assert all(map(torch.equal, made.interpolation(), masks.interpolation(size, (4, 5), border="clamp")))
 
 
-@pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
+@pytest.mark.parametrize("selected", ["reference", pytest.param(KERNEL_BACKEND, marks=pytest.mark.slow)])
 def test_kernel_chunks_give_the_bits_of_one_call(selected: str) -> None:
     device = KERNEL_DEVICE if selected == KERNEL_BACKEND else "cpu"
     x = torch.randn(2, 3, 21, 16, device=device)

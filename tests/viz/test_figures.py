@@ -48,7 +48,7 @@ def test_signatures_are_captums() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("sign", SIGNS)
-@pytest.mark.parametrize("outliers", [0, 2, 50])
+@pytest.mark.parametrize("outliers", [2, *(pytest.param(percentage, marks=pytest.mark.slow) for percentage in (0, 50))])
 def test_every_method_and_sign(method: str, sign: str, outliers: float) -> None:
     if sign == "all" and method in ("masked_image", "alpha_scaling"):
         with pytest.raises(ValueError, match="sign: 'all'"):

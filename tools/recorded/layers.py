@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fastsal
-from tools.recorded.networks import classifier, drawn, image, pair, segmenter, shifted, transformer, two_inputs
+from tools.recorded.networks import classifier, curved, drawn, image, pair, segmenter, shifted, transformer, two_inputs
 from tools.recorded.spelling import attribute, public
 
 CAMS: dict[str, dict[str, Any]] = {
@@ -42,6 +42,13 @@ def _cam(name: str, dtype: torch.dtype = torch.float32, dimensions: int = 2, **o
     options = {"target": [0, 1, 2], **CAMS[name], **options}
     made = (classifier(dimensions, dtype), options.pop("layer", "last"))
     return attribute(getattr(fastsal, name), made, image(dimensions, dtype), **options)
+
+
+def _curved(name: str, **options: Any) -> Any:
+    """Where the score is no affine function of the layer, so that every derivative counts."""
+    return attribute(
+        getattr(fastsal, name), (curved(), "last"), image(), **{"target": [0, 1, 2], **CAMS[name], **options}
+    )
 
 
 def _segmented(target: Any) -> Any:
@@ -96,6 +103,8 @@ TARGETS = fastsal.targets
 COMPOSITES = ("epsilon", "epsilon-plus", "epsilon-plus-flat", "epsilon-gamma-box", "epsilon-alpha2-beta1-flat")
 CALLS: dict[str, Callable[[], Any]] = {
     **{name: partial(_cam, name) for name in CAMS},
+    **{f"{name}/curved": partial(_curved, name) for name in CAMS if name != "CAM"},
+    **{f"{name}/curved, smoothed": partial(_curved, name, aug_smooth=True) for name in ("ShapleyCAM", "SSCAM")},
     **{f"{name}/float64": partial(_cam, name, torch.float64) for name in CAMS},
     **{f"{name}/bfloat16": partial(_cam, name, torch.bfloat16) for name in ("GradCAM", "LayerCAM", "ScoreCAM")},
     **{f"{name}/eigen_smooth": partial(_cam, name, eigen_smooth=True) for name in ("GradCAM", "LayerCAM", "ScoreCAM")},

@@ -57,6 +57,20 @@ class Segmenter(nn.Module):
         return scores
 
 
+class Curved(nn.Module):
+    """[B, 3, H, W] into [B, 4], smooth and curved in the value of its layer ``last``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.last = nn.Conv2d(3, 6, 3, padding=1), nn.Softplus()
+        self.tail, self.head = nn.Conv2d(6, 8, 3, stride=2), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.tail(self.last(self.body(x))))
+        scores: Tensor = self.head(x.tanh().flatten(2).mean(2))
+        return scores
+
+
 class Block(nn.Module):
     """Attention and a perceptron, both beside the identity."""
 
@@ -110,6 +124,11 @@ def two_inputs(dtype: torch.dtype = torch.float32) -> Any:
 def segmenter() -> Any:
     """A :class:`Segmenter`."""
     return _made(Segmenter, torch.float32)
+
+
+def curved() -> Any:
+    """A :class:`Curved`."""
+    return _made(Curved, torch.float32)
 
 
 def transformer() -> Any:

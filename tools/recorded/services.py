@@ -43,7 +43,7 @@ NAMES = (
     "random-cam",
 )
 """The methods that had a name first; default occlusion, whose bits may change, is not among them."""
-SHORT: dict[str, Any] = {"n_masks": 12, "n_steps": 4, "n_samples": 3}
+SHORT: dict[str, Any] = {"n_masks": 12, "n_steps": 4}
 
 
 def _explained(method: Any, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
