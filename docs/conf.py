@@ -31,10 +31,10 @@ autosummary_generate = False
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
-# A name that a page or a docstring gives in full as fastsal's has to be in the reference, but for private classes and
-# those of rooms that have none; torch's and Python's are not looked up.
+# A name of fastsal's front door that a page or a docstring gives in full has to be in the reference.
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!fastsal\.).*|.*\._\w+|fastsal\.(compat|models)\.\w+\..*")]
+nitpick_ignore_regex = [(r"py:.*", r"(?!fastsal\.((lrp|targets|metrics|viz|models|ops|compat)\.)?\w+$).*")]
+suppress_warnings = ["ref.python"]  # a bare name in an annotation that several modules have
 
 html_theme = "furo"
 html_title = f"fastsal {version}"

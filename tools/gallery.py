@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 import fastsal
-from fastsal import explainers, models, viz
+from fastsal import models, viz
 from fastsal.explainers.base import Attribution
+from fastsal.explainers.registry import family, registered
 
 CANVAS = 2
 OPTIONS: Mapping[type, Mapping[str, Any]] = {
@@ -96,7 +97,7 @@ def write(folder: Path) -> None:
     lines = [
         "# Gallery",
         "",
-        "One canvas with a handwritten 2, explained by the [built-in model](../api/models.rst).",
+        "One canvas with a handwritten 2, explained by the [built-in model](../api/module-models.rst).",
         "`python -m tools.gallery` draws this page; times are of the machine that did.",
         "",
     ]
@@ -124,9 +125,9 @@ def write(folder: Path) -> None:
 def _by_room() -> dict[str, list[type[Attribution]]]:
     """The methods whose maps are of the input, by their family."""
     rooms: dict[str, list[type[Attribution]]] = {}
-    for explainer in explainers.registered():
+    for explainer in registered():
         if explainer.shape != "layer" and explainer.reads != "attention":
-            rooms.setdefault(explainers.family(explainer), []).append(explainer)
+            rooms.setdefault(family(explainer), []).append(explainer)
     return rooms
 
 

@@ -20,6 +20,7 @@ ROOMS = {
     "fastsal.explainers.perturbation": ("perturbation", "Perturbation-based explainers"),
     "fastsal.explainers.layer": ("layer", "To a layer"),
     "fastsal.detect": ("detect", "Detectors"),
+    "fastsal.explainers": ("describing", "Describing a call"),
     "fastsal": ("fastsal", "One call, preparing, exporting"),
 }
 """Page and title of the names of ``fastsal.__all__``, by the package that defines them; the longest match counts."""
@@ -39,7 +40,7 @@ def write(folder: Path) -> None:
     """Writes the pages, as reStructuredText, into a folder that may hold those of an earlier call."""
     folder.mkdir(exist_ok=True)
     pages: dict[str, tuple[str, list[str]]] = {}
-    for name in fastsal.__all__:
+    for name in fastsal.__all__:  # type: ignore[attr-defined]  # made when it is asked for
         member = getattr(fastsal, name)
         if isinstance(member, types.ModuleType) or name == "__version__":
             continue
@@ -49,7 +50,7 @@ def write(folder: Path) -> None:
     public = [getattr(fastsal, name.removeprefix("fastsal.")) for _, names in pages.values() for name in names]
     written["bases"] = _page("Base classes, results", _behind(public), "What public names derive from or return.")
     for name, title in MODULES.items():
-        written[name] = _module_page(title, [f"fastsal.{name}"])
+        written[f"module-{name}"] = _module_page(title, [f"fastsal.{name}"])
     written["compat"] = _module_page("Other packages' names", [f"fastsal.compat.{name}" for name in COMPAT])
     first = [page for page, _ in dict.fromkeys(ROOMS.values()) if page in written]
     order = ["fastsal", *(page for page in first if page != "fastsal"), *(p for p in written if p not in first)]
@@ -87,7 +88,11 @@ def _behind(public: Sequence[Any]) -> list[str]:
 def _returned(function: Any) -> Iterator[type]:
     """The classes in a function's return annotation."""
     if inspect.isfunction(function):
-        yield from _classes(typing.get_type_hints(function).get("return"))
+        try:
+            hints = typing.get_type_hints(function)
+        except NameError:  # a name that only type checkers import
+            return
+        yield from _classes(hints.get("return"))
 
 
 def _fields(record: Any) -> Iterator[type]:
