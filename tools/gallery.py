@@ -144,7 +144,7 @@ def _pixels(image: Tensor) -> Tensor:
 
 
 def _save(file: Path, image: Tensor, panels: list[viz.Panel]) -> None:
-    viz.contact_sheet([viz.Panel(_pixels(image), "input"), *panels], file.stem, columns=6, tile=128).save(file)
+    viz.contact_sheet([viz.Panel(_pixels(image), "input"), *panels], file.stem, columns=5, tile=160).save(file)
 
 
 def _code(section: Section) -> str:
