@@ -1,8 +1,8 @@
 """The gallery: maps of the built-in model, drawn anew whenever the documentation is built.
 
-    python -m tools.gallery DIR
+    python -m tools.gallery DIR [--front FILE]
 
-Writes DIR/index.md and its pictures. Each section's code stands on the page as it ran.
+Writes DIR/index.md and its pictures, and the README's picture. Each section's code stands on the page as it ran.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ OPTIONS: Mapping[type, Mapping[str, Any]] = {
     fastsal.ShapleyValueSampling: {"n_samples": 4},
 }
 """Fewer passes than by default: enough for a picture of 96 x 96."""
+FRONT = (
+    *(fastsal.GradCAM, fastsal.LayerCAM, fastsal.Saliency, fastsal.SmoothGrad, fastsal.IntegratedGradients),
+    *(fastsal.DeepLift, fastsal.GuidedBackprop, fastsal.LRP, fastsal.Occlusion, fastsal.RISE, fastsal.FeatureAblation),
+)
+"""What the README shows."""
 ROOMS = {
     "gradient": "What does the output react to? [Gradient-based explainers](../gradient.md).",
     "cam": "Where does the network see it? [Class activation maps](../cam.md) of the last layer, 12 x 12 positions.",
@@ -122,6 +127,15 @@ def write(folder: Path) -> None:
     (folder / "index.md").write_text("\n".join(lines))
 
 
+def front(file: Path) -> None:
+    """Writes the README's picture, without times."""
+    model, image = models.demo(), models.demo_canvases(CANVAS + 1).images[CANVAS:]
+    found = fastsal.explain(model, image, method=[explainer.name for explainer in FRONT])
+    panels = [_panel(image, found.maps[explainer.name][0], explainer, explainer.name) for explainer in FRONT]
+    title = f"a {int(found.target)}, {100 * float(found.output.detach().softmax(1).max()):.1f} %: why?"
+    viz.contact_sheet([viz.Panel(_pixels(image), "input"), *panels], title, columns=6, tile=160).save(file)
+
+
 def _by_room() -> dict[str, list[type[Attribution]]]:
     """The methods whose maps are of the input, by their family."""
     rooms: dict[str, list[type[Attribution]]] = {}
@@ -156,7 +170,11 @@ def _code(section: Section) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    write(parser.parse_args().folder)
+    parser.add_argument("--front", type=Path, metavar="FILE", help="write the README's picture too")
+    arguments = parser.parse_args()
+    write(arguments.folder)
+    if arguments.front is not None:
+        front(arguments.front)
 
 
 if __name__ == "__main__":
