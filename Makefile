@@ -17,7 +17,7 @@ MODEL_PACKAGES := cv2|pytorch_grad_cam|timm|torchvision|transformers
 MODEL_TESTS = $(shell grep -rlE 'importorskip\("($(MODEL_PACKAGES))["\.]' --include='test_*.py' tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-models test-newest test-oldest gate kernels lint bench bench-report gpu-check \
+.PHONY: help demo test test-fast test-models test-newest test-oldest gate kernels lint docs bench bench-report gpu-check \
 	gpu-rehearsal install install-models clean _all-tests _model-tests
 
 help: ## list the targets
@@ -53,6 +53,10 @@ lint: $(VENV)/.dev ## ruff, mypy --strict and the import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict fastsal kernels tools benchmarks
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.docs ## the documentation, into build/docs/index.html; without the network, warnings are errors
+	OMP_WAIT_POLICY=passive $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 bench: $(VENV)/.bench ## time every op and explainer against its floor
 	$(BIN)/python -m benchmarks

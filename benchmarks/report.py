@@ -1,4 +1,4 @@
-"""REPORT.md: the kept figures of every device as tables and plots; some of the tables go into the README too.
+"""REPORT.md: the kept figures of every device as tables and plots; a few rows go into the README too.
 
 python -m benchmarks.report
 """
@@ -9,12 +9,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import KINDS, Row
+from benchmarks.tables import KINDS, Row, summary
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-IN_README = ("comparisons", "explainers", "peers")
+IN_README = {
+    "GradCAM: resnet50, batch 1": ("GradCAM", "torchcam"),
+    "Occlusion: resnet50, 49 windows": ("plain model", "Captum"),
+    "Occlusion, incremental: mobilenetv2, 224 x 224, window 16, stride 8, 729 positions": ("plain sweep, 4", "Captum"),
+    "RISE: resnet50, 48 masks": ("plain model", "as published"),
+    "Occlusion: vit-b/16, 16 windows": ("plain model", "Captum"),
+}
+"""Comparisons that the README shows, and the beginnings of the names of the ways that stand there beside the first."""
 NOTES = {
     "comparisons": "Each round runs all ways in turn, beginning with another one; ratios are of the same round. "
     "`make bench-report` makes all of it, `python -m benchmarks --only bench_prepared` this part.",
@@ -41,14 +48,12 @@ def write() -> Path:
         parts.append(f"## {about['device']}\n")
         machine = ", ".join(f"{key} {value}" for key, value in about.items() if value is not None)
         parts.append(machine + "\n")
-        measured.append(f"**{machine}**\n")
+        measured += [f"{machine[0].upper()}{machine[1:]}.\n", summary(kept.get("comparisons", []), IN_README)]
         for kind, (heading, table) in KINDS.items():
             rows = kept.get(kind, [])
             if not rows:
                 continue
             parts += [f"### {heading}\n", NOTES[kind] + "\n", table(rows) + "\n"]
-            if kind in IN_README:
-                measured += [f"{heading}. {NOTES[kind]}\n", table(rows) + "\n"]
             picture = _plot(kind, rows, file.stem)
             if picture is not None:
                 parts.append(f"![{heading}]({picture.relative_to(HERE)})\n")
@@ -57,7 +62,7 @@ def write() -> Path:
     report.write_text("\n".join(parts))
     readme = README.read_text()
     before, after = readme.split(BEGIN)[0], readme.split(END)[1]
-    README.write_text(before + BEGIN + "\n" + "\n".join(measured) + END + after)
+    README.write_text(before + BEGIN + "\n" + "\n".join(measured) + "\n" + END + after)
     return report
 
 

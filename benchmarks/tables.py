@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -122,6 +122,24 @@ def ways(rows: list[Row]) -> str:
                 )
             )
     return table(("what", "way", "s (least to most)", "by the first (least to most)", "peak MB"), cells)
+
+
+def summary(rows: list[Row], chosen: Mapping[str, Sequence[str]]) -> str:
+    """One line for each chosen comparison "group: case", with those of its ways that begin as told."""
+    cells = []
+    for what, beginnings in chosen.items():
+        for row in rows:
+            if f"{row['group']}: {row['case']}" == what:
+                first, *others = row["ways"]
+                shown = [
+                    way for way in others if way["way"].startswith(tuple(beginnings)) and "prepared" not in way["way"]
+                ]
+                ratios = [
+                    f"{way['way']}: {way['ratio']:.3f} ({way['ratio_least']:.3f} to {way['ratio_most']:.3f})"
+                    for way in shown
+                ]
+                cells.append((what, f"{first['way']}: {first['seconds']:.3f}", "; ".join(ratios)))
+    return table(("what", "first way, s", "other ways, by the first (least to most)"), cells)
 
 
 def scaling(rows: list[Row]) -> str:

@@ -2,7 +2,7 @@
 
     python -m tools.pointing [--canvases N] [--methods NAME,...]
 
-Prints the README's table in Markdown. J. Zhang et al., "Top-down Neural Attention by Excitation Backprop" (ECCV
+Prints the tables of docs/metrics.md. J. Zhang et al., "Top-down Neural Attention by Excitation Backprop" (ECCV
 2016), section 4: a hit is a map whose maximum lies in the object; here the object is the digit's box, without a margin.
 The map explains the true digit. A map at random would hit with the share of the canvas that the boxes cover.
 """

@@ -71,22 +71,30 @@ def load(
 ) -> LoadedModel:
     """The model that `spec` names, with the preprocessing that its source asks for.
 
-    spec:
-      "demo": the built-in digit classifier.
-      "module:callable": what the callable returns, or the attribute itself where it is a module; the module is looked
-        for in the current folder too. Preprocessing: the defaults of `Preprocess` (224x224, ImageNet's mean and std).
-      a file: an archive of torch.export (.pt2), unflattened so that its layers can be hooked, or a TorchScript archive.
-        The input size is the one that the archive was exported with. A pickle of a whole model is refused.
-      "timm:NAME", "torchvision:NAME", "hf:NAME": pretrained, through that package, with its preprocessing and names.
-    weights: a state dict (.safetensors, or .pt read with weights_only) to load into the model; for timm, torchvision
-      and hf the pretrained weights are then not fetched.
-    device: "cuda", "cpu", ...; the GPU where there is one when None.
-    precision: "float32", "bfloat16", "float16" or "float64", for parameters and inputs; as they are when None.
-    size, mean, std, class_names: in place of the source's.
+    Args:
+        spec: one of
 
-    Raises ValueError for a spec, file, device or precision that cannot be used, FileNotFoundError for a file that is
-    not there, ImportError where a package is missing (naming the extra to install), TypeError where the result is no
-    module.
+            - ``demo``: the built-in digit classifier.
+            - ``module:callable``: what the callable returns, or the attribute itself where it is a module; the module
+              is looked for in the current folder too. Preprocessing: the defaults of :class:`Preprocess` (224x224,
+              ImageNet's mean and std).
+            - a file: an archive of torch.export (.pt2), unflattened so that its layers can be hooked, or a TorchScript
+              archive. The input size is the one that the archive was exported with. A pickle of a whole model is
+              refused.
+            - ``timm:NAME``, ``torchvision:NAME``, ``hf:NAME``: pretrained, through that package, with its preprocessing
+              and names.
+        weights: a state dict (.safetensors, or .pt read with weights_only) to load into the model; for timm,
+            torchvision and hf the pretrained weights are then not fetched.
+        device: ``cuda``, ``cpu``, ...; the GPU where there is one when None.
+        precision: ``float32``, ``bfloat16``, ``float16`` or ``float64``, for parameters and inputs; as they are when
+            None.
+        size, mean, std, class_names: in place of the source's.
+
+    Raises:
+        ValueError: for a spec, file, device or precision that cannot be used.
+        FileNotFoundError: for a file that is not there.
+        ImportError: where a package is missing, naming the extra to install.
+        TypeError: where the result is no module.
     """
     target = pick_device(device)
     if precision is not None and precision not in _PRECISIONS:

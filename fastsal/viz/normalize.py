@@ -26,16 +26,19 @@ def plane(attribution: Tensor) -> Tensor:
 def to_unit(maps: Tensor, *, sign: Sign = "range", percentile: float = 100.0) -> Tensor:
     """Maps [..., H, W] -> the same shape, float32 in [0, 1], each map scaled by its own values.
 
-    sign says what to do with negative values:
-      "range": (x - min) / (max - min), for maps whose values only matter in comparison (Grad-CAM, RISE).
-      "positive": max(x, 0) / top, what speaks for the target.
-      "absolute": |x| / top, what matters to the target either way.
-      "diverging": 0.5 + x / (2 top), for `diverging_colormap`; 0.5 is zero.
-    percentile, in (0, 100], sets `top` (and `max`) to that percentile of the values, and clips what is above: gradients
-    have a few values far out that would leave the rest of the map dark. A constant map gives 0 (0.5 for "diverging").
-    The extremes ignore NaN, and a NaN stays a NaN.
+    Args:
+        maps: floating point, [..., H, W].
+        sign: what becomes of negative values: ``range``, (x - min) / (max - min), for maps whose values only matter in
+            comparison (Grad-CAM, RISE); ``positive``, max(x, 0) / top, what speaks for the target; ``absolute``,
+            |x| / top, what matters to the target either way; ``diverging``, 0.5 + x / (2 top), for
+            :func:`fastsal.viz.diverging_colormap`, where 0.5 is zero.
+        percentile: in (0, 100], sets ``top`` (and ``max``) to that percentile of the values, and clips what is above:
+            gradients have a few values far out that would leave the rest of the map dark.
 
-    Raises ValueError for another sign, a percentile out of range, or fewer than two dimensions.
+    A constant map gives 0 (0.5 for ``diverging``). The extremes ignore NaN, and a NaN stays a NaN.
+
+    Raises:
+        ValueError: for another sign, a percentile out of range, or fewer than two dimensions.
     """
     if sign not in get_args(Sign):
         raise ValueError(f"sign must be one of {', '.join(get_args(Sign))}, got {sign!r}")

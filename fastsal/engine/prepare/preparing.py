@@ -53,7 +53,7 @@ def prepare(
         inputs: tensor [B, ...] or tuple of them, as it will be explained.
         additional_forward_args: further arguments of the model.
         precision: None (the model's own), ``float32``, ``tf32``, ``bfloat16`` or ``float16``. Lower ones change maps:
-            see the README for how much. The last linear layer keeps the model's dtype, since maps are made of small
+            see docs/faster.md for how much. The last linear layer keeps the model's dtype, since maps are made of small
             differences of its outputs.
         fold_batch_norm: fold, where torch.fx can follow the model.
         memory_format: of weights and images: ``channels_last``, ``contiguous``, or ``auto``, the faster one.
