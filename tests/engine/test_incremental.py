@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsal.engine.incremental import Incremental, NotTraceable, trace
+from fastsal.engine.incremental.rules import RULES, Rule, is_pointwise, positions, products, windows
 from fastsal.engine.run import evaluation
 from fastsal.ops import patches
 
 SIDE = 21
+aten = torch.ops.aten
 
 
 class Function(nn.Module):
@@ -82,6 +84,34 @@ def in_lower_precision(x: Tensor, first: nn.Module) -> Tensor:
         return first(x).mean((2, 3))
 
 
+def by_overload(x: Tensor, first: nn.Module) -> Tensor:
+    """The overloads that no module or function of PyTorch leaves in a graph, but decompositions and users do."""
+    weight = first.weight
+    x = aten.convolution.default(x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+    x = aten.max_pool2d_with_indices.default(x, [2, 2], [1, 1])[0]
+    x = aten.to.dtype_layout(aten.to.dtype(aten._to_copy.default(x), x.dtype), dtype=x.dtype)
+    x = aten.detach.default(aten.alias.default(aten.lift_fresh_copy.default(aten.contiguous.default(x))))
+    mean, variance = weight.flatten(1)[:, :2].unbind(1)
+    x = aten._native_batch_norm_legit_no_training.default(x, None, None, mean, variance.square() + 1, 0.1, 1e-5)[0]
+    x = aten.transpose.int(
+        aten.native_layer_norm.default(aten.transpose.int(x, 1, -1), [4], None, None, 1e-5)[0], 1, -1
+    )
+    x = (
+        aten._softmax.default(x, 1, False)
+        + aten.log_softmax.int(x, 1)
+        - 2 * aten._log_softmax.default(x.tanh(), 1, False)
+    )
+    x = x * aten.sum.dim_IntList(x, [1], True) + aten.amin.default(x, [1], True)
+    x = aten.dropout.default(x, 0.5, False) / (aten.var.correction(x, [1], correction=1, keepdim=True) + 1)
+    a, b = aten.split.Tensor(x, 2, 1)
+    c, d = aten.split_with_sizes.default(x, [1, 3], 1)
+    x = torch.cat([a + b, c * d], 1).mean((2, 3))  # [B, 5]
+    square = weight.flatten(1)[:, :5].T @ weight.flatten(1)[:, :5]
+    x = aten.addmm.default(aten.mm.default(x, square), x, square)
+    outer = aten.matmul.default(aten.bmm.default(x[:, :, None], x[:, None]), square)
+    return aten.scaled_dot_product_attention.default(outer, outer, outer).flatten(1)  # type: ignore[no-any-return]
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "stride, padding": lambda: nn.Sequential(conv(3, 6, 7, stride=2, padding=3), nn.ReLU(), *head(6)),
     "dilation, groups": lambda: nn.Sequential(conv(3, 6, dilation=2, padding=2), conv(6, 6, groups=6), *head(6)),
@@ -123,6 +153,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         lambda x, a: torch.cat([torch.ones(x.shape[0], 2, dtype=x.dtype), a(x).mean((2, 3))], 1), conv(3, 2)
     ),
     "constant output": lambda: Function(lambda x, a: (a(x), a.weight * 2), conv(3, 2)),
+    "by overload": lambda: Function(by_overload, conv(3, 4)),
 }
 
 
@@ -178,6 +209,28 @@ def test_equals_the_plain_forward(name: str, least: int, whole_rows: int | None)
             part.running_var.uniform_(0.5, 2)
     _, apart = outputs(model, torch.float64, least, whole_rows)
     assert apart < 1e-12
+
+
+def test_each_overload_has_one_record_and_a_network() -> None:
+    tables = (windows.RULES, products.RULES, positions.RULES)
+    assert sum(map(len, tables)) == len(RULES)
+    assert not any(map(is_pointwise, RULES)), "the record of elementwise operations is POINTWISE"
+    seen = set()
+    for make in NETWORKS.values():
+        model = make().eval()
+        with evaluation(model), torch.no_grad():
+            seen.update(node.target for node in trace(model, torch.zeros(1, 3, SIDE, SIDE)).nodes)
+    assert set(RULES) <= seen
+
+
+def test_a_record_is_all_that_a_new_rule_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Function(lambda x, a, b: b(a(x).cumsum(1)).mean((2, 3)), conv(3, 4), conv(4, 4)).double().eval()
+    without, apart = outputs(model, torch.float64, 1000, None)
+    assert apart < 1e-12
+    monkeypatch.setitem(RULES, aten.cumsum.default, Rule(positions.along("dim", 1), fresh=True))
+    having, apart = outputs(model, torch.float64, 1000, None)
+    assert apart < 1e-12
+    assert having.gain > 2 * without.gain
 
 
 def test_local_layers_recompute_parts_alone() -> None:
