@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fastsal.engine.incremental.rules import Axes, Call, Even, Local, Rule, Way, rule_of
+from fastsal.engine.incremental.rules import Axes, Call, Even, Local, Rule, Shape, Way, rule_of
 from fastsal.engine.incremental.tracing import Traced
 
 WHOLE_SHARE = 0.75
@@ -129,7 +129,6 @@ def operations_of(traced: Traced, rectangles: Tensor) -> tuple[Reach, list[Opera
         traced: graph of one input [B, C, H, W].
         rectangles: [P, 4], int64: top, bottom, left, right, the ends excluded.
     """
-    shape = _shape_of(traced)
     low, high = rectangles[:, 0::2], rectangles[:, 1::2]
     _, _, height, width = traced.shape(traced.input) or ()
     start = Reach((2, 3), (int(height), int(width)), low, high)
@@ -137,7 +136,7 @@ def operations_of(traced: Traced, rectangles: Tensor) -> tuple[Reach, list[Opera
     varying: set[fx.Node] = {traced.input}
     operations = []
     for node in traced.nodes:
-        operation = _operation(node, shape, reaches, varying)
+        operation = _operation(node, traced.shape, reaches, varying)
         operations.append(operation)
         if operation.sources:
             varying.add(node)
@@ -146,17 +145,7 @@ def operations_of(traced: Traced, rectangles: Tensor) -> tuple[Reach, list[Opera
     return start, operations
 
 
-def _shape_of(traced: Traced) -> Any:
-    def shape(node: Any) -> tuple[Any, ...] | None:
-        if not isinstance(node, fx.Node):
-            return ()  # a number
-        value = traced.constants.get(node, node.meta.get("val"))
-        return tuple(value.shape) if isinstance(value, Tensor) else None
-
-    return shape
-
-
-def _operation(node: fx.Node, shape: Any, reaches: dict[Any, Reach], varying: set[fx.Node]) -> Operation:
+def _operation(node: fx.Node, shape: Shape, reaches: dict[Any, Reach], varying: set[fx.Node]) -> Operation:
     rule = rule_of(node.target)
     sources = tuple(each for each in node.all_input_nodes if each in varying)
     if not sources:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fastsal._torch import tree_unflatten
+from fastsal.engine.incremental.asked import Gather
 from fastsal.engine.incremental.layout import Group, Operation, Reach, Window, laid_out
-from fastsal.engine.incremental.rules import CONVOLUTION, Average, Even, Local, Rows, is_pointwise
-from fastsal.engine.incremental.rules.rule import as_it_is
+from fastsal.engine.incremental.rules import CONVOLUTION, Average, Even, Local, Rows, as_it_is, is_pointwise
 from fastsal.engine.incremental.tracing import Traced
-
-Gather = Callable[..., Tensor]
 
 
 class Incremental:

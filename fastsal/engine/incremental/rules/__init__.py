@@ -9,7 +9,19 @@ import torch
 from fastsal._torch import OpOverload
 from fastsal.engine.incremental.rules import positions, products, windows
 from fastsal.engine.incremental.rules.positions import POINTWISE
-from fastsal.engine.incremental.rules.rule import Average, Axes, Call, Even, Local, Rows, Rule, Way
+from fastsal.engine.incremental.rules.rule import (
+    Average,
+    Axes,
+    Call,
+    Even,
+    Local,
+    Rows,
+    Rule,
+    Shape,
+    Way,
+    as_it_is,
+    elements,
+)
 from fastsal.engine.incremental.rules.windows import CONVOLUTION
 
 RULES: dict[Any, Rule] = {**windows.RULES, **products.RULES, **positions.RULES}
@@ -37,7 +49,10 @@ __all__ = [
     "Local",
     "Rows",
     "Rule",
+    "Shape",
     "Way",
+    "as_it_is",
+    "elements",
     "is_pointwise",
     "rule_of",
 ]
