@@ -124,6 +124,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.AvgPool2d(3, 2, 1, count_include_pad=False), conv(3, 4), *head(4)
     ),
     "batch norm": lambda: nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.Hardswish(True), conv(4, 4), *head(4)),
+    "activations without a tag": lambda: nn.Sequential(
+        conv(3, 4), nn.Hardswish(), conv(4, 4), nn.PReLU(4), nn.LogSigmoid(), conv(4, 4), *head(4)
+    ),
     "group norm": lambda: nn.Sequential(conv(3, 4), nn.GroupNorm(2, 4), nn.SiLU(), conv(4, 4), *head(4)),
     "stride above kernel": lambda: nn.Sequential(conv(3, 4, 1, stride=3), conv(4, 4), *head(4)),
     "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3, stride=2), conv(4, 4), *head(4)),

@@ -61,6 +61,10 @@ def _batch_norm(call: Call) -> Way:
     return None if 1 in call.where or training else Even(call.where)
 
 
+def _slopes(call: Call) -> Way:
+    return Even(call.where) if 1 not in call.where else None
+
+
 def _layer_norm(call: Call) -> Way:
     normalized: Any = call.node.args[1]
     return Even(call.where) if max(call.where) < call.rank - len(normalized) else None
@@ -109,12 +113,15 @@ def _rows(call: Call) -> Way:
 
 
 POINTWISE = Rule(_broadcast, several=True, fresh=True)
-"""Of whatever ATen says is elementwise."""
+"""Of whatever ATen says is elementwise, and of what is without ATen's saying so."""
 _COPY = Rule(_broadcast, several=True)
 _REDUCTION = Rule(_reduction)
 _SOFTMAX = Rule(along("dim", 1))
 _SPLIT = Rule(along("dim", 2))
 RULES = {
+    aten.hardswish.default: POINTWISE,
+    aten.log_sigmoid.default: POINTWISE,
+    aten.prelu.default: Rule(_slopes, fresh=True),
     aten._to_copy.default: _COPY,
     aten.to.dtype: _COPY,
     aten.to.dtype_layout: _COPY,
