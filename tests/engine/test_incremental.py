@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsal.engine.incremental import Incremental, NotTraceable, trace
+from fastsal.engine.incremental import Incremental, NotTraceable, Traced, laid_out, record, trace
+from fastsal.engine.incremental.rules import RULES, Rule, is_pointwise, positions, products, windows
 from fastsal.engine.run import evaluation
 from fastsal.ops import patches
 
 SIDE = 21
+aten = torch.ops.aten
 
 
 class Function(nn.Module):
@@ -82,6 +84,34 @@ def in_lower_precision(x: Tensor, first: nn.Module) -> Tensor:
         return first(x).mean((2, 3))
 
 
+def by_overload(x: Tensor, first: nn.Module) -> Tensor:
+    """The overloads that no module or function of PyTorch leaves in a graph, but decompositions and users do."""
+    weight = first.weight
+    x = aten.convolution.default(x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+    x = aten.max_pool2d_with_indices.default(x, [2, 2], [1, 1])[0]
+    x = aten.to.dtype_layout(aten.to.dtype(aten._to_copy.default(x), x.dtype), dtype=x.dtype)
+    x = aten.detach.default(aten.alias.default(aten.lift_fresh_copy.default(aten.contiguous.default(x))))
+    mean, variance = weight.flatten(1)[:, :2].unbind(1)
+    x = aten._native_batch_norm_legit_no_training.default(x, None, None, mean, variance.square() + 1, 0.1, 1e-5)[0]
+    x = aten.transpose.int(
+        aten.native_layer_norm.default(aten.transpose.int(x, 1, -1), [4], None, None, 1e-5)[0], 1, -1
+    )
+    x = (
+        aten._softmax.default(x, 1, False)
+        + aten.log_softmax.int(x, 1)
+        - 2 * aten._log_softmax.default(x.tanh(), 1, False)
+    )
+    x = x * aten.sum.dim_IntList(x, [1], True) + aten.amin.default(x, [1], True)
+    x = aten.dropout.default(x, 0.5, False) / (aten.var.correction(x, [1], correction=1, keepdim=True) + 1)
+    a, b = aten.split.Tensor(x, 2, 1)
+    c, d = aten.split_with_sizes.default(x, [1, 3], 1)
+    x = torch.cat([a + b, c * d], 1).mean((2, 3))  # [B, 5]
+    square = weight.flatten(1)[:, :5].T @ weight.flatten(1)[:, :5]
+    x = aten.addmm.default(aten.mm.default(x, square), x, square)
+    outer = aten.matmul.default(aten.bmm.default(x[:, :, None], x[:, None]), square)
+    return aten.scaled_dot_product_attention.default(outer, outer, outer).flatten(1)  # type: ignore[no-any-return]
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "stride, padding": lambda: nn.Sequential(conv(3, 6, 7, stride=2, padding=3), nn.ReLU(), *head(6)),
     "dilation, groups": lambda: nn.Sequential(conv(3, 6, dilation=2, padding=2), conv(6, 6, groups=6), *head(6)),
@@ -94,6 +124,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.AvgPool2d(3, 2, 1, count_include_pad=False), conv(3, 4), *head(4)
     ),
     "batch norm": lambda: nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.Hardswish(True), conv(4, 4), *head(4)),
+    "activations without a tag": lambda: nn.Sequential(
+        conv(3, 4), nn.Hardswish(), conv(4, 4), nn.PReLU(4), nn.LogSigmoid(), conv(4, 4), *head(4)
+    ),
     "group norm": lambda: nn.Sequential(conv(3, 4), nn.GroupNorm(2, 4), nn.SiLU(), conv(4, 4), *head(4)),
     "stride above kernel": lambda: nn.Sequential(conv(3, 4, 1, stride=3), conv(4, 4), *head(4)),
     "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3, stride=2), conv(4, 4), *head(4)),
@@ -123,6 +156,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         lambda x, a: torch.cat([torch.ones(x.shape[0], 2, dtype=x.dtype), a(x).mean((2, 3))], 1), conv(3, 2)
     ),
     "constant output": lambda: Function(lambda x, a: (a(x), a.weight * 2), conv(3, 2)),
+    "by overload": lambda: Function(by_overload, conv(3, 4)),
 }
 
 
@@ -180,6 +214,60 @@ def test_equals_the_plain_forward(name: str, least: int, whole_rows: int | None)
     assert apart < 1e-12
 
 
+def recorded(model: nn.Module) -> Traced:
+    with evaluation(model), torch.no_grad():
+        return record(model, torch.zeros(1, 3, SIDE, SIDE))
+
+
+def test_each_overload_has_one_rule_and_a_network() -> None:
+    tables = (windows.RULES, products.RULES, positions.RULES)
+    assert sum(map(len, tables)) == len(RULES)
+    assert not any(map(is_pointwise, RULES)), "the rule of elementwise operations is POINTWISE"
+    seen = {node.target for make in NETWORKS.values() for node in recorded(make().eval()).nodes}
+    assert set(RULES) - seen == {aten.sym_size.int}  # which is there in a trace alone
+
+
+@pytest.mark.parametrize("name", ["channels last", "squeeze and excitation", "written over", "by overload"])
+def test_a_recorded_pass_has_the_sizes_of_a_trace(name: str) -> None:
+    model = NETWORKS[name]().eval()
+    with evaluation(model), torch.no_grad():
+        traced = trace(model, torch.zeros(1, 3, SIDE, SIDE))
+    ours, theirs = (laid_out(each, rectangles(), 8) for each in (recorded(model), traced))
+    assert ours.gain == theirs.gain
+    assert ours.work == theirs.work
+
+
+def test_a_recorded_pass_leaves_nothing_on_the_model() -> None:
+    model = Keeps().eval()
+    recorded(model)
+    assert model.seen is None
+    assert model.total.item() == 0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, a: a(x).mean((2, 3)) * (1.0 if x.sum() > 0 else 2.0),
+        lambda x, a: a(x).mean((2, 3)) * float(x.max()),
+        lambda x, a: a(x)[:, :, x[0, 0, 0, :19] > 0].mean((2, 3)),
+    ],
+    ids=["branch", "value", "shape"],
+)
+def test_what_depends_on_values_is_not_recorded(function: Callable[..., Any]) -> None:
+    with pytest.raises(NotTraceable, match="reads values, on which its course depends"):
+        recorded(Function(function, conv(3, 4)).eval())
+
+
+def test_a_rule_is_all_that_an_overload_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Function(lambda x, a, b: b(a(x).cumsum(1)).mean((2, 3)), conv(3, 4), conv(4, 4)).double().eval()
+    without, apart = outputs(model, torch.float64, 1000, None)
+    assert apart < 1e-12
+    monkeypatch.setitem(RULES, aten.cumsum.default, Rule(positions.along("dim", 1), fresh=True))
+    having, apart = outputs(model, torch.float64, 1000, None)
+    assert apart < 1e-12
+    assert having.gain > 2 * without.gain
+
+
 def test_local_layers_recompute_parts_alone() -> None:
     model = nn.Sequential(conv(3, 8, padding=1), nn.ReLU(), conv(8, 8, padding=1), *head(8)).eval()
     engine, apart = outputs(model, torch.float32, 1000, None)
@@ -187,23 +275,29 @@ def test_local_layers_recompute_parts_alone() -> None:
     assert apart < 1e-5
 
 
+class Keeps(nn.Module):
+    """A forward that keeps what it saw, as an attribute and as a buffer: a trace's symbols."""
+
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = conv(3, 4)
+        self.seen: Any = None
+        self.register_buffer("total", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = self.first(x)
+        self.total = self.seen.sum()
+        return self.seen.mean((2, 3))  # type: ignore[no-any-return]
+
+
 def test_the_model_is_as_it_was() -> None:
-    """A forward that keeps what it saw would keep symbols."""
-
-    class Keeps(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first = conv(3, 4)
-            self.seen: Any = None
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.seen = self.first(x)
-            return self.seen.mean((2, 3))  # type: ignore[no-any-return]
-
     model = Keeps().eval()
     with evaluation(model), torch.no_grad():
         trace(model, torch.zeros(1, 3, 8, 8))
     assert model.seen is None
+    assert model.total.item() == 0
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import fastsal
-from fastsal.engine.incremental import Incremental
-from fastsal.explainers.perturbation.occlusion import _incremental
+from fastsal.engine.incremental import Incremental, Traced, policy, scoring
+from fastsal.engine.incremental.worth import seconds_of_row
 
 SIDE = 24
 
@@ -34,6 +39,12 @@ def network(dtype: torch.dtype = torch.float64) -> nn.Module:
 
 def images(count: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it paid for the smallest."""
+    for name, value in {"SAVED": 0, "SAVED_PREPARED": 0, "FEWEST": 1, "LEAST_GAIN": 0.0}.items():
+        monkeypatch.setattr(policy, name, value)
 
 
 def both(explainer: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -132,6 +143,15 @@ def test_changed_weights_are_seen() -> None:
     torch.testing.assert_close(quick, plain, rtol=0, atol=1e-13)
 
 
+def test_changes_that_no_watch_sees_are_found_by_the_check() -> None:
+    model, temperature = network(), [1.0]
+    explainer = fastsal.Occlusion(lambda x: model(x) / temperature[0])
+    both(explainer, images(), (3, 4, 4), (3, 4, 4), target=2)
+    temperature[0] = 3.0
+    quick, plain = both(explainer, images(), (3, 4, 4), (3, 4, 4), target=2)
+    torch.testing.assert_close(quick, plain, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("where", [0, -1])
 @pytest.mark.filterwarnings("default")
 def test_what_differs_from_the_forward_is_not_used(monkeypatch: pytest.MonkeyPatch, where: int) -> None:
@@ -145,9 +165,7 @@ def test_what_differs_from_the_forward_is_not_used(monkeypatch: pytest.MonkeyPat
         return torch.where(worst[:, None], output * 1.5, output)
 
     monkeypatch.setattr(Incremental, "__call__", faulty)
-    monkeypatch.setattr(_incremental, "LEAST_TRACES", 0)
-    monkeypatch.setattr(_incremental, "FEWEST", 1)
-    monkeypatch.setattr(_incremental, "LEAST_GAIN", 1.0)
+    always(monkeypatch)
     explainer = fastsal.Occlusion(network())
     with pytest.warns(UserWarning, match="incremental: outputs at . positions were off by up to .*plain sweep is used"):
         got = explainer.attribute(images(), (3, 4, 4), (3, 4, 4), target=2)
@@ -155,26 +173,6 @@ def test_what_differs_from_the_forward_is_not_used(monkeypatch: pytest.MonkeyPat
     warnings.simplefilter("ignore")
     with pytest.raises(ValueError, match="incremental: not possible: outputs at"):
         explainer.attribute(images(), (3, 4, 4), (3, 4, 4), target=2, incremental=True)
-
-
-def test_what_is_slower_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call asks the clock; the plain rows seem to take no time."""
-    monkeypatch.setattr(_incremental, "LEAST_TRACES", 0)
-    monkeypatch.setattr(_incremental, "LEAST_GAIN", 1.0)
-    monkeypatch.setattr(_incremental, "ROWS", 8)
-    explainer, plain = fastsal.Occlusion(network()), fastsal.Occlusion(network())
-    run = _incremental._Run._differs
-
-    def quick_plain(self: Any, *args: Any) -> Any:
-        found = run(self, *args)
-        self._plain_seconds = 0.0
-        return found
-
-    monkeypatch.setattr(_incremental._Run, "_differs", quick_plain)
-    got = explainer.attribute(images(), (3, 3, 3), (3, 2, 2), target=2)
-    assert "the rest plain" in str(explainer.plan())
-    expected = plain.attribute(images(), (3, 3, 3), (3, 2, 2), target=2, incremental=False)
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +197,69 @@ def test_where_it_cannot_be(model: Any, inputs: Any, arguments: Any, reason: str
 def test_short_sweeps_are_not_traced() -> None:
     explainer = fastsal.Occlusion(network())
     explainer.attribute(images(), (3, 3, 3), (3, 2, 2), target=2)
-    assert "took little longer than tracing" in str(explainer.plan())
+    assert "is short beside a trace" in str(explainer.plan())
+
+
+GEOMETRY: dict[str, Any] = {"sliding_window_shapes": (3, 4, 4), "strides": (3, 2, 2), "target": 2}
+
+
+def default_map() -> Tensor:
+    return fastsal.Occlusion(network(torch.float32)).attribute(images(2, torch.float32), **GEOMETRY)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("pays", [False, True], ids=["plain", "incremental"])
+def test_the_same_bits_in_every_call(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
+    if pays:
+        always(monkeypatch)
+    explainer, x = fastsal.Occlusion(network(torch.float32)), images(2, torch.float32)
+    first = explainer.attribute(x, **GEOMETRY)
+    assert ("times fewer" in str(explainer.plan())) == pays
+    for _ in range(7):
+        assert torch.equal(explainer.attribute(x, **GEOMETRY), first)
+    for others in ({"strides": (3, 1, 1)}, {"incremental": True}, {"incremental": False}):
+        explainer.attribute(x, **{**GEOMETRY, **others})
+        explainer.attribute(x[..., :20], **{**GEOMETRY, **others})
+        assert torch.equal(explainer.attribute(x, **GEOMETRY), first)
+    assert torch.equal(default_map(), first)
+    assert torch.equal(copy.deepcopy(explainer).attribute(x, **GEOMETRY), first)
+    forced = explainer.attribute(x, **{**GEOMETRY, "incremental": pays})
+    assert torch.equal(forced, first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pays", [False, True], ids=["plain", "incremental"])
+def test_the_same_bits_in_another_process(monkeypatch: pytest.MonkeyPatch, root: Path, pays: bool) -> None:
+    code = "import pytest, torch; from tests.explainers import test_incremental as test; "
+    code += f"torch.set_num_threads({torch.get_num_threads()}); "
+    if pays:
+        always(monkeypatch)
+        code += "test.always(pytest.MonkeyPatch()); "
+    code += "print(test.default_map().numpy().tobytes().hex())"
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(root), str(root / "kernels")]))
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split()[-1] == default_map().numpy().tobytes().hex()
+
+
+def test_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions, examples, and whether the model is prepared."""
+
+    def rows_of_a_trace(recorded: Traced) -> float:
+        return 150 * seconds_of_row(recorded, torch.device("cpu"))
+
+    monkeypatch.setattr(policy, "trace_seconds", rows_of_a_trace)
+    model, x = network(torch.float32), images(1, torch.float32)
+
+    def used(forward_func: Any, x: Tensor, stride: int) -> bool:
+        explainer = fastsal.Occlusion(forward_func)
+        explainer.attribute(x, (3, 4, 4), (3, stride, stride), target=2)
+        return "times fewer" in str(explainer.plan())
+
+    assert not used(model, x, 2)
+    assert used(model, x, 1)
+    assert used(model, x.repeat(4, 1, 1, 1), 2)
+    assert used(fastsal.prepare(model, x, probe_seconds=0), x, 2)
 
 
 def test_other_settings_are_refused() -> None:
@@ -218,7 +278,7 @@ def test_memory_that_runs_out_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) 
     explainer = fastsal.Occlusion(network())
     plain = explainer.attribute(images(), (3, 4, 4), (3, 4, 4), target=2, incremental=False)
     monkeypatch.setattr(Incremental, "__call__", greedy)
-    monkeypatch.setattr(_incremental, "MOST_CHECKS", 4)
+    monkeypatch.setattr(scoring, "MOST_CHECKS", 4)
     got = explainer.attribute(images(), (3, 4, 4), (3, 4, 4), target=2, incremental=True)
     torch.testing.assert_close(got, plain, rtol=0, atol=1e-13)
     assert "halved" in str(explainer.plan())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fastsal.engine.incremental.rules import Axes, Local, aten, average, even, local
+from fastsal.engine.incremental.rules import Axes, Call, Even, Local, Rule, Shape, Way, rule_of
 from fastsal.engine.incremental.tracing import Traced
 
 WHOLE_SHARE = 0.75
@@ -37,26 +37,28 @@ class Reach:
 
 
 @dataclass
-class Step:
+class Operation:
     """A call and how it can be run on a part of its map.
 
     Attributes:
-        kind: ``constant`` (the same for every input), ``local``, ``even``, ``average``, ``rows`` (their number)
-            or ``whole``.
-        sources: the arguments that vary with the input.
+        rule: of its overload.
+        sources: the arguments that vary with the input; none where the result is the same for every input.
+        way: how a change goes on.
         reach: of the result; None where it has no positions, or all of them change.
-        local: the geometry of a window operation.
-        keeps: whether an average keeps the dimensions of height and width.
         work: multiply-adds of a row, run whole.
     """
 
     node: fx.Node
-    kind: str
+    rule: Rule
     sources: tuple[fx.Node, ...] = ()
+    way: Way = None
     reach: Reach | None = None
-    local: Local | None = None
-    keeps: bool = False
     work: float = 0.0
+
+    @property
+    def target(self) -> Any:
+        """The overload."""
+        return self.node.target
 
 
 class Window(NamedTuple):
@@ -85,64 +87,84 @@ class Group:
     work: float = 0.0
 
 
-def steps_of(traced: Traced, rectangles: Tensor) -> tuple[Reach, list[Step]]:
+class Layout(NamedTuple):
+    """How a graph is run for changes of its input.
+
+    Attributes:
+        operations: in order.
+        reach: of each value of which a part changes, the input too.
+        groups: positions that are computed together.
+        work: multiply-adds of a row, run whole.
+        gain: how many times fewer multiply-adds are left, by the windows' sizes, one whole row included.
+    """
+
+    operations: list[Operation]
+    reach: dict[fx.Node, Reach]
+    groups: list[Group]
+    work: float
+    gain: float
+
+
+def laid_out(traced: Traced, rectangles: Tensor, least: int) -> Layout:
+    """The layout of a graph.
+
+    Args:
+        traced: graph of one input [B, C, H, W].
+        rectangles: [P, 4], int64, on the CPU: top, bottom, left and right of each change, the ends excluded.
+        least: positions of a group, see :func:`grouped`.
+    """
+    start, operations = operations_of(traced, rectangles)
+    reach = {traced.input: start}
+    reach.update({each.node: each.reach for each in operations if each.reach is not None})
+    groups = [planned(traced, start, operations, each) for each in grouped(start, operations, least)]
+    whole = sum(each.work for each in operations)
+    left = sum(len(group.positions) * group.work for group in groups) + whole
+    return Layout(operations, reach, groups, whole, len(rectangles) * whole / left if left else 1.0)
+
+
+def operations_of(traced: Traced, rectangles: Tensor) -> tuple[Reach, list[Operation]]:
     """How far the change of each rectangle of the input reaches into each value, without regard to what pays.
 
     Args:
         traced: graph of one input [B, C, H, W].
         rectangles: [P, 4], int64: top, bottom, left, right, the ends excluded.
     """
-    shape = _shape_of(traced)
     low, high = rectangles[:, 0::2], rectangles[:, 1::2]
     _, _, height, width = traced.shape(traced.input) or ()
     start = Reach((2, 3), (int(height), int(width)), low, high)
     reaches: dict[Any, Reach] = {traced.input: start}
     varying: set[fx.Node] = {traced.input}
-    steps = []
+    operations = []
     for node in traced.nodes:
-        step = _step(node, shape, reaches, varying)
-        steps.append(step)
-        if step.kind != "constant":
+        operation = _operation(node, traced.shape, reaches, varying)
+        operations.append(operation)
+        if operation.sources:
             varying.add(node)
-        if step.reach is not None:
-            reaches[node] = step.reach
-    return start, steps
+        if operation.reach is not None:
+            reaches[node] = operation.reach
+    return start, operations
 
 
-def _shape_of(traced: Traced) -> Any:
-    def shape(node: Any) -> tuple[Any, ...] | None:
-        if not isinstance(node, fx.Node):
-            return ()  # a number
-        value = traced.constants.get(node, node.meta.get("val"))
-        return tuple(value.shape) if isinstance(value, Tensor) else None
-
-    return shape
-
-
-def _step(node: fx.Node, shape: Any, reaches: dict[Any, Reach], varying: set[fx.Node]) -> Step:
+def _operation(node: fx.Node, shape: Shape, reaches: dict[Any, Reach], varying: set[fx.Node]) -> Operation:
+    rule = rule_of(node.target)
     sources = tuple(each for each in node.all_input_nodes if each in varying)
     if not sources:
-        return Step(node, "constant")
-    work = _work(node, shape)
-    if node.target is aten.sym_size.int and node.args[1] == 0:
-        return Step(node, "rows", sources)
-    if any(each not in reaches for each in sources):
-        return Step(node, "whole", sources, work=work)
-    first = reaches[sources[0]]
-    window = local(node, shape) if node.args[0] is sources[0] and len(sources) == 1 else None
-    if window is not None and first.axes == (2, 3) and not window.pointwise:
-        return Step(node, "local", sources, _grown(first, window), window, work=work)
-    axes = (2, 3) if window is not None and first.axes == (2, 3) else None
-    if window is None:
-        keeps = average(node, shape, first.axes) if len(sources) == 1 and node.args[0] is sources[0] else None
-        if keeps is not None:
-            return Step(node, "average", sources, keeps=keeps, work=work)
-        axes = even(node, shape, {each: reaches[each].axes for each in sources})
-    if axes is None or any(reaches[each].extent != first.extent for each in sources):
-        return Step(node, "whole", sources, work=work)
-    low = torch.stack([reaches[each].low for each in sources]).amin(0)
-    high = torch.stack([reaches[each].high for each in sources]).amax(0)
-    return Step(node, "even", sources, Reach(axes, first.extent, low, high), work=work)
+        return Operation(node, rule)
+    call = Call(node, shape, {each: reaches[each].axes for each in sources if each in reaches})
+    found = Operation(node, rule, sources, work=rule.work(call))
+    if len(call.axes) < len(sources) or not (rule.several or sources == node.args[:1]):
+        return found
+    way, first = rule.reach(call), reaches[sources[0]]
+    if isinstance(way, Even):
+        if any(reaches[each].extent != first.extent for each in sources):
+            return found
+        low = torch.stack([reaches[each].low for each in sources]).amin(0)
+        high = torch.stack([reaches[each].high for each in sources]).amax(0)
+        found.reach = Reach(way.axes, first.extent, low, high)
+    elif isinstance(way, Local):
+        found.reach = _grown(first, way)
+    found.way = way
+    return found
 
 
 def _grown(before: Reach, window: Local) -> Reach:
@@ -162,42 +184,21 @@ def _grown(before: Reach, window: Local) -> Reach:
     return Reach((2, 3), (extent[0], extent[1]), torch.stack(lows, 1), torch.stack(highs, 1))
 
 
-def _work(node: fx.Node, shape: Any) -> float:
-    """Multiply-adds of a row."""
-    result = shape(node)
-    if result is None:
-        return 0.0
-    elements = 1.0
-    for size in result[1:]:
-        elements *= float(size)
-    if node.target in (aten.conv2d.default, aten.convolution.default, aten.linear.default):
-        weight = shape(node.args[1]) or ()
-        for size in weight[1:]:
-            elements *= float(size)
-    elif node.target in (aten.addmm.default, aten.mm.default, aten.bmm.default, aten.matmul.default):
-        matrix = shape(node.args[1 if node.target is aten.addmm.default else 0]) or ()
-        elements *= float(matrix[-1]) if matrix else 1.0
-    elif node.target is aten.scaled_dot_product_attention.default:
-        keys: tuple[Any, ...] = shape(node.args[1]) or (0, 0)
-        elements *= 2.0 * float(keys[-2])
-    return elements
-
-
-def planned(traced: Traced, start: Reach, steps: list[Step], positions: Tensor) -> Group:
+def planned(traced: Traced, start: Reach, operations: list[Operation], positions: Tensor) -> Group:
     """The windows of a group of positions: as large as its largest changed parts, or the whole map."""
     group = Group(positions)
     first = _window(start, positions)
     if first is not None:
         group.windows[traced.input] = first
-    for step in steps:
+    for operation in operations:
         window = None
-        if step.reach is not None and all(each in group.windows for each in step.sources):
-            window = _window(step.reach, positions)
+        if operation.reach is not None and all(each in group.windows for each in operation.sources):
+            window = _window(operation.reach, positions)
         share = 1.0
-        if window is not None and step.reach is not None:
-            group.windows[step.node] = window
-            share = _area(window.size) / _area(step.reach.extent)
-        group.work += step.work * share
+        if window is not None and operation.reach is not None:
+            group.windows[operation.node] = window
+            share = _area(window.size) / _area(operation.reach.extent)
+        group.work += operation.work * share
     return group
 
 
@@ -214,7 +215,7 @@ def _area(size: tuple[int, int]) -> int:
     return size[0] * size[1]
 
 
-def grouped(start: Reach, steps: list[Step], least: int) -> list[Tensor]:
+def grouped(start: Reach, operations: list[Operation], least: int) -> list[Tensor]:
     """Positions in groups whose changed parts are of about one size, so that none is padded to a far larger one.
 
     Those at the border change less. In each dimension positions are split by how much they change, at the places that
@@ -224,7 +225,7 @@ def grouped(start: Reach, steps: list[Step], least: int) -> list[Tensor]:
         least: positions of a group, so that its batches are full.
     """
     count = start.low.shape[0]
-    partial = [(step.work, step.reach) for step in steps if step.reach is not None and step.work]
+    partial = [(each.work, each.reach) for each in operations if each.reach is not None and each.work]
     everything = torch.arange(count, device="cpu")
     if not partial or count < 2 * least:
         return [everything]

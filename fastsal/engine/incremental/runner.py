@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fastsal._torch import OpOverload, tree_unflatten
-from fastsal.engine.incremental.layout import Group, Reach, Step, Window, grouped, planned, steps_of
-from fastsal.engine.incremental.rules import CONVOLUTIONS, aten, is_identity
+from fastsal._torch import tree_unflatten
+from fastsal.engine.incremental.asked import Gather
+from fastsal.engine.incremental.layout import Group, Operation, Reach, Window, laid_out
+from fastsal.engine.incremental.rules import CONVOLUTION, Average, Even, Local, Rows, as_it_is, is_pointwise
 from fastsal.engine.incremental.tracing import Traced
-
-Gather = Callable[..., Tensor]
-_FRESH = {
-    aten.conv2d.default,
-    aten.convolution.default,
-    aten.linear.default,
-    aten.addmm.default,
-    aten.batch_norm.default,
-    aten.avg_pool2d.default,
-    aten.max_pool2d.default,
-}
-"""Operations beside the elementwise ones whose result is theirs alone, so that the next may be written over it."""
 
 
 class Incremental:
@@ -45,13 +33,9 @@ class Incremental:
         self, traced: Traced, rectangles: Tensor, gather: Gather, least: int, whole_rows: int | None = None
     ) -> None:
         self._traced, self._gather, self._whole_rows = traced, gather, whole_rows
-        start, self._steps = steps_of(traced, rectangles)
-        self._reach: dict[fx.Node, Reach] = {traced.input: start}
-        self._reach.update({step.node: step.reach for step in self._steps if step.reach is not None})
-        self.groups = [planned(traced, start, self._steps, each) for each in grouped(start, self._steps, least)]
-        whole = sum(step.work for step in self._steps)
-        left = sum(len(group.positions) * group.work for group in self.groups) + whole
-        self.gain = len(rectangles) * whole / left if left else 1.0
+        layout = laid_out(traced, rectangles, least)
+        self._operations, self._reach = layout.operations, layout.reach
+        self.groups, self.gain = layout.groups, layout.gain
         self._cached: dict[fx.Node, Tensor] = {}
         self._constants: dict[fx.Node, Any] = dict(traced.constants)
         self._device = torch.device("cpu")
@@ -60,23 +44,23 @@ class Incremental:
         self._needed = {
             source
             for group in self.groups
-            for step in self._steps
-            for source in step.sources
-            if source in group.windows and not self._aligned(group, step, source)
+            for operation in self._operations
+            for source in operation.sources
+            if source in group.windows and not self._aligned(group, operation, source)
         } | {node for node in traced.outputs if node in self._reach}
 
-    def _aligned(self, group: Group, step: Step, source: fx.Node) -> bool:
-        """Whether a step takes a source's window as it is."""
-        return step.kind == "rows" or (
-            step.kind == "even" and step.node in group.windows and group.windows[source].same(group.windows[step.node])
-        )
+    def _aligned(self, group: Group, operation: Operation, source: fx.Node) -> bool:
+        """Whether an operation takes a source's window as it is."""
+        if isinstance(operation.way, Even) and operation.node in group.windows:
+            return group.windows[source].same(group.windows[operation.node])
+        return isinstance(operation.way, Rows)
 
     def _last_uses(self) -> list[list[fx.Node]]:
-        """Values that nothing reads after a step."""
+        """Values that nothing reads after a operation."""
         seen = {node for node in self._traced.outputs if isinstance(node, fx.Node)}
         last = []
-        for step in reversed(self._steps):
-            ended = [each for each in dict.fromkeys((*step.sources, step.node)) if each not in seen]
+        for operation in reversed(self._operations):
+            ended = [each for each in dict.fromkeys((*operation.sources, operation.node)) if each not in seen]
             seen.update(ended)
             last.append(ended)
         return last[::-1]
@@ -88,26 +72,25 @@ class Incremental:
             for node, window in group.windows.items():
                 group.windows[node] = Window(window.size, window.starts.to(input.device))
         self._scales = {
-            step.node: tuple(
-                torch.tensor(each, device=input.device) for each in (step.local.stride, step.local.padding)
-            )
-            for step in self._steps
-            if step.local is not None
+            each.node: tuple(torch.tensor(pair, device=input.device) for pair in (each.way.stride, each.way.padding))
+            for each in self._operations
+            if isinstance(each.way, Local)
         }
         values: dict[fx.Node, Any] = {self._traced.input: input.contiguous(memory_format=torch.channels_last)}
         self._cached = {}
         if self._traced.input in self._needed:
             self._keep(self._traced.input, values[self._traced.input])
-        for step, ended in zip(self._steps, self._last, strict=True):
-            node = step.node
-            value = self._call(node, self._arguments(node, values))
-            if step.kind == "constant":
+        for operation, ended in zip(self._operations, self._last, strict=True):
+            node = operation.node
+            args, kwargs = self._arguments(node, values)
+            value = operation.target(*args, **kwargs)
+            if not operation.sources:
                 self._constants[node] = value
                 continue
             values[node] = value
             if node in self._needed:
                 self._keep(node, value)
-            if step.kind == "average":
+            if isinstance(operation.way, Average):
                 self._cached[node] = value
             for each in ended:
                 values.pop(each, None)
@@ -132,7 +115,7 @@ class Incremental:
         values: dict[fx.Node, Any] = {self._traced.input: altered}
         owned: set[fx.Node] = set()
         first, last = self._whole_part(group)
-        self._run_steps(slice(0, first), group, rows, values, owned)
+        self._run_all(slice(0, first), group, rows, values, owned)
         count = len(rows)
         most = self._whole_rows or count
         alone = [each for each in values.values() if not isinstance(each, Tensor) or each.shape[:1] != (count,)]
@@ -140,33 +123,33 @@ class Incremental:
             parts = []
             for begin in range(0, count, most):
                 part = {node: value[begin : begin + most] for node, value in values.items()}
-                self._run_steps(slice(first, last), group, rows[begin : begin + most], part, set())
+                self._run_all(slice(first, last), group, rows[begin : begin + most], part, set())
                 parts.append(part)
             values = {node: torch.cat([part[node] for part in parts]) for node in parts[0]}
             owned = set()
         else:
-            self._run_steps(slice(first, last), group, rows, values, owned)
-        self._run_steps(slice(last, None), group, rows, values, owned)
+            self._run_all(slice(first, last), group, rows, values, owned)
+        self._run_all(slice(last, None), group, rows, values, owned)
         outputs = [self._output(node, group, rows, values) for node in self._traced.outputs]
         return tree_unflatten(outputs, self._traced.spec)
 
-    def _run_steps(
+    def _run_all(
         self, which: slice, group: Group, rows: Tensor, values: dict[fx.Node, Any], owned: set[fx.Node]
     ) -> None:
-        for step, ended in zip(self._steps[which], self._last[which], strict=True):
-            if step.kind == "constant":
+        for operation, ended in zip(self._operations[which], self._last[which], strict=True):
+            if not operation.sources:
                 continue
-            values[step.node] = self._run(step, group, rows, values, owned, ended)
+            values[operation.node] = self._run(operation, group, rows, values, owned, ended)
             for each in ended:
                 values.pop(each, None)
 
     def _whole_part(self, group: Group) -> tuple[int, int]:
-        """Steps after the last that takes a part of a map, up to the last convolution."""
+        """Operations after the last that takes a part of a map, up to the last convolution."""
         first = last = 0
-        for index, step in enumerate(self._steps, 1):
-            if step.node in group.windows or any(source in group.windows for source in step.sources):
+        for index, operation in enumerate(self._operations, 1):
+            if operation.node in group.windows or any(source in group.windows for source in operation.sources):
                 first = index
-            if step.node.target in CONVOLUTIONS:
+            if operation.rule is CONVOLUTION:
                 last = index
         return first, max(first, last)
 
@@ -179,47 +162,54 @@ class Incremental:
 
     def _run(
         self,
-        step: Step,
+        operation: Operation,
         group: Group,
         rows: Tensor,
         values: dict[fx.Node, Any],
         owned: set[fx.Node],
         ended: list[fx.Node],
     ) -> Any:
-        """One step for some rows; ``owned`` are values that may be written over once they have ended."""
-        node, window = step.node, group.windows.get(step.node)
+        """One operation for some rows; ``owned`` are values that may be written over once they have ended."""
+        node, way, window = operation.node, operation.way, group.windows.get(operation.node)
         given: dict[fx.Node, Any] = dict(values)
         mine = {each for each in ended if each in owned}
-        if window is not None and step.local is not None:
-            (source,) = step.sources
-            geometry = step.local
-            stride, padding = self._scales[node]
-            starts = window.starts[rows] * stride - padding
-            size = tuple((window.size[a] - 1) * geometry.stride[a] + geometry.reach(a) for a in (0, 1))
-            given[source] = self._region(source, group, rows, values[source], starts, size, geometry.fill)
-            arguments = list(self._arguments(node, given)[0])
-            if len(arguments) > geometry.padding_at:
-                arguments[geometry.padding_at] = [0, 0]
-            owned.add(node)
-            return self._call(node, (tuple(arguments), {}))
-        if window is None and step.kind == "average" and step.sources[0] in group.windows:
-            return self._average(step, group, rows, values[step.sources[0]])
-        if window is not None and is_identity(node):
-            return values[step.sources[0]]
-        for source in step.sources:
-            if source not in group.windows or step.kind == "rows":
+        if window is None and isinstance(way, Average) and operation.sources[0] in group.windows:
+            return self._average(way, operation.node, operation.sources[0], group, rows, values)
+        for source in operation.sources:
+            if source not in group.windows or isinstance(way, Rows):
                 continue
             if window is None:
                 given[source] = self._whole(source, group, rows, values[source])
-                mine.add(source)
-            elif not self._aligned(group, step, source):
+            elif isinstance(way, Local):
+                given[source] = self._with_border(operation.node, way, window, source, group, rows, values[source])
+            elif not self._aligned(group, operation, source):
                 given[source] = self._region(source, group, rows, values[source], window.starts[rows], window.size, 0.0)
-                mine.add(source)
-        if _is_fresh(node):
+            else:
+                continue
+            mine.add(source)
+        if operation.rule.fresh or (window is not None and isinstance(way, Local)):
             owned.add(node)
         else:
-            owned.difference_update(step.sources)  # the result may be a view of them
-        return self._call(node, self._arguments(node, given), mine)
+            owned.difference_update(operation.sources)  # the result may be a view of them
+        args, kwargs = self._arguments(node, given)
+        written = _written_over(node) if mine and node.args and node.args[0] in mine else None
+        run = as_it_is if window is None else operation.rule.run
+        return run(written or operation.target, args, kwargs)
+
+    def _with_border(
+        self,
+        node: fx.Node,
+        way: Local,
+        window: Window,
+        source: fx.Node,
+        group: Group,
+        rows: Tensor,
+        value: Tensor,
+    ) -> Tensor:
+        """What a window of the result is made of, padding included."""
+        stride, padding = self._scales[node]
+        size = tuple((window.size[axis] - 1) * way.stride[axis] + way.reach(axis) for axis in (0, 1))
+        return self._region(source, group, rows, value, window.starts[rows] * stride - padding, size, way.fill)
 
     def _region(
         self,
@@ -240,14 +230,15 @@ class Incremental:
         starts = torch.zeros_like(group.windows[source].starts[rows])
         return self._region(source, group, rows, value, starts, self._reach[source].extent, 0.0)
 
-    def _average(self, step: Step, group: Group, rows: Tensor, value: Tensor) -> Tensor:
+    def _average(
+        self, way: Average, node: fx.Node, source: fx.Node, group: Group, rows: Tensor, values: dict[fx.Node, Any]
+    ) -> Tensor:
         """The untouched map's average, and what the changed part adds to it."""
-        (source,) = step.sources
-        reach, window = self._reach[source], group.windows[source]
+        reach, window, value = self._reach[source], group.windows[source], values[source]
         before = self._gather(self._cached[source], window.starts[rows], window.size).permute(_inverse(_order(reach)))
         wide = torch.promote_types(value.dtype, torch.float32)
-        added = (value.to(wide) - before.to(wide)).sum(reach.axes, keepdim=step.keeps)
-        average = self._cached[step.node].to(wide) + added / (reach.extent[0] * reach.extent[1])
+        added = (value.to(wide) - before.to(wide)).sum(reach.axes, keepdim=way.keeps)
+        average: Tensor = self._cached[node].to(wide) + added / (reach.extent[0] * reach.extent[1])
         return average.to(value.dtype)
 
     def _arguments(self, node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -255,17 +246,6 @@ class Incremental:
             return values[each] if each in values else self._constants[each]
 
         return fx.node.map_arg(node.args, of), fx.node.map_arg(node.kwargs, of)
-
-    def _call(
-        self, node: fx.Node, arguments: tuple[tuple[Any, ...], dict[str, Any]], mine: set[fx.Node] | None = None
-    ) -> Any:
-        args, kwargs = arguments
-        target: Any = node.target
-        if mine and node.args and node.args[0] in mine:
-            written = _written_over(node)
-            if written is not None:
-                return written(*args, **kwargs)
-        return target(*args, **kwargs)
 
 
 def _order(reach: Reach) -> list[int]:
@@ -278,10 +258,6 @@ def _inverse(order: list[int]) -> list[int]:
     return [order.index(dimension) for dimension in range(len(order))]
 
 
-def _is_fresh(node: fx.Node) -> bool:
-    return node.target in _FRESH or torch.Tag.pointwise in getattr(node.target, "tags", ())
-
-
 def _written_over(node: fx.Node) -> Any:
     """The form of an operation that writes its result over its first argument, where it has one that fits."""
     first, result = node.args[0], node.meta.get("val")
@@ -290,7 +266,8 @@ def _written_over(node: fx.Node) -> Any:
         return None
     if before.dtype != result.dtype or before.dim() != result.dim() or before.shape[1:] != result.shape[1:]:
         return None
-    if not isinstance(node.target, OpOverload) or torch.Tag.pointwise not in node.target.tags:
+    if not is_pointwise(node.target):
         return None
-    packet = getattr(aten, node.target._schema.name.split("::")[1] + "_", None)
-    return getattr(packet, node.target._overloadname, None)
+    target: Any = node.target
+    packet = getattr(torch.ops.aten, target._schema.name.split("::")[1] + "_", None)
+    return getattr(packet, target._overloadname, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -34,10 +34,12 @@ class Traced(NamedTuple):
     outputs: tuple[Any, ...]
     spec: TreeSpec
 
-    def shape(self, node: fx.Node) -> tuple[Any, ...] | None:
-        """Of a node's value: ints, and a symbol for the rows; None for what is no tensor."""
-        value = node.meta.get("val")
-        return tuple(value.shape) if isinstance(value, Tensor) else None
+    def shape(self, value: Any) -> tuple[Any, ...] | None:
+        """Of an argument: ints, and a symbol for the rows; () of a number, None of what is no tensor."""
+        if not isinstance(value, fx.Node):
+            return ()
+        held = self.constants.get(value, value.meta.get("val"))
+        return tuple(held.shape) if isinstance(held, Tensor) else None
 
 
 class _Call(nn.Module):
@@ -70,32 +72,36 @@ def trace(forward_func: Callable[..., Any], input: Tensor) -> Traced:
     """
     specs: list[TreeSpec] = []
     call = _Call(forward_func, specs.append)
-    if any(_has_hooks(part) for part in call.modules()):
+    if any(has_hooks(part) for part in call.modules()):
         raise NotTraceable("its modules have hooks, which would see symbols")
     reasons = []
     for front in (_captured, _exported):
         try:
-            with _attributes_kept(call):
+            with attributes_kept(call.parts):
                 return front(call, torch.cat([input.detach()] * 2), specs)
         except Exception as error:  # whatever a model's own code makes of symbols
             reasons.append((str(error).strip() or type(error).__name__).split("\n", 1)[0])
     raise NotTraceable(f"torch.fx: {reasons[0]}; torch.export: {reasons[1]}")
 
 
-def _has_hooks(part: nn.Module) -> bool:
+def has_hooks(part: nn.Module) -> bool:
+    """Whether a module has hooks around its forward."""
     return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
 @contextlib.contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
+def attributes_kept(models: Iterable[nn.Module]) -> Iterator[None]:
     """What a forward writes to its modules, symbols here, is undone."""
-    before = {part: dict(vars(part)) for part in model.modules()}
+    parts = dict.fromkeys(part for model in models for part in model.modules())
+    # A ScriptModule's buffers are no dict, and cannot be replaced.
+    written = [held for part in parts for held in (vars(part), part._buffers) if isinstance(held, dict)]
+    before = [(held, dict(held)) for held in written]
     try:
         yield
     finally:
-        for part, attributes in before.items():
-            vars(part).clear()
-            vars(part).update(attributes)
+        for held, items in before:
+            held.clear()
+            held.update(items)
 
 
 def _exported(call: _Call, rows: Tensor, specs: list[TreeSpec]) -> Traced:
@@ -144,8 +150,7 @@ def _make_functional(node: fx.Node) -> None:
     target = node.target
     if not isinstance(target, OpOverload) or not target._schema.is_mutable:
         return
-    name = target._schema.name.split("::")[1]
-    form = getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), target._overloadname, None)
+    form = functional_form(target)
     source = node.args[0]
     written = [each.name for each in target._schema.arguments if each.is_write]
     if form is None or written != [target._schema.arguments[0].name] or not isinstance(source, fx.Node):
@@ -153,6 +158,14 @@ def _make_functional(node: fx.Node) -> None:
     if source.op != "call_function" or aliases(source) or len(source.users) != 1:
         raise NotTraceable(f"{target} writes over a value that is read elsewhere")
     node.target = form
+
+
+def functional_form(target: Any) -> Any:
+    """The overload that makes what another writes over its argument; None of any other, or where there is none."""
+    if not isinstance(target, OpOverload) or not target._schema.is_mutable:
+        return None
+    name = target._schema.name.split("::")[1]
+    return getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), target._overloadname, None)
 
 
 def aliases(node: fx.Node) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,13 +36,11 @@ class AlteredScores:
 
     def __init__(self, task: Task, first: tuple[Tensor, ...] | None = None) -> None:
         self.task, self.additional = task, task.additional
-        began = time.perf_counter()
         if first is None:
             output = run(task.forward_func, tuple(map(scratch, task.inputs)), tuple(map(scratch, task.additional)))
             task.note(output)
         else:
             output = run(task.forward_func, tuple(map(scratch, first)), tuple(map(scratch, task.additional)))
-        self.seconds = (time.perf_counter() - began) / task.examples
         clean = selected(output, task.target).detach()
         self.shared = clean.dim() == 0 or clean.shape[0] != task.examples
         if clean.dim() == 0 and task.per_call not in (None, 1):

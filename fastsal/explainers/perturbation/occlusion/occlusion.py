@@ -101,8 +101,10 @@ class Occlusion(PerturbationAttribution):
             show_progress: show a bar.
             incremental: compute only what a window changes of each layer's map, and keep the rest (Nakandala, Kumar,
                 Papakonstantinou, SIGMOD 2019): exact up to rounding, and checked against the plain forward in every
-                call. ``"auto"``: where layers are local and it pays, after a trace of the model; ``plan()``
-                tells. True: or an error that says why not. False: never, and the same bits in every call.
+                call. ``"auto"``: where layers are local and it pays in this very call, a trace of the model
+                included, by the sizes of layers and of the sweep and whether the model is prepared, never by a clock
+                or earlier calls: the same arguments have the same bits. ``plan()`` tells. True: or an error that
+                says why not. False: never.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a stride above its window.
