@@ -16,7 +16,7 @@ from fastsal.cli.session import Session
 from fastsal.explainers.registry import family, registered
 
 # Fewer masks than RISE's default: on 96x96 images the map hardly changes after these, and a CPU is done in seconds.
-_OPTIONS = {"rise": {"n_masks": 1000}}
+_OPTIONS = {"rise": {"n_masks": 1000}, "shapley-value-sampling": {"n_samples": 4}}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,9 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
     folder = results.make_folder(arguments.out)
     facts = models.demo_facts()
     cams = [each.name for each in registered() if family(each) == "cam"]
-    methods = [explainers.GradCAM.name, *(each.name for each in registered() if family(each) not in ("cam", "layer"))]
+    others = [each for each in registered() if family(each) not in ("cam", "layer") and each.reads != "attention"]
+    methods = [explainers.GradCAM.name, *(each.name for each in others if each.exportable or each.per_call is None)]
+    slow = [each.name for each in others if each.name not in methods]
     paths = models.demo_images()
-    with Console(arguments.json, len(paths) * len(methods) + len(cams)) as console:
+    with Console(arguments.json, len(paths) * len(methods) + len(cams) + len(slow)) as console:
         console.line(
             f"fastsal {__version__} on {loaded.device}, torch {torch.__version__}: a digit classifier of "
             f"{int(facts['parameters']):,} parameters, right on {100 * float(facts['accuracy']):.1f} % of "
@@ -38,10 +40,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
         session = Session(loaded, methods, every=True)
         explained, _ = explain_all(session, paths, methods, _OPTIONS, None, folder, 0.6, console)
-        console.line("\nevery class activation map of the first:")
-        cam_folder = results.make_folder(str(folder / "cams"))
-        of_cams, _ = explain_all(Session(loaded, cams), paths[:1], cams, {}, None, cam_folder, 0.6, console)
-        explained += of_cams
+        for names, title, kind in (
+            (cams, "every class activation map", "cams"),
+            (slow, "methods with many passes", "sweeps"),
+        ):
+            console.line(f"\n{title}, of the first:")
+            into = results.make_folder(str(folder / kind))
+            session_of = Session(loaded, names, every=True)
+            found, _ = explain_all(session_of, paths[:1], names, _OPTIONS, None, into, 0.6, console)
+            explained += found
         console.line("\ncontact sheets:")
         for image in explained:
             console.line(f"  {image['sheet']}")

@@ -65,14 +65,14 @@ def test_demo(fastsal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     result = fastsal("demo", "--out", tmp_path)
     assert (result.code, result.err) == (0, "")
     sheets = [tmp_path / f"{image.stem}.sheet.png" for image in images]
-    sheets.append(tmp_path / "cams" / f"{images[0].stem}.sheet.png")
-    assert [line.strip() for line in result.out.splitlines()[-3:]] == [str(sheet) for sheet in sheets]
+    sheets += [tmp_path / kind / f"{images[0].stem}.sheet.png" for kind in ("cams", "sweeps")]
+    assert [line.strip() for line in result.out.splitlines()[-4:]] == [str(sheet) for sheet in sheets]
     assert all(sheet.is_file() for sheet in sheets)
     for explainer in registered():
         if explainer.reads == "attention" or family(explainer) == "layer" or explainer.name == "feature-permutation":
             continue  # of transformers, of a layer's size, of several examples
-        folder = tmp_path / "cams" if family(explainer) == "cam" else tmp_path
-        assert (folder / f"{images[0].stem}.{explainer.name}.npy").is_file()
+        places = [tmp_path / kind / f"{images[0].stem}.{explainer.name}.npy" for kind in ("", "cams", "sweeps")]
+        assert any(place.is_file() for place in places)
 
 
 def test_progress_bar_on_a_terminal_only(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
