@@ -4,6 +4,8 @@ PYTHON ?= python3
 OLDEST_PYTHON ?= python3.10
 VENV := .venv
 CONSTRAINTS := constraints.txt
+# The minor version of the oldest Python that the pins are for.
+LEAST := 11
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS)
 # One thread a process: the tests' processes are the parallelism, and idle threads that spin would slow them down.
@@ -11,7 +13,7 @@ QUIET_THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 PYTEST := $(QUIET_THREADS) $(BIN)/python -m pytest --numprocesses auto --dist worksteal --benchmark-disable
 # The other environments: make, with another folder, other pins and another interpreter.
 MODELS := $(MAKE) --no-print-directory VENV=.venv-models CONSTRAINTS=constraints-models.txt
-OLDEST := $(MAKE) --no-print-directory VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTHON=$(OLDEST_PYTHON)
+OLDEST := $(MAKE) --no-print-directory VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTHON=$(OLDEST_PYTHON) LEAST=10
 # Files with tests that are skipped without a package of the models' environment; a new one is found by its skip.
 MODEL_PACKAGES := cv2|pytorch_grad_cam|timm|torchvision|transformers
 MODEL_TESTS = $(shell grep -rlE 'importorskip\("($(MODEL_PACKAGES))["\.]' --include='test_*.py' tests)
@@ -94,7 +96,7 @@ $(VENV)/.%: $(VENV)/.python $(CONSTRAINTS)
 
 # The build backends come first and pinned; a system Python without ensurepip gets pip from its own pip.
 $(VENV)/.python: pyproject.toml $(CONSTRAINTS)
-	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "Python %d.%d is not supported: name one from 3.10 to 3.13, as in: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, $(LEAST)) <= sys.version_info[:2] <= (3, 13) else "Python %d.%d has no pins in $(CONSTRAINTS): name one from 3.$(LEAST) to 3.13, as in: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip --clear $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	@echo "installing the pinned versions into $(VENV); the first time this downloads PyTorch"
 	$(PIP) scikit-build-core setuptools
