@@ -111,7 +111,7 @@ def write(folder: Path) -> None:
         for explainer in classes:
             name = explainer.name
             try:
-                found = fastsal.explain(model, image, method=name, **OPTIONS.get(explainer, {}))
+                found = fastsal.explain(model, image, method=name, layer="block2", **OPTIONS.get(explainer, {}))
             except ValueError as refused:
                 refusals += [f"`{name}` is not drawn: {refused}.", ""]
                 continue
@@ -130,7 +130,7 @@ def write(folder: Path) -> None:
 def front(file: Path) -> None:
     """Writes the README's picture, without times."""
     model, image = models.demo(), models.demo_canvases(CANVAS + 1).images[CANVAS:]
-    found = fastsal.explain(model, image, method=[explainer.name for explainer in FRONT])
+    found = fastsal.explain(model, image, method=[explainer.name for explainer in FRONT], layer="block2")
     panels = [_panel(image, found.maps[explainer.name][0], explainer, explainer.name) for explainer in FRONT]
     title = f"a {int(found.target)}, {100 * float(found.output.detach().softmax(1).max()):.1f} %: why?"
     viz.contact_sheet([viz.Panel(_pixels(image), "input"), *panels], title, columns=6, tile=160).save(file)
