@@ -71,6 +71,7 @@ def test_the_exponent_of_a_cost() -> None:
     assert tables.exponent(points, "seconds") == pytest.approx(1.5)
 
 
+@pytest.mark.slow
 def test_a_report_has_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     turns, grown = Fixture(), Fixture()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,12 @@ def _parsed(root: Path, *folders: str) -> Iterator[tuple[str, ast.Module]]:
     """Files of some folders with their syntax trees, by their paths from the root."""
     for folder in folders:
         for file in sorted((root / folder).rglob("*.py")):
-            yield str(file.relative_to(root)), ast.parse(file.read_text())
+            yield str(file.relative_to(root)), _tree(file)
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
 
 
 def _identifiers(tree: ast.AST) -> set[str]:

@@ -75,6 +75,7 @@ def test_demo(fastsal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert any(place.is_file() for place in places)
 
 
+@pytest.mark.slow
 def test_progress_bar_on_a_terminal_only(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     pty, fcntl, termios = (pytest.importorskip(name) for name in ("pty", "fcntl", "termios"))
     master, slave = pty.openpty()
@@ -120,6 +121,7 @@ def test_interruption(canvas: Path, tmp_path: Path, environment: dict[str, str])
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     line = " ".join(f"'{part}'" for part in command("explain", canvas, canvas, "--out", tmp_path)) + " | head -c 1"
     done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=True)

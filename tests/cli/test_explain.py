@@ -20,6 +20,7 @@ QUICK = (
 )
 
 
+@pytest.mark.slow
 def test_files_and_document(fastsal: Command, canvas: Path, tmp_path: Path) -> None:
     methods = list(explainers.methods())
     out = tmp_path / "a" / "b"

@@ -199,6 +199,7 @@ def test_permutation_by_the_users_function_is_captums() -> None:
     check(fastsal.FeaturePermutation(pair, roll).attribute(inputs, target=1, feature_mask=masks), theirs)
 
 
+@pytest.mark.slow
 def test_permutation_has_captums_mean() -> None:
     """Of f = x0 x1 over random orders without fixed identity; 400 runs of each, within 5 standard errors."""
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)).double()

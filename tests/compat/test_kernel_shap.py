@@ -136,6 +136,7 @@ def test_a_linear_model_needs_no_more_samples_than_features(total: int) -> None:
         torch.testing.assert_close(found, weight * (x - baseline), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_interactions_converge_to_shapley_values() -> None:
     x, baseline = torch.randn(1, 5, dtype=torch.float64), torch.randn(1, 5, dtype=torch.float64)
     expected = exact(interacting, x, baseline)
@@ -151,6 +152,7 @@ def test_interactions_converge_to_shapley_values() -> None:
     assert 0.18 < ratio < 0.33
 
 
+@pytest.mark.slow
 def test_values_are_distributed_as_captums() -> None:
     x = torch.randn(1, 5, dtype=torch.float64)
     ours = torch.cat([fastsal.KernelShap(interacting).attribute(x, n_samples=25, seed=s) for s in range(250)])

@@ -312,6 +312,7 @@ def test_another_default_device_is_not_drawn_on() -> None:
             assert torch.equal(explainer.attribute(x, 0.5, seed=3, **options), expected)
 
 
+@pytest.mark.slow
 def test_default_samples_are_distributed_as_captums() -> None:
     model, x = network(torch.float32), torch.randn(1, 6)
     ours = torch.cat([fastsal.Lime(model).attribute(x, target=1, seed=s) for s in range(200)])

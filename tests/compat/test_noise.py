@@ -31,6 +31,7 @@ def moments_of_the_gradient(x: Tensor, s: float) -> tuple[Tensor, Tensor, Tensor
     return mean, square - mean**2, square
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["smoothgrad", "smoothgrad_sq", "vargrad"])
 def test_the_moments_are_those_of_the_distribution_as_captums_are(kind: str) -> None:
     """20 runs of 500 draws each: within 5 standard errors, taken from the runs themselves."""

@@ -202,7 +202,9 @@ def outputs(model: Any, dtype: torch.dtype, least: int, whole_rows: int | None) 
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("least", "whole_rows"), [(1000, None), (3, 4)], ids=["one group", "groups"])
+@pytest.mark.parametrize(
+    ("least", "whole_rows"), [pytest.param(1000, None, marks=pytest.mark.slow), (3, 4)], ids=["one group", "groups"]
+)
 def test_equals_the_plain_forward(name: str, least: int, whole_rows: int | None) -> None:
     torch.manual_seed(1)
     model = NETWORKS[name]().double().eval()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastsal
-from fastsal.engine.prepare.preparing import difference
+from fastsal.engine.prepare import difference
 from fastsal.engine.run import Plan
 from tests.explainers.calls import CALLS
 from tests.explainers.networks import Small, TwoInputs, image, small, unchanged

@@ -80,9 +80,8 @@ def test_a_tolerance_ends_it(name: str) -> None:
     assert found.relative_error == pytest.approx(float(expected), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name.startswith("rise") else ()) for name in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_standard_errors_cover(name: str) -> None:
     """Of 95 % intervals by Student's distribution, as many hold the converged value, within 4 %."""
     truth = torch.stack([explain(name, seed=10_000 + seed) for seed in range(40)]).mean(0)

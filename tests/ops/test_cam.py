@@ -107,7 +107,7 @@ def test_kernel_normalises_by_the_extremes_of_the_resized_map(selected: str) -> 
         torch.testing.assert_close(got.amax(1), torch.ones(3), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("selected", ["reference", KERNEL_BACKEND])
+@pytest.mark.parametrize("selected", ["reference", pytest.param(KERNEL_BACKEND, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("relu", "normalize"), [(True, True), (False, True), (False, False)])
 @pytest.mark.parametrize("size", [None, (23, 16)], ids=["own size", "resized"])
 def test_kernel_finish_is_map_of_one_channel_of_weight_1(

@@ -46,6 +46,7 @@ print(tuple(path.batch(torch.ones(2, 3, 4), torch.tensor([0.0, 1.0])).shape))
     assert shape == "(4, 3, 4)"
 
 
+@pytest.mark.slow
 def test_bare_checkout_finds_the_kernels(root: Path, isolated: Isolated) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     code = """
@@ -55,12 +56,14 @@ print(kernel_module("masks").__file__)
     assert Path(isolated(code, root)) == root / "kernels" / "fastsal_kernels" / "masks.py"
 
 
+@pytest.mark.slow
 def test_import_works_without_triton_and_optional_packages(root: Path, isolated: Isolated) -> None:
     code = f"""
 import sys
 for name in {(*OPTIONAL, "triton")!r}:
     sys.modules[name] = None
-import fastsal, torch
+import torch
+from fastsal import *
 from fastsal.ops import path
 print(tuple(path.batch(torch.ones(1, 2, 3), torch.tensor([0.5])).shape))
 """
@@ -71,7 +74,7 @@ def test_import_loads_no_optional_package_and_touches_no_gpu(root: Path, isolate
     code = f"""
 import sys, torch
 before = set(sys.modules)
-import fastsal
+from fastsal import *
 loaded = {{name.split(".")[0] for name in set(sys.modules) - before}}
 print(sorted(loaded & {{*{(*OPTIONAL, "triton")!r}, "fastsal_kernels"}}), torch.cuda.is_initialized())
 """

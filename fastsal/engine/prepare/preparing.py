@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal._torch import BatchNorm, tree_leaves
+from fastsal.engine.prepare.comparing import difference
 from fastsal.engine.prepare.folding import foldable
 from fastsal.engine.prepare.precision import TOLERANCES, checked_precision
 from fastsal.engine.prepare.prepared import Choice, Form, Prepared, Step, form_of, unprepared
@@ -388,26 +389,3 @@ class _Preparation:
         prepared = Prepared(self.model, self.choice if self.ready else None, self.form, self.steps)
         prepared.rows = self.rows
         return prepared
-
-
-def difference(found: Any, expected: Any) -> float:
-    """The largest difference of outputs as a share of the expected ones' spread; infinite for other forms.
-
-    The spread is the largest magnitude or, where that is larger, the largest less the smallest.
-    """
-    got, want = tree_leaves(found), tree_leaves(expected)
-    if len(got) != len(want):
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(got, want, strict=True):
-        if not isinstance(b, Tensor) or not b.is_floating_point() or b.numel() == 0:
-            continue
-        if not isinstance(a, Tensor) or a.shape != b.shape:
-            return float("inf")
-        a, b = a.to(b.device, torch.float64), b.to(torch.float64)
-        if not torch.equal(a.isnan(), b.isnan()):
-            return float("inf")
-        a, b = a.nan_to_num(), b.nan_to_num()
-        spread = max(float(b.abs().max()), float(b.max() - b.min()))
-        worst = max(worst, float((a - b).abs().max()) / spread if spread else float((a - b).abs().max()))
-    return worst
