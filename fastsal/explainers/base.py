@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import re
@@ -38,7 +39,10 @@ def attribution(function: Callable[P, Call[R]]) -> Callable[P, R]:
     @functools.wraps(function)
     def attribute(*args: P.args, **kwargs: P.kwargs) -> R:
         explainer: Any = args[0]
-        with _outside_of_inference(), observed() as sweeps:
+        if torch.is_inference_mode_enabled():
+            with _outside_of_inference():
+                return attribute(*args, **kwargs)
+        with observed() as sweeps:
             result = function(*args, **kwargs).run()
         explainer.state.sweeps = tuple(sweeps)
         return result
@@ -55,10 +59,15 @@ def attribution(function: Callable[P, Call[R]]) -> Callable[P, R]:
 
 
 def describe(explainer: Any, *args: Any, **kwargs: Any) -> Call[Any]:
-    """What a call of an explainer's ``attribute`` would run."""
+    """What a call of an explainer's ``attribute`` would run; running it leaves inference mode too."""
     with _outside_of_inference():
         found: Call[Any] = type(explainer).attribute.describe(explainer, *args, **kwargs)
-    return found
+
+    def run() -> Any:
+        with _outside_of_inference():
+            return found.run()
+
+    return dataclasses.replace(found, run=run)
 
 
 def _copied(function: Any) -> Any:
@@ -230,6 +239,7 @@ class Attribution:
         return _WORDS.findall(cls.__name__)
 
     @classmethod
+    @functools.cache
     def get_name(cls) -> str:
         """The method's name in words."""
         return " ".join(cls.words())

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fastsal._torch import tree_map
-from fastsal.engine.run import ChunkTooLarge, Plan, Sweep, evaluation, input_gradients, run, scratch
+from fastsal.engine.run import ChunkTooLarge, Plan, Sweep, detached, evaluation, input_gradients, run, scratch
 from fastsal.explainers.arguments import (
     Baselines,
     Given,
@@ -149,7 +148,7 @@ class Task:
 
     def note(self, output: Any) -> None:
         """Tell of the output for the inputs as they are; a target that is a function of it is asked now, once."""
-        self._output = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
+        self._output = detached(output)
         self._target = resolved(self._target, self._output)
 
     def instead(self, inputs: tuple[Tensor, ...], target: Target) -> Task:

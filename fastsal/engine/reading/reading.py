@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastsal._torch import tree_flatten, tree_map, tree_unflatten
+from fastsal._torch import tree_flatten, tree_unflatten
 from fastsal.engine.reading.affine import Escapes, is_affine
-from fastsal.engine.run.forward import evaluation, run, scratch
+from fastsal.engine.run.forward import detached, evaluation, run, scratch
 
 Tensors = tuple[Tensor, ...]
 
@@ -175,7 +175,7 @@ def read(
         for tensor in flagged:
             tensor.requires_grad_(False)
     if not create_graph:
-        output = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
+        output = detached(output)
     if create_graph or tail_graph:
         return Reading(output, found, by_layer, straight)
     return Reading(output, [tuple(t.detach() for t in value) for value in found], by_layer, straight)

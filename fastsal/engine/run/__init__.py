@@ -1,6 +1,6 @@
 """One call of the model, and many: sweeps, their batches, and CUDA graphs."""
 
-from fastsal.engine.run.forward import evaluation, owner, owners, run, scratch
+from fastsal.engine.run.forward import detached, evaluation, owner, owners, run, scratch
 from fastsal.engine.run.gradients import input_gradients
 from fastsal.engine.run.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.run.managed import Managed
@@ -16,6 +16,7 @@ __all__ = [
     "Swept",
     "chunks",
     "chunks_of",
+    "detached",
     "evaluation",
     "host_may_wait",
     "input_gradients",

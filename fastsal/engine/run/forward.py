@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal._torch import tree_map
 from fastsal.engine.run.managed import Managed
 
 ForwardFunc = Callable[..., Any]
@@ -146,6 +147,13 @@ def _parts(modules: list[nn.Module]) -> list[nn.Module]:
 def scratch(value: Any) -> Any:
     """A copy that a model may write to and autograd may save; anything but a tensor as it is."""
     return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def detached(output: Any) -> Any:
+    """An output, in whatever its tensors are nested, without its graph."""
+    if isinstance(output, Tensor):
+        return output.detach()
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
 
 
 def _accepts_arguments(forward_func: ForwardFunc) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -93,15 +94,15 @@ class ActivationMap(Attribution):
         if how.aug_smooth and not how.upsample:
             raise ValueError("aug_smooth: needs upsample=True, since a mirrored layer need not be the layer mirrored")
 
-        def reading(task: Task, targets: Sequence[Target] | None = targets) -> CamReading:
-            with torch.set_grad_enabled(task.create_graph):
-                values = self._values(task, targets)
-                return CamReading(task.output, values.activations, weigh(task, values), values.targets)
+        def reading(task: Task, targets: Sequence[Target] | None) -> CamReading:
+            values = self._values(task, targets)
+            return CamReading(task.output, values.activations, weigh(task, values), values.targets)
 
         def rendered(found: CamReading, task: Task) -> Tensor:
             return self.render(found, task.inputs, *how[:-1])
 
         def augmented() -> Tensor:
+            task.asks = True  # what is explained is chosen for the inputs as they are
             given = task.target, targets
             turned = mirrored(task.target), None if targets is None else [mirrored(each) for each in targets]
             total: Tensor | None = None
@@ -121,9 +122,13 @@ class ActivationMap(Attribution):
 
         def run() -> Tensor:
             with torch.set_grad_enabled(task.create_graph):
-                return augmented() if how.aug_smooth else rendered(reading(task), task)
+                return augmented() if how.aug_smooth else rendered(reading(task, targets), task)
 
-        return MapCall(task, run, read=lambda: reading(task))
+        def read_alone() -> CamReading:
+            with torch.set_grad_enabled(task.create_graph):
+                return reading(task, targets)
+
+        return MapCall(task, run, read=read_alone)
 
     def read(
         self, inputs: Inputs, target: Target = None, additional_forward_args: Any = None, **options: Any
@@ -251,7 +256,7 @@ class ActivationMap(Attribution):
         found = self._pass(task, select)
         count = 1 if targets is None else len(targets)
         activations, gradients, affine = [], [], found.affine
-        with torch.set_grad_enabled(task.create_graph or self.tail_graph):
+        with torch.enable_grad() if self.tail_graph else contextlib.nullcontext():
             for index, value in enumerate(found.values):
                 if len(value) != 1:
                     raise ValueError("layer: its output is a tuple, not one tensor; choose a layer inside it")
