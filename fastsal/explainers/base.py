@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.prepare import Prepared, Step
-from fastsal.engine.run import Swept, evaluation, host_may_wait, owners, run, scratch
+from fastsal.engine.run import Swept, evaluation, host_may_wait, modules_of, run, scratch
 from fastsal.explainers.targets import ExampleTarget, count_examples, example_scores, main_output
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -364,7 +364,7 @@ class Attribution:
 
     def plan(self) -> Report:
         """How the model is run: what :func:`fastsal.prepare` did and why not, and the last attribution's batches."""
-        prepared = next((module for module in owners(self.forward_func) if isinstance(module, Prepared)), None)
+        prepared = next((module for module in modules_of(self.forward_func) if isinstance(module, Prepared)), None)
         steps = (AS_IT_IS,) if prepared is None else tuple(prepared.steps)
         incremental: Step | None = self.__dict__.get("_incremental")
         if incremental is not None:

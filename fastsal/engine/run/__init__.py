@@ -1,8 +1,9 @@
 """One call of the model, and many: sweeps, their batches, and CUDA graphs."""
 
-from fastsal.engine.run.forward import evaluation, owner, owners, run, scratch
+from fastsal.engine.run.forward import evaluation, find, one_example, run, scratch
 from fastsal.engine.run.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.run.managed import Managed
+from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
 from fastsal.engine.run.plan import Plan, chunks_of
 from fastsal.engine.run.sweep import ChunkTooLarge, Swept, chunks, note, observed, sweep
 
@@ -12,14 +13,18 @@ __all__ = [
     "Managed",
     "Plan",
     "Swept",
+    "calling",
     "chunks",
     "chunks_of",
     "evaluation",
+    "find",
+    "hookable",
     "host_may_wait",
+    "module_of",
+    "modules_of",
     "note",
     "observed",
-    "owner",
-    "owners",
+    "one_example",
     "run",
     "scratch",
     "sweep",

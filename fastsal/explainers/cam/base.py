@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fastsal.engine.reading import UNRELATED, Layer, Reading, default_layer, grid_of, read, resolve_layer
+from fastsal.engine.reading import (
+    UNRELATED,
+    Layer,
+    Reading,
+    default_layer,
+    grid_of,
+    read,
+    resolvable,
+    resolve_layer,
+    resolve_layers,
+)
+from fastsal.engine.run import evaluation
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, one_score_each
 from fastsal.explainers.cam.principal import principal_projection
@@ -56,7 +67,7 @@ class ActivationMap(Attribution):
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions (see :func:`fastsal.layers`) and influence on the target; it is found, and told on
-            standard error, at the first call.
+            standard error, at the first call. So is a name where it takes running a callable to know its module.
         reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
             layers and tokens of equal patches, with the tokens of no place before them.
     """
@@ -81,7 +92,10 @@ class ActivationMap(Attribution):
         given: list[Any] = [] if layer is None else list(layer) if isinstance(layer, (list, tuple)) else [layer]
         if layer is not None and not given:
             raise ValueError("layer: the list is empty")
-        self.layers: list[nn.Module] = [resolve_layer(model, each) for each in given]
+        self._given = given
+        self.layers: list[nn.Module] = (
+            [resolve_layer(model, each) for each in given] if resolvable(model, given) else []
+        )
         self.layer_names = [each if isinstance(each, str) else None for each in given]
         self.reshape_transform = reshape_transform
 
@@ -181,20 +195,25 @@ class ActivationMap(Attribution):
                 affine=self.asks_affine,
             )
 
+        if self._given and not self.layers:
+            self.layers = resolve_layers(self.forward_func, self._given, tensors, additional)
         if self.layers:
             found = run()
         else:
             score = select if self.needs_gradients else _any_score
-            self._take(default_layer(self.forward_func, tensors, additional, score))
-            try:
-                found = run()
-            except ValueError as error:
-                if UNRELATED not in str(error):
-                    raise
-                # The last layer may be another head's.
-                self._take(default_layer(self.forward_func, tensors, additional, score, verify=True))
-                found = run()
+            with evaluation(self.forward_func):
+                self._take(default_layer(self.forward_func, tensors, additional, score))
+                try:
+                    found = run()
+                except ValueError as error:
+                    if UNRELATED not in str(error):
+                        raise
+                    # The last layer may be another head's.
+                    self._take(default_layer(self.forward_func, tensors, additional, score, verify=True))
+                    found = run()
             self._tell()
+        # A prepared model, whose layers they are, may have been found by the run.
+        self.layers = [resolve_layer(self.forward_func, layer) for layer in self.layers]
         count = len(targets) if targets is not None else 1
         activations, fields, affine = [], [], found.affine
         with torch.inference_mode(False), torch.set_grad_enabled(create_graph or self.tail_graph):

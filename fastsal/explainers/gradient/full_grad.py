@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fastsal.engine.prepare import unprepared
-from fastsal.engine.run import evaluation, owner, run, scratch
+from fastsal.engine.run import evaluation, find, module_of, run, scratch
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import Attribution, Inputs, Target, as_arguments, as_inputs, one_score_each
 from fastsal.ops import accumulation_dtype, cam
@@ -24,7 +25,8 @@ class FullGrad(Attribution):
 
     The sum of input x gradient and, for every convolution and batch normalisation, of bias x gradient by its output:
     absolute, scaled to [0, 1] per layer, resized, summed over channels. A batch normalisation's bias is what it adds in
-    all, its running mean included (section 3.1). Costs one forward and backward pass.
+    all, its running mean included (section 3.1). Costs one forward and backward pass, and once one of an example where
+    that finds the module behind a callable.
 
     Args:
         model: a torch.nn.Module, or a callable around one.
@@ -79,9 +81,6 @@ class FullGrad(Attribution):
         self, tensors: tuple[Tensor, ...], target: Target, additional: tuple[Any, ...]
     ) -> tuple[Tensor, list[tuple[nn.Module, Tensor]], tuple[Tensor, ...]]:
         """The input's leaf, (module, output) of what has a bias, and the gradients by all of these."""
-        module = owner(self.forward_func)
-        if module is None:
-            raise TypeError("forward_func: FullGrad reads a module's biases; pass the torch.nn.Module itself")
         outputs: list[tuple[nn.Module, Tensor]] = []
 
         def keep(part: nn.Module, _args: Any, output: Any) -> Any:
@@ -90,11 +89,16 @@ class FullGrad(Attribution):
             outputs.append((part, output))
             return output.clone()  # what follows may write to it
 
-        handles = [
-            part.register_forward_hook(keep) for part in module.modules() if isinstance(part, (*_CONVOLUTIONS, *_NORMS))
-        ]
-        try:
-            with evaluation(self.forward_func, eager=True), torch.enable_grad():
+        handles: list[RemovableHandle] = []
+        with evaluation(self.forward_func, eager=True), torch.enable_grad():
+            find(self.forward_func, tensors, additional)
+            module = module_of(self.forward_func)
+            if module is None:
+                raise TypeError("forward_func: FullGrad reads a module's biases; pass the torch.nn.Module itself")
+            try:
+                for part in module.modules():
+                    if isinstance(part, (*_CONVOLUTIONS, *_NORMS)):
+                        handles.append(part.register_forward_hook(keep))
                 leaf = scratch(tensors[0]).requires_grad_()
                 copies = (leaf.clone(), *map(scratch, tensors[1:]))
                 output = run(self.forward_func, copies, tuple(map(scratch, additional)))
@@ -103,9 +107,9 @@ class FullGrad(Attribution):
                     raise ValueError("forward_func: its output does not depend on the inputs through autograd")
                 wanted = [leaf, *(value for _, value in outputs)]
                 gradients = torch.autograd.grad(scores.sum(), wanted, allow_unused=True)
-        finally:
-            for handle in handles:
-                handle.remove()
+            finally:
+                for handle in handles:
+                    handle.remove()
         first = torch.zeros_like(leaf) if gradients[0] is None else gradients[0]
         return leaf.detach(), outputs, (first, *gradients[1:])
 

@@ -35,5 +35,6 @@ class LayerActivation(LayerAttribution):
         """
         tensors, _ = as_inputs(inputs)
         additional = as_arguments(additional_forward_args)
-        reading = read(self.forward_func, self._layers(), tensors, additional, at_input=attribute_to_layer_input)
+        layers = self._layers(tensors, additional)
+        reading = read(self.forward_func, layers, tensors, additional, at_input=attribute_to_layer_input)
         return self._result(reading.values)

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsal.engine.reading import Reading, read, resolve_layer
+from fastsal.engine.reading import Reading, read, resolvable, resolve_layer, resolve_layers
 from fastsal.explainers.base import (
     GradientAttribution,
     Inputs,
@@ -26,7 +26,8 @@ class LayerAttribution(GradientAttribution):
 
     Args:
         forward_func: a torch.nn.Module, or a function around one.
-        layer: one of its modules, or its dotted name.
+        layer: one of its modules, or its dotted name, which is looked for at the first call where it takes running a
+            function to know its module.
         device_ids: accepted for Captum's sake. A DataParallel model runs on its first device.
     """
 
@@ -42,9 +43,10 @@ class LayerAttribution(GradientAttribution):
                 raise TypeError(f"layer: {type(layer).__name__} given, but {type(self).__name__} explains one layer")
             if not layer:
                 raise ValueError("layer: the list is empty")
-            self.layer = [resolve_layer(self.forward_func, entry) for entry in layer]
-        else:
-            self.layer = resolve_layer(self.forward_func, layer)
+        given = layer if isinstance(layer, (list, tuple)) else [layer]
+        if resolvable(self.forward_func, given):
+            given = [resolve_layer(self.forward_func, entry) for entry in given]
+        self.layer = list(given) if isinstance(layer, (list, tuple)) else given[0]
         self.device_ids = device_ids
 
     @staticmethod
@@ -63,8 +65,12 @@ class LayerAttribution(GradientAttribution):
         """
         return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
 
-    def _layers(self) -> Sequence[nn.Module]:
-        return self.layer if isinstance(self.layer, list) else (self.layer,)
+    def _layers(self, inputs: tuple[Any, ...], additional: tuple[Any, ...]) -> Sequence[nn.Module]:
+        """The layers' modules, for a call with these arguments."""
+        several = isinstance(self.layer, list)
+        found = resolve_layers(self.forward_func, self.layer if several else [self.layer], inputs, additional)
+        self.layer = found if several else found[0]
+        return found
 
     def _read(
         self,
@@ -77,11 +83,12 @@ class LayerAttribution(GradientAttribution):
     ) -> Reading:
         """One pass, with the values at the layers and the gradients of the target by them."""
         tensors, _ = as_inputs(inputs)
+        additional = as_arguments(additional_forward_args)
         return read(
             self.forward_func,
-            self._layers(),
+            self._layers(tensors, additional),
             tensors,
-            as_arguments(additional_forward_args),
+            additional,
             lambda output: one_score_each(output, target, tensors[0].shape[0]),
             at_input=at_input,
             create_graph=create_graph,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastsal.engine.reading import read, replaced
-from fastsal.engine.run import run
+from fastsal.engine.run import calling, run
 from fastsal.explainers._wrapped import attribute_method
 from fastsal.explainers.base import Baselines, Inputs, Target, as_arguments, as_inputs, baseline_inputs, examples_of
 from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
@@ -87,7 +87,7 @@ class LayerIntegratedGradients(LayerAttribution):
         examples = examples_of(tensors)
         starts = baseline_inputs(baselines, tensors)
         additional = as_arguments(additional_forward_args)
-        model, layers = self.forward_func, self._layers()
+        model, layers = self.forward_func, self._layers(tensors, additional)
         ends_at = read(model, layers, tensors, additional, at_input=attribute_to_layer_input).values
         starts_at = read(model, layers, starts, additional, at_input=attribute_to_layer_input).values
         sizes = [len(value) for value in ends_at]
@@ -99,6 +99,7 @@ class LayerIntegratedGradients(LayerAttribution):
                     f"{examples} examples as dimension 0; choose another layer"
                 )
 
+        @calling(model)
         def after(*arguments: Any) -> Any:
             values, rest = arguments[: len(ends)], arguments[len(ends) :]
             with replaced(layers, _grouped(values, sizes), at_input=attribute_to_layer_input):
@@ -112,6 +113,7 @@ class LayerIntegratedGradients(LayerAttribution):
             n_steps,
             method,
             internal_batch_size,
+            first_layer_once=False,  # what is run begins behind the layer
             show_progress=show_progress,
             create_graph=create_graph,
             grad_kwargs=grad_kwargs,

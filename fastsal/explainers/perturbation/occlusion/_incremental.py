@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.incremental import Group, Incremental, NotTraceable, Traced, share_in_maps, trace, trace_seconds
-from fastsal.engine.prepare import Prepared, Step, Watch
-from fastsal.engine.run import Plan, host_may_wait, observed, owners, sweep
+from fastsal.engine.prepare import Step, Watch
+from fastsal.engine.run import Plan, hookable, host_may_wait, modules_of, observed, sweep
 from fastsal.engine.run.sweep import Swept, note
 from fastsal.explainers.perturbation.altered import AlteredScores
 from fastsal.explainers.perturbation.occlusion._changes import Changes
@@ -147,10 +147,9 @@ def _traced(explainer: Any, scores: AlteredScores, image: Tensor, count: int, fo
     found = kept.get(key)
     if found is not None and not any(watch.changed() for watch in found.watches):
         return found.traced
-    models = owners(explainer.forward_func)
-    compiled = any(hasattr(model, "_orig_mod") for model in models)
-    if compiled or any(isinstance(m, Prepared) and (m.choice.compiled or len(m.choice.devices) > 1) for m in models):
+    if not hookable(explainer.forward_func):
         return "the model is compiled, or split over devices"
+    models = modules_of(explainer.forward_func)
     parts = sum(1 for model in models for _ in model.modules())
     spent = _spent.get(explainer, 0.0) + count * image.shape[0] * scores.seconds
     _spent[explainer] = spent
