@@ -472,6 +472,62 @@ def test_a_module_that_another_thread_runs_too() -> None:
     assert modules_of(forked) == [forked, *forked.held]
 
 
+class Changing(nn.Module):
+    """Runs more than its parts once it has been given more; tries it without at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = methods()
+        self.grad_modes: list[bool] = []
+        self.fails = False
+
+    def forward(self, x: Tensor) -> Any:
+        self.grad_modes.append(torch.is_grad_enabled())
+        out = self.inner(x)
+        if self.fails:
+            raise ValueError
+        return out + self.extra[0].scores(x) if hasattr(self, "extra") else out
+
+
+def test_a_module_that_is_given_another_to_run() -> None:
+    changing, model, x = Changing().train(), methods(), image()
+    fastsal.Saliency(changing).attribute(x, target=1)
+    assert modules_of(changing) == [changing]
+    changing.extra = [model]
+    model.eval()
+    expected = fastsal.Saliency(lambda z: changing(z)).attribute(x, target=1)
+    model.train()
+    assert torch.equal(fastsal.Saliency(changing).attribute(x, target=1), expected)
+    assert modules_of(changing) == [changing, model]
+
+
+def test_a_module_that_fails_is_not_known() -> None:
+    changing, model, x = Changing().train(), methods().train(), image()
+    changing.extra = [model]
+
+    def forward(z: Tensor) -> Any:
+        changing.fails = not changing.grad_modes
+        try:
+            return changing(z)
+        except ValueError:
+            return z.flatten(1)
+
+    fastsal.Saliency(forward).attribute(x, target=1)
+    for part in parts(changing, model):
+        part.training = False
+    expected = fastsal.Saliency(lambda z: changing(z)).attribute(x, target=1)
+    for part in parts(changing, model):
+        part.training = True
+    assert torch.equal(fastsal.Saliency(forward).attribute(x, target=1), expected)
+
+
+def test_a_pass_that_is_run_again_begins_without_gradients_too() -> None:
+    changing, x = Changing(), image()
+    changing.extra = [methods().train()]
+    fastsal.GradCAM(changing, "inner.last").attribute(x, target=1)
+    assert changing.grad_modes == [False, False]
+
+
 def test_what_is_known() -> None:
     model, x = methods(), image()
     service = Service(model)
