@@ -513,6 +513,7 @@ def test_a_module_that_fails_is_not_known() -> None:
             return z.flatten(1)
 
     fastsal.Saliency(forward).attribute(x, target=1)
+    changing.fails = False
     for part in parts(changing, model):
         part.training = False
     expected = fastsal.Saliency(lambda z: changing(z)).attribute(x, target=1)
@@ -636,7 +637,11 @@ def test_prepared_models_in_a_callable() -> None:
     with torch.no_grad():
         model.head.weight.mul_(2)
     want = fastsal.Saliency(model).attribute(x, target=1)
-    torch.testing.assert_close(fastsal.Saliency(lambda z: prepared(z)).attribute(x, target=1), want)
+    forward = Slots(prepared)
+    with evaluation(forward):
+        torch.testing.assert_close(fastsal.Saliency(forward).attribute(x, target=1), want)
+        assert find(forward, (x,)) == [prepared]
+        assert module_of(forward) is prepared.module
     explainer = fastsal.RISE(lambda z: prepared(z))
     explainer.attribute(x[:1], target=1, n_masks=260)
     assert "replica" in str(explainer.plan())

@@ -61,9 +61,10 @@ def resolve_layers(
     model: ForwardFunc, layers: Sequence[nn.Module | str], inputs: tuple[Any, ...], additional: tuple[Any, ...]
 ) -> list[nn.Module]:
     """Each as of :func:`resolve_layer`, after a run of the model where that takes one."""
+    if resolvable(model, layers):
+        return [resolve_layer(model, layer) for layer in layers]
     with evaluation(model):
-        if not resolvable(model, layers):
-            find(model, inputs, additional)
+        find(model, inputs, additional)
         return [resolve_layer(model, layer) for layer in layers]
 
 

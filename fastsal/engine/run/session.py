@@ -68,7 +68,7 @@ class Session:
         self._outermost: dict[int, nn.Module] = {}
         self._hidden: dict[int, nn.Module] = {}
         self._closed: set[int] = set()
-        self._open: set[int] = set()
+        self._opaque: dict[int, bool] = {}
         self._switched: list[nn.Module] = []
         self._compiled = self._running = self._grown = self._holds_stance = False
         self._watched = True
@@ -98,9 +98,10 @@ class Session:
         """What is known of the callable, and whether that is all."""
         if isinstance(self.forward_func, nn.Module):
             self._take(self.forward_func, managed=True)
-            self._watched = not self.is_opaque(self.forward_func)
             if id(self.forward_func) in self._closed:
+                self._watched = False
                 return
+            self._watched = not self.is_opaque(self.forward_func)
         known = behind(self.forward_func)
         if known is not None:
             for module in known.outermost:
@@ -139,12 +140,9 @@ class Session:
         """Whether nothing is to be told of what runs inside of a module: all is known, or it is compiled."""
         if id(module) in self._closed:
             return True
-        if id(module) in self._open:
-            return False
-        if self.eager or not is_compiled(parts_of(module).values()):
-            self._open.add(id(module))
-            return False
-        return True
+        if id(module) not in self._opaque:
+            self._opaque[id(module)] = not self.eager and is_compiled(parts_of(module).values())
+        return self._opaque[id(module)]
 
     def close(self, module: nn.Module) -> None:
         """A module ran to its end, and none but its parts."""

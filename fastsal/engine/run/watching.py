@@ -52,7 +52,6 @@ class Watcher(Protocol):
     def is_opaque(self, module: nn.Module) -> bool:
         """Whether nothing is to be told of what runs inside of a module: all is known, or it is compiled."""
 
-
     def close(self, module: nn.Module) -> None:
         """A module ran to its end, and none but its parts."""
 
@@ -100,14 +99,16 @@ class _GlobalHook:
 
     def remove(self) -> None:
         with self._lock:
-            self._count -= 1
-            if self._count == 0 and self._handle is not None:
+            self._count = max(self._count - 1, 0)  # an interrupt may come before it was added
+            if self._count:
+                return
+            if self._handle is not None:
                 self._handle.remove()
                 self._handle = None
-                torch_module._has_any_global_hook = _has_any_global_hook
-                if self._held:
-                    self._held = False
-                    stance.release(stance.AS_COMPILED)
+            torch_module._has_any_global_hook = _has_any_global_hook
+            if self._held:
+                self._held = False
+                stance.release(stance.AS_COMPILED)
 
 
 _has_any_global_hook: Any = getattr(torch_module, "_has_any_global_hook", None)
@@ -179,7 +180,8 @@ class Pass:
         if self._watches:
             self._exit_mode()
             _hook.remove()
-            _watching.remove(self)
+            with contextlib.suppress(ValueError):
+                _watching.remove(self)
             self._watches, _thread.watching = False, None
 
     def _enter_mode(self) -> None:
@@ -228,7 +230,11 @@ class Pass:
         if hidden:
             self._has_hidden = True
             self._inside_parts.update(parts_of(module))
-        return self._watcher.add(module, hidden=hidden)
+        _thread.watching = None  # what a managed module does to be ready is no part of the pass
+        try:
+            return self._watcher.add(module, hidden=hidden)
+        finally:
+            _thread.watching = self
 
     def _find_methods(self, frame: FrameType | None) -> None:
         """Modules whose methods, other than their call, are on the way from this pass to the frame."""
