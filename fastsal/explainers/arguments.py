@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastsal.engine.run import calling
+
 Inputs = Any
 """A tensor, a tuple of tensors, or a mapping of names to values that the model takes by name."""
 Baselines = Any
@@ -64,6 +66,7 @@ class Given:
         if names is None:
             return forward_func
 
+        @calling(forward_func)
         def by_name(*arguments: Any) -> Any:
             return forward_func(*arguments[len(names) :], **dict(zip(names, arguments, strict=False)))
 

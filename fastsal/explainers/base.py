@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.prepare import Prepared, Step
-from fastsal.engine.run import Swept, evaluation, observed, owners, run, scratch
+from fastsal.engine.run import Swept, evaluation, modules_of, observed, run, scratch
 from fastsal.explainers.anytime import Estimate, limits_of, until, within
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, baseline_inputs
 from fastsal.explainers.call import Anytime, Call
@@ -251,7 +251,7 @@ class Attribution:
 
     def plan(self) -> Report:
         """How the model is run: what :func:`fastsal.prepare` did and why not, and the last attribution's batches."""
-        prepared = next((module for module in owners(self.forward_func) if isinstance(module, Prepared)), None)
+        prepared = next((module for module in modules_of(self.forward_func) if isinstance(module, Prepared)), None)
         steps = (AS_IT_IS,) if prepared is None else tuple(prepared.steps)
         if self.state.step is not None:
             steps = (*steps, self.state.step)

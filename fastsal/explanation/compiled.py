@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.prepare import Prepared, Step, Watch, difference, unprepared
-from fastsal.engine.run import Graph, evaluation, observed, owners, run, scratch, without_waiting
+from fastsal.engine.run import Graph, evaluation, find, modules_of, observed, run, scratch, without_waiting
 from fastsal.explainers import Attribution, describe
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, examples_of
 from fastsal.explainers.base import Report
@@ -108,7 +108,8 @@ class Compiled:
             return Step(name, False, f"not used: its map was off by {apart:.1e} of the spread")
         self._graph = graph
         # A graph reads weights where they are; what was folded from them is elsewhere.
-        found = [(unprepared(module), isinstance(module, Prepared)) for module in owners(self._explainer.forward_func)]
+        modules = modules_of(self._explainer.forward_func)
+        found = [(unprepared(module), isinstance(module, Prepared)) for module in modules]
         self._watches = [Watch(module, values=prepared) for module, prepared in found]
         return Step(name, True, "prediction and map are one graph")
 
@@ -229,7 +230,8 @@ def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **opt
         names = ", ".join(sorted(kind.__name__ for kind in registered() if kind.fixed))
         raise TypeError(f"explainer: {type(explainer).__name__} is none of {names}, whose passes are fixed")
     check_fixed(explainer, options)
-    for module in owners(explainer.forward_func):
+    additional = as_arguments(options.get("additional_forward_args"))
+    for module in find(explainer.forward_func, as_inputs(inputs)[0], additional):
         if isinstance(module, Prepared) and module.choice.compiled == "reduce-overhead":
             raise ValueError("explainer: its model replays graphs of its own; prepare it without cuda_graphs")
     return Compiled(explainer, inputs, target, options)

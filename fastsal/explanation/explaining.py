@@ -187,7 +187,7 @@ class _Probabilities:
     """A classifier with softmax, as the papers of perturbation methods score it."""
 
     def __init__(self, model: Callable[..., Any]) -> None:
-        self.model = model
+        self.model = self.__wrapped__ = model
 
     def __call__(self, *inputs: Any) -> Tensor:
         scores: Tensor = main_output(self.model(*inputs))

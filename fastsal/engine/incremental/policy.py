@@ -14,7 +14,7 @@ from fastsal.engine.incremental.runner import Incremental
 from fastsal.engine.incremental.scoring import ROWS, Wrong, scores_of_changes
 from fastsal.engine.incremental.worth import seconds_of_row, trace_seconds
 from fastsal.engine.prepare import Prepared, Step
-from fastsal.engine.run import host_may_wait, owners
+from fastsal.engine.run import hookable, host_may_wait, modules_of
 
 FEWEST = 48
 """Positions below which not even one pass is recorded, to see whether it pays."""
@@ -85,15 +85,14 @@ def _attempt(asked: Asked, memory: Memory, forced: bool) -> Tensor | str:
     impossible = _impossible(asked)
     if impossible is not None:
         return impossible
-    (image,), changes, models = asked.inputs, asked.changes(), owners(asked.forward_func)
+    (image,), changes, models = asked.inputs, asked.changes(), modules_of(asked.forward_func)
     count = len(changes.rectangles)
     if not forced and count < FEWEST:
         return f"there are fewer than {FEWEST} positions"
     if count > MOST:
         return f"there are more than {MOST} positions"
     prepared = [model for model in models if isinstance(model, Prepared)]
-    compiled = any(hasattr(model, "_orig_mod") for model in models)
-    if compiled or any(each.choice.compiled or len(each.choice.devices) > 1 for each in prepared):
+    if not hookable(asked.forward_func):
         return "the model is compiled, or split over devices"
     known = memory.of(asked.forward_func, models, image)
     unworthy = None if forced else _unworthy(known, image, changes, SAVED_PREPARED if prepared else SAVED)

@@ -12,7 +12,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsal._torch import TorchDispatchMode, tree_flatten, tree_map
 from fastsal.engine.incremental.tracing import NotTraceable, Traced, attributes_kept, functional_form, has_hooks
-from fastsal.engine.run.forward import owners, run
+from fastsal.engine.run.forward import run
+from fastsal.engine.run.modules import modules_of
 
 
 def record(forward_func: Callable[..., Any], input: Tensor) -> Traced:
@@ -31,7 +32,7 @@ def record(forward_func: Callable[..., Any], input: Tensor) -> Traced:
         NotTraceable: for a forward that does not run so or whose course depends on values, modules with hooks, and
             TorchScript.
     """
-    models = owners(forward_func)
+    models = modules_of(forward_func)
     parts = [part for model in models for part in model.modules()]
     if any(map(has_hooks, parts)):
         raise NotTraceable("its modules have hooks, which would see one pass more")

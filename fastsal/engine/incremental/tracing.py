@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastsal._torch import FakeTensorMode, OpOverload, TreeSpec, set_grad_enabled, tree_flatten
-from fastsal.engine.run.forward import owners, run
+from fastsal.engine.run.forward import run
+from fastsal.engine.run.modules import modules_of
 
 
 class NotTraceable(ValueError):
@@ -47,7 +48,7 @@ class _Call(nn.Module):
 
     def __init__(self, forward_func: Callable[..., Any], tell: Callable[[TreeSpec], None]) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(owners(forward_func))
+        self.parts = nn.ModuleList(modules_of(forward_func))
         self.__dict__.update(forward_func=forward_func, tell=tell)
 
     def forward(self, rows: Tensor) -> list[Any]:
@@ -64,7 +65,7 @@ def trace(forward_func: Callable[..., Any], input: Tensor) -> Traced:
     Call inside ``evaluation(forward_func)`` and ``torch.no_grad``.
 
     Args:
-        forward_func: module or callable of one tensor.
+        forward_func: module or callable of one tensor; one that has run, so that its modules are known.
         input: [1, ...], of the shape that the graph is to be of.
 
     Raises:

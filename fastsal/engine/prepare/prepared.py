@@ -14,6 +14,7 @@ from fastsal.engine.prepare.folding import Fold, fold
 from fastsal.engine.prepare.precision import DTYPES, as_dtype, float32_arithmetic, keep_exact
 from fastsal.engine.prepare.replica import replica
 from fastsal.engine.prepare.watch import Watch
+from fastsal.engine.run.forward import evaluation
 from fastsal.engine.run.managed import Managed
 
 
@@ -123,6 +124,10 @@ class Prepared(Managed):
         """Of the weights and inputs, where it is not the model's own."""
         return None if self.choice.autocast else DTYPES.get(self.choice.precision or "")
 
+    @property
+    def hookable(self) -> bool:
+        return self.choice.compiled is None and len(self.choice.devices) < 2
+
     def copy_of(self, part: nn.Module) -> nn.Module:
         """The replica's counterpart of one of the model's parts; any other as it is."""
         return self.copies.get(part, part)
@@ -148,7 +153,9 @@ class Prepared(Managed):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output, in the dtypes that the model gives."""
         if kwargs or form_of(args) != self.form:
-            return self.__dict__["original"](*args, **kwargs)
+            original: nn.Module = self.__dict__["original"]
+            with evaluation(original) if self._depth else contextlib.nullcontext():
+                return original(*args, **kwargs)
         if self._depth == 0:
             with self.session():
                 return self._run(args)

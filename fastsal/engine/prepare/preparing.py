@@ -15,7 +15,8 @@ from fastsal.engine.prepare.folding import foldable
 from fastsal.engine.prepare.precision import TOLERANCES, checked_precision
 from fastsal.engine.prepare.prepared import Choice, Form, Prepared, Step, form_of, unprepared
 from fastsal.engine.prepare.replica import NotReplicable, replica
-from fastsal.engine.run.forward import evaluation, owner, run, scratch
+from fastsal.engine.run.forward import evaluation, run, scratch
+from fastsal.engine.run.modules import unwrapped
 from fastsal.engine.run.plan import MOST_ROWS, free_bytes
 
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
@@ -81,7 +82,7 @@ def prepare(
     arguments = tuple(map(scratch, (*values, *extra)))
     if not isinstance(arguments[0], Tensor) or arguments[0].dim() == 0 or arguments[0].shape[0] == 0:
         raise ValueError("inputs: the first must be a tensor [B, ...] with at least one example")
-    plain = owner(model) or model
+    plain = unwrapped(model)
     preparation = _Preparation(plain, arguments)
     if compile is None:
         compile = plain is not model

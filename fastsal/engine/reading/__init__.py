@@ -2,8 +2,9 @@
 
 from fastsal.engine.reading.first_layer import FirstLayer, first_layer
 from fastsal.engine.reading.grid import Grid, grid_of
-from fastsal.engine.reading.layers import Layer, default_layer, layers, resolve_layer
+from fastsal.engine.reading.layers import Layer, default_layer, layers
 from fastsal.engine.reading.reading import Reading, Unrelated, read, replaced
+from fastsal.engine.reading.resolving import resolvable, resolve_layer, resolve_layers
 from fastsal.engine.reading.tail import Tail, begins_with
 
 __all__ = [
@@ -20,5 +21,7 @@ __all__ = [
     "layers",
     "read",
     "replaced",
+    "resolvable",
     "resolve_layer",
+    "resolve_layers",
 ]

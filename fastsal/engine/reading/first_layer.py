@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastsal._torch import tree_leaves
-from fastsal.engine.prepare.prepared import Prepared
 from fastsal.engine.prepare.watch import Watch
-from fastsal.engine.run.forward import ForwardFunc, owner, owners, run, scratch
+from fastsal.engine.run.forward import run, scratch
+from fastsal.engine.run.modules import ForwardFunc, behind, hookable, module_of
 
 AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MIX = 0.37
@@ -84,9 +84,8 @@ class FirstLayer:
             raise ValueError(f"forward_func: it ran its first layer {len(calls)} times")
         return found
 
-    def is_the_only_way(self, x: Tensor, additional: tuple[Any, ...]) -> bool:
-        """Whether an output that is given the layer's value is the same for an input that is not a number."""
-        expected = run(self._forward_func, (x.clone(),), additional)
+    def is_the_only_way(self, x: Tensor, additional: tuple[Any, ...], expected: Any) -> bool:
+        """Whether an output that is given the layer's value is the expected one for an input that is not a number."""
         try:
             value = self.value(x.clone(), additional)
             got = self._answered(value.clone(), torch.full_like(x, torch.nan), additional)
@@ -129,21 +128,30 @@ def first_layer(
 ) -> tuple[FirstLayer | None, Found | None]:
     """(the first layer where it can stand for the input, what to pass as ``known`` the next time).
 
-    Call inside ``evaluation`` and ``torch.no_grad``. Looking for it takes two passes of one example.
+    Call inside ``evaluation`` and ``torch.no_grad``. Looking for it takes two passes of one example; where it is not
+    known what a callable runs, the first is made before anything is looked for.
 
     Args:
-        forward_func: module or callable around one; not one that was compiled.
+        forward_func: module or callable around one; none is found in one that was compiled.
         x, start: inputs [B, ...], floating point.
         additional: further arguments.
         known: of an earlier call.
         whatever_it_costs: a layer whose value is larger than its input, too.
     """
-    module = owner(forward_func)
-    if module is None or _compiled(forward_func):
+    expected = None
+    if behind(forward_func) is None:
+        if _could_be_of_examples(additional, len(x)):
+            return None, known
+        try:
+            expected = run(forward_func, (x[:1].clone(),), tuple(map(scratch, additional)))
+        except Exception:  # the model's own error is raised where the explainer runs it
+            return None, known
+    module = module_of(forward_func)
+    if module is None or not hookable(forward_func):
         return None, known
     form = (tuple(x.shape[1:]), x.dtype, x.device, whatever_it_costs)
     if known is None or not known.holds(module, form):
-        layer = _search(forward_func, module, x, start, additional, whatever_it_costs)
+        layer = _search(forward_func, module, x, additional, whatever_it_costs, expected)
         known = Found(module, form, layer)
     found = None if known.layer is None else FirstLayer(forward_func, known.layer)
     if found is not None and not found.is_affine(x, start, additional):
@@ -151,17 +159,23 @@ def first_layer(
     return found, known
 
 
+def _could_be_of_examples(additional: tuple[Any, ...], examples: int) -> bool:
+    """Whether an argument may go by example, which one example cannot tell."""
+    return any(isinstance(value, Tensor) and value.dim() and value.shape[0] == examples for value in additional)
+
+
 def _search(
     forward_func: ForwardFunc,
     module: nn.Module,
     x: Tensor,
-    start: Tensor,
     additional: tuple[Any, ...],
     whatever_it_costs: bool,
+    expected: Any,
 ) -> nn.Module | None:
+    """The first layer, by two passes of one example, or one where the expected output of that is given."""
     layers = [part for part in module.modules() if type(part) in AFFINE]
-    if any(isinstance(value, Tensor) and value.dim() and value.shape[0] == len(x) for value in additional):
-        return None  # whether it goes by example, one example cannot tell
+    if _could_be_of_examples(additional, len(x)):
+        return None
     one = x[:1].clone()
     ran: list[nn.Module] = []
 
@@ -185,7 +199,9 @@ def _search(
     # A convolution's value is often several times its input, and costs more to pass than the products that it saves.
     if not whatever_it_costs and first.value(one.clone(), additional).numel() > one.numel():
         return None
-    return ran[0] if first.is_the_only_way(one, additional) else None
+    if expected is None:
+        expected = run(forward_func, (one.clone(),), additional)
+    return ran[0] if first.is_the_only_way(one, additional, expected) else None
 
 
 def _hooked(part: nn.Module) -> bool:
@@ -193,14 +209,3 @@ def _hooked(part: nn.Module) -> bool:
         getattr(part, name)
         for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     )
-
-
-def _compiled(forward_func: ForwardFunc) -> bool:
-    """Whether something runs that was traced without what is done to the layer, or on other devices."""
-    for module in owners(forward_func):
-        if isinstance(module, Prepared):
-            if module.choice.compiled is not None or module.choice.devices:
-                return True
-        elif hasattr(module, "_orig_mod") or isinstance(module, torch.jit.ScriptModule):
-            return True
-    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fastsal._torch import tree_flatten, tree_unflatten
 from fastsal.engine.reading.affine import Escapes, is_affine
+from fastsal.engine.reading.resolving import resolve_layer
 from fastsal.engine.run.forward import detached, evaluation, run, scratch
 
 Tensors = tuple[Tensor, ...]
@@ -147,7 +149,23 @@ def read(
                 scores = None if select is None else select(output)
             found = [value for value in values if value is not None]
             if len(found) < len(layers):
-                raise ValueError("layer: the model did not run it; choose one that its forward calls")
+                # Those of a prepared model, which was not known to be behind the callable until now.
+                copies_of = [resolve_layer(model, layer) for layer in layers]
+                if all(map(operator.is_, copies_of, layers)):
+                    raise ValueError("layer: the model did not run it; choose one that its forward calls")
+                return read(
+                    model,
+                    copies_of,
+                    inputs,
+                    additional,
+                    select,
+                    at_input=at_input,
+                    create_graph=create_graph,
+                    tail_graph=tail_graph,
+                    affine=affine,
+                    note=note,
+                    grad_kwargs=grad_kwargs,
+                )
             if select is None:
                 return Reading(output, found, [])
             wanted = [tensor for value in found for tensor in value if tensor.requires_grad]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastsal._torch import tree_leaves, tree_map
-from fastsal.engine.run.forward import owner, run, scratch
+from fastsal.engine.run.forward import find, run, scratch
+from fastsal.engine.run.modules import parts_of, unwrapped
 
 
 class Tail:
@@ -42,9 +43,9 @@ class Tail:
         self, model: Callable[..., Any], layer: nn.Module, inputs: tuple[Tensor, ...], additional: tuple[Any, ...]
     ) -> None:
         self._model, self._layer, self._inputs, self._additional = model, layer, inputs, additional
-        module = owner(model)
-        assert module is not None
-        self._parts = [part for part in module.modules() if part is not module]
+        whole = [unwrapped(module) for module in find(model, inputs, additional)]
+        parts = {key: part for module in whole for key, part in parts_of(module).items()}
+        self._parts = [part for part in parts.values() if part not in whole]
         self._kept: dict[nn.Module, list[Any]] = {}
         self.value = torch.empty(0)
         self.output = self._record()

@@ -1,9 +1,10 @@
 """One call of the model, and many: sweeps, their batches, and CUDA graphs."""
 
-from fastsal.engine.run.forward import detached, evaluation, owner, owners, run, scratch
+from fastsal.engine.run.forward import detached, evaluation, find, one_example, run, scratch
 from fastsal.engine.run.gradients import input_gradients
 from fastsal.engine.run.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.run.managed import Managed
+from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
 from fastsal.engine.run.plan import Plan, chunks_of
 from fastsal.engine.run.sweep import ChunkTooLarge, Sweep, Swept, chunks, note, observed
 
@@ -14,16 +15,20 @@ __all__ = [
     "Plan",
     "Sweep",
     "Swept",
+    "calling",
     "chunks",
     "chunks_of",
     "detached",
     "evaluation",
+    "find",
+    "hookable",
     "host_may_wait",
     "input_gradients",
+    "module_of",
+    "modules_of",
     "note",
     "observed",
-    "owner",
-    "owners",
+    "one_example",
     "run",
     "scratch",
     "without_waiting",

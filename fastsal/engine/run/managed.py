@@ -20,6 +20,11 @@ class Managed(nn.Module):
     module: nn.Module
     rows: int | None
 
+    @property
+    @abstractmethod
+    def hookable(self) -> bool:
+        """Whether hooks on the replica see all that runs: it is not compiled, and on one device."""
+
     @abstractmethod
     @contextlib.contextmanager
     def session(self, whole: bool = False) -> Iterator[None]:

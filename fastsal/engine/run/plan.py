@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from fastsal.engine.run.forward import owners
 from fastsal.engine.run.managed import Managed
+from fastsal.engine.run.modules import ForwardFunc, behind, modules_of
 
 CPU_ROWS = 8
 CPU_BYTES = 2**22
@@ -45,7 +44,8 @@ class Plan:
     """Chunk sizes for a sweep of ``total`` items, each of ``rows_per_item`` rows of ``row_bytes`` bytes.
 
     A batch size given by the caller is in items and is honoured until memory runs out. Otherwise ``forward_func`` is
-    asked for the rows per call that were measured to be the fastest, where it is prepared.
+    asked for the rows per call that were measured to be the fastest, where it is prepared; where it is not known what
+    it runs, after the first chunk.
     """
 
     def __init__(
@@ -55,9 +55,10 @@ class Plan:
         row_bytes: int,
         device: torch.device,
         batch_size: int | None = None,
-        forward_func: Callable[..., Any] | None = None,
+        forward_func: ForwardFunc | None = None,
     ) -> None:
-        self.device = device
+        self.device, self._total = device, total
+        self._unknown: ForwardFunc | None = None
         batch_size = _fixed_size.get() or batch_size
         self._rows_per_item = max(rows_per_item, 1)
         self._fixed = batch_size is not None
@@ -65,23 +66,34 @@ class Plan:
         if batch_size is not None:
             self.size = batch_size
             return
-        row_bytes = max(row_bytes, 1)
+        self._row_bytes = max(row_bytes, 1)
         measured = None if forward_func is None else preferred_rows(forward_func)
+        if forward_func is not None and behind(forward_func) is None:
+            self._unknown = forward_func
         if measured is not None:
             most = measured
         elif device.type == "cuda":
             most = MOST_ROWS
         else:
-            most = min(MOST_ROWS, max(CPU_ROWS, torch.get_num_threads(), CPU_BYTES // row_bytes))
-        rows = min(most, int(BUDGET * free_bytes(device) / (ROW_FACTOR * row_bytes)))
+            most = min(MOST_ROWS, max(CPU_ROWS, torch.get_num_threads(), CPU_BYTES // self._row_bytes))
+        self._choose(most)
+
+    def _choose(self, most: int) -> None:
+        """So many rows at most, as far as memory goes."""
+        rows = min(most, int(BUDGET * free_bytes(self.device) / (ROW_FACTOR * self._row_bytes)))
         self._most = max(1, most // self._rows_per_item)
         size = min(rows // self._rows_per_item, self._most)
         if size > MULTIPLE:
             size -= size % MULTIPLE
-        self.size = max(1, min(size, total))
+        self.size = max(1, min(size, self._total))
 
     def succeeded(self, count: int) -> None:
         """A chunk of ``count`` items ran: on a GPU, grow into what it left free."""
+        if self._unknown is not None:
+            measured, self._unknown = preferred_rows(self._unknown), None
+            if measured is not None and not self._fixed:
+                self._choose(measured)
+                return
         if self._fixed or self.device.type != "cuda" or count < self.size or self.size >= self._most:
             return
         taken = max(torch.cuda.memory_reserved(self.device) - self._reserved, 1)
@@ -100,9 +112,9 @@ class Plan:
         return True
 
 
-def preferred_rows(forward_func: Callable[..., Any]) -> int | None:
-    """Rows per call with the most throughput, of a prepared model."""
-    return next((module.rows for module in owners(forward_func) if isinstance(module, Managed)), None)
+def preferred_rows(forward_func: ForwardFunc) -> int | None:
+    """Rows per call with the most throughput, of a model that is known to be prepared."""
+    return next((module.rows for module in modules_of(forward_func) if isinstance(module, Managed)), None)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from fastsal._torch import tree_leaves
-from fastsal.engine.reading import Reading, Unrelated, default_layer, grid_of, read, resolve_layer
+from fastsal.engine.reading import (
+    Reading,
+    Unrelated,
+    default_layer,
+    grid_of,
+    read,
+    resolvable,
+    resolve_layer,
+    resolve_layers,
+)
 from fastsal.explainers.arguments import Inputs, as_inputs
 from fastsal.explainers.base import Attribution, Display, describe
 from fastsal.explainers.call import Call
@@ -72,7 +81,10 @@ class ActivationMap(Attribution):
         given: list[Any] = [] if layer is None else list(layer) if isinstance(layer, (list, tuple)) else [layer]
         if layer is not None and not given:
             raise ValueError("layer: the list is empty")
-        self.layers: list[nn.Module] = [resolve_layer(model, each) for each in given]
+        self._given = given
+        self.layers: list[nn.Module] = (
+            [resolve_layer(model, each) for each in given] if resolvable(model, given) else []
+        )
         self.layer_names = [each if isinstance(each, str) else None for each in given]
         self.reshape_transform = reshape_transform
 
@@ -291,8 +303,13 @@ class ActivationMap(Attribution):
             task.note(output)
             return select(output)
 
+        if self._given and not self.layers:
+            self.layers = resolve_layers(self.forward_func, self._given, task.inputs, task.additional)
         if self.layers:
-            return run(self.layers)
+            found = run(self.layers)
+            # A prepared model, whose layers they are, may have been found by the run.
+            self.layers = [resolve_layer(self.forward_func, layer) for layer in self.layers]
+            return found
         selected = score if self.needs_gradients else _any_score
         try:
             return self._at_default_layer(task, selected, run)

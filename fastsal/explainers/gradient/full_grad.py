@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fastsal.engine.prepare import unprepared
-from fastsal.engine.run import owner, run, scratch
+from fastsal.engine.run import find, module_of, run, scratch
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import Attribution, Display, attribution
 from fastsal.explainers.call import Call
@@ -95,9 +96,6 @@ class FullGrad(Attribution):
             TypeError: for a callable without one module behind it.
             ValueError: for scores that do not depend on the inputs.
         """
-        module = owner(self.forward_func)
-        if module is None:
-            raise TypeError("forward_func: FullGrad reads a module's biases; pass the torch.nn.Module itself")
         outputs: list[tuple[nn.Module, Tensor]] = []
 
         def keep(part: nn.Module, _args: Any, output: Any) -> Any:
@@ -106,11 +104,16 @@ class FullGrad(Attribution):
             outputs.append((part, output))
             return output.clone()  # what follows may write to it
 
-        handles = [
-            part.register_forward_hook(keep) for part in module.modules() if isinstance(part, (*_CONVOLUTIONS, *_NORMS))
-        ]
-        try:
-            with task.context(eager=True), torch.enable_grad():
+        handles: list[RemovableHandle] = []
+        with task.context(eager=True), torch.enable_grad():
+            find(task.forward_func, task.inputs, task.additional)
+            module = module_of(task.forward_func)
+            if module is None:
+                raise TypeError("forward_func: FullGrad reads a module's biases; pass the torch.nn.Module itself")
+            try:
+                for part in module.modules():
+                    if isinstance(part, (*_CONVOLUTIONS, *_NORMS)):
+                        handles.append(part.register_forward_hook(keep))
                 leaf = scratch(task.inputs[0]).requires_grad_()
                 copies = (leaf.clone(), *map(scratch, task.inputs[1:]))
                 output = run(task.forward_func, copies, tuple(map(scratch, task.additional)))
@@ -120,9 +123,9 @@ class FullGrad(Attribution):
                     raise ValueError("forward_func: its output does not depend on the inputs through autograd")
                 wanted = [leaf, *(value for _, value in outputs)]
                 gradients = torch.autograd.grad(scores.sum(), wanted, allow_unused=True)
-        finally:
-            for handle in handles:
-                handle.remove()
+            finally:
+                for handle in handles:
+                    handle.remove()
         first = torch.zeros_like(leaf) if gradients[0] is None else gradients[0]
         return leaf.detach(), outputs, (first, *gradients[1:])
 

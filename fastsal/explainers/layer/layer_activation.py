@@ -48,7 +48,7 @@ class LayerActivation(LayerAttribution):
 
         def run() -> Any:
             found = read(
-                task.forward_func, self.layers(), task.inputs, task.additional, at_input=attribute_to_layer_input
+                task.forward_func, self.layers(task), task.inputs, task.additional, at_input=attribute_to_layer_input
             )
             task.note(found.output)
             return self.result(found.values)

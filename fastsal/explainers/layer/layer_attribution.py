@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsal.engine.reading import Reading, read, resolve_layer
+from fastsal.engine.reading import Reading, read, resolvable, resolve_layer, resolve_layers
 from fastsal.explainers.base import Display, GradientAttribution
 from fastsal.explainers.task import Task
 
@@ -39,9 +39,10 @@ class LayerAttribution(GradientAttribution):
                 raise TypeError(f"layer: {type(layer).__name__} given, but {type(self).__name__} explains one layer")
             if not layer:
                 raise ValueError("layer: the list is empty")
-            self.layer = [resolve_layer(self.forward_func, entry) for entry in layer]
-        else:
-            self.layer = resolve_layer(self.forward_func, layer)
+        given = layer if isinstance(layer, (list, tuple)) else [layer]
+        if resolvable(self.forward_func, given):
+            given = [resolve_layer(self.forward_func, entry) for entry in given]
+        self.layer = list(given) if isinstance(layer, (list, tuple)) else given[0]
         self.device_ids = device_ids
 
     @staticmethod
@@ -60,9 +61,13 @@ class LayerAttribution(GradientAttribution):
         """
         return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
 
-    def layers(self) -> Sequence[nn.Module]:
-        """The layer, or the list of them."""
-        return self.layer if isinstance(self.layer, list) else (self.layer,)
+    def layers(self, task: Task) -> Sequence[nn.Module]:
+        """The layers' modules, for a call."""
+        several = isinstance(self.layer, list)
+        given = self.layer if several else [self.layer]
+        found = resolve_layers(self.forward_func, given, task.inputs, task.additional)
+        self.layer = found if several else found[0]
+        return found
 
     def read(self, task: Task, at_input: bool, grad_kwargs: dict[str, Any] | None) -> Reading:
         """One pass, with the values at the layers and the gradients of the target by them."""
@@ -74,7 +79,7 @@ class LayerAttribution(GradientAttribution):
 
         return read(
             task.forward_func,
-            self.layers(),
+            self.layers(task),
             task.inputs,
             task.additional,
             noting,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastsal.engine.reading import read, replaced
+from fastsal.engine.run import calling
 from fastsal.engine.run import run as run_model
 from fastsal.explainers.arguments import Baselines, Inputs, examples_of
 from fastsal.explainers.base import attribution, describe
@@ -96,8 +97,9 @@ class LayerIntegratedGradients(LayerAttribution):
         examples_of(task.inputs)
 
         def run() -> Any:
+            layers = self.layers(task)
             values = [
-                read(task.forward_func, self.layers(), each, task.additional, at_input=attribute_to_layer_input).values
+                read(task.forward_func, layers, each, task.additional, at_input=attribute_to_layer_input).values
                 for each in (task.inputs, task.starts())
             ]
             sizes = [len(value) for value in values[0]]
@@ -109,9 +111,10 @@ class LayerIntegratedGradients(LayerAttribution):
                         f"{task.examples} examples as dimension 0; choose another layer"
                     )
 
+            @calling(task.forward_func)
             def after(*arguments: Any) -> Any:
                 found, rest = arguments[: len(ends)], arguments[len(ends) :]
-                with replaced(self.layers(), _grouped(found, sizes), at_input=attribute_to_layer_input):
+                with replaced(layers, _grouped(found, sizes), at_input=attribute_to_layer_input):
                     return run_model(task.forward_func, rest)
 
             behind = describe(
@@ -123,6 +126,7 @@ class LayerIntegratedGradients(LayerAttribution):
                 n_steps,
                 method,
                 internal_batch_size,
+                first_layer_once=False,  # what is run begins behind the layer
                 show_progress=show_progress,
                 create_graph=create_graph,
                 grad_kwargs=grad_kwargs,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.prepare import unprepared
+from fastsal.engine.run import calling
 from fastsal.explainers.arguments import Inputs, as_inputs
 from fastsal.explainers.base import GradientAttribution, attribution
 from fastsal.explainers.call import Call
@@ -115,6 +116,7 @@ class LRP(GradientAttribution):
         of_inputs = task.given.callable_with(model)
         outputs: list[Tensor] = []
 
+        @calling(model)
         def forward(*arguments: Any) -> Any:
             try:
                 with mode.hooked(), mode:

@@ -1,0 +1,250 @@
+"""One explanation's hold on the modules that run: found as they run, in evaluation mode, and left as they were.
+
+Where the callable is no module of which all is known, its passes are watched: a global hook tells of every module that
+runs, and until a pass was complete a mode tells of operations outside of modules, which a module's own method may run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastsal.engine.run import stance
+from fastsal.engine.run.managed import Managed
+from fastsal.engine.run.modules import (
+    Behind,
+    ForwardFunc,
+    behind,
+    close,
+    forget,
+    is_closed,
+    is_compiled,
+    outermost_of,
+    parts_of,
+    remember,
+    same,
+    unwrapped,
+)
+from fastsal.engine.run.watching import Again, Pass
+
+MOST_TRIES = 8
+"""Runs of one pass, each of which found another module that was in training mode until then."""
+
+
+class _Thread(threading.local):
+    """The sessions that a thread entered, the innermost last."""
+
+    def __init__(self) -> None:
+        self.sessions: list[Session] = []
+
+
+_thread = _Thread()
+
+
+def current() -> Session | None:
+    """The innermost session of this thread."""
+    return _thread.sessions[-1] if _thread.sessions else None
+
+
+class Session:
+    """Context in which a callable's modules are in evaluation mode; the managed ones are in sessions of their own.
+
+    Args:
+        forward_func: the callable.
+        eager: what ``torch.compile`` made runs as plain PyTorch.
+    """
+
+    def __init__(self, forward_func: ForwardFunc, eager: bool) -> None:
+        self.forward_func, self.eager = forward_func, eager
+        self.complete = False
+        self._contexts = contextlib.ExitStack()
+        self._stack = _thread.sessions
+        self._parts: dict[int, nn.Module] = {}
+        self._outermost: dict[int, nn.Module] = {}
+        self._hidden: dict[int, nn.Module] = {}
+        self._closed: set[int] = set()
+        self._opaque: dict[int, bool] = {}
+        self._switched: list[nn.Module] = []
+        self._compiled = self._running = self._grown = self._holds_stance = False
+        self._watched = True
+
+    def __enter__(self) -> Session:
+        self._stack.append(self)
+        try:
+            self._holds_stance = self.eager and stance.hold(stance.EAGER)
+            self._take_known()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._contexts.close()
+        finally:
+            self._stack.remove(self)
+            if self._holds_stance:
+                stance.release(stance.EAGER)
+            _back(self._switched)
+            if not any(same(other.forward_func, self.forward_func) for other in self._stack):
+                forget(self.forward_func)
+
+    def _take_known(self) -> None:
+        """What is known of the callable, and whether that is all."""
+        if isinstance(self.forward_func, nn.Module):
+            self._take(self.forward_func, managed=True)
+            if id(self.forward_func) in self._closed:
+                self._watched = False
+                return
+            self._watched = not self.is_opaque(self.forward_func)
+        known = behind(self.forward_func)
+        if known is not None:
+            for module in known.outermost:
+                self._take(module, managed=True)
+            for module in known.hidden:
+                self._take(module, managed=False)
+            if known.compiled and not self.eager:
+                self._watched = False
+
+    def _take(self, module: nn.Module, *, managed: bool) -> bool:
+        """Evaluation mode for a module and its parts; whether any was in training mode."""
+        if id(module) in self._parts:
+            return False
+        if managed and isinstance(module, Managed):
+            self._contexts.enter_context(module.session(whole=self.eager))
+        parts = parts_of(module)
+        if is_closed(module, parts):
+            self._closed.add(id(module))
+        fresh = [part for key, part in parts.items() if key not in self._parts] if self._parts else parts.values()
+        training = _evaluate(fresh, self._switched)
+        self._parts.update(parts)
+        return training
+
+    def add(self, module: nn.Module, *, hidden: bool) -> bool:
+        """A module runs, inside of another where it is hidden; whether it was in training mode until now."""
+        listed = self._hidden if hidden else self._outermost
+        self._grown |= id(module) not in listed
+        listed[id(module)] = module
+        return self._take(module, managed=not hidden)
+
+    def add_compiled(self) -> None:
+        """Compiled code runs that could not be seen before."""
+        self._compiled = True
+
+    def is_opaque(self, module: nn.Module) -> bool:
+        """Whether nothing is to be told of what runs inside of a module: all is known, or it is compiled."""
+        if id(module) in self._closed:
+            return True
+        if id(module) not in self._opaque:
+            self._opaque[id(module)] = not self.eager and is_compiled(parts_of(module).values())
+        return self._opaque[id(module)]
+
+    def close(self, module: nn.Module) -> None:
+        """A module ran to its end, and none but its parts."""
+        close(module)
+        self._closed.add(id(module))
+
+    def run(self, forward_func: ForwardFunc, arguments: tuple[Any, ...]) -> Any:
+        """``forward_func(*arguments)``, of which no part runs in training mode.
+
+        Raises:
+            RuntimeError: where that cannot be.
+        """
+        if not self._watched or self._running:
+            return forward_func(*arguments)
+        given = [value for value in arguments if isinstance(value, Tensor)]
+        written, draws = _versions(given), [] if self.complete else _random_states(given)
+        grad = torch.is_grad_enabled()
+        self._running = True
+        try:
+            for _ in range(MOST_TRIES):
+                try:
+                    output = Pass(self, given).run(forward_func, arguments)
+                except Again as again:
+                    found = type(again.module).__name__
+                else:
+                    self._learn()
+                    return output
+                if written != _versions(given):
+                    break
+                torch.set_grad_enabled(grad)  # which a hook may have changed
+                for draw, state in draws:
+                    draw(state)
+        finally:
+            self._running = False
+        raise RuntimeError(
+            f"forward_func: it calls a method of a {found} in training mode, and what it did before cannot be undone; "
+            "call its eval() before"
+        )
+
+    def module(self) -> nn.Module | None:
+        """The one module that ran so far; None where there are more, or none."""
+        outermost = outermost_of(self._outermost.values())
+        return unwrapped(outermost[0]) if len(outermost) == 1 else None
+
+    def _learn(self) -> None:
+        """Remember what a complete pass has shown."""
+        if isinstance(self.forward_func, nn.Module):
+            self._watched = id(self.forward_func) not in self._closed
+        elif self._compiled and not self.eager:
+            self._watched = False
+        if self._grown or not self.complete:
+            outermost = outermost_of(self._outermost.values())
+            if isinstance(self.forward_func, nn.Module):
+                outermost = [self.forward_func]
+            hidden = outermost_of(self._hidden.values())
+            remember(self.forward_func, Behind(outermost, hidden, self._compiled))
+        self._grown, self.complete = False, True
+
+
+def _versions(tensors: list[Tensor]) -> list[int | None]:
+    """What tells of values that were written to."""
+    return [None if tensor.is_inference() else tensor._version for tensor in tensors]
+
+
+_lock = threading.Lock()
+_evaluated: dict[int, int] = {}
+"""Of parts that were in training mode, by id, how many sessions of all threads keep them in evaluation mode."""
+
+
+def _evaluate(parts: Iterable[nn.Module], switched: list[nn.Module]) -> bool:
+    """Put parts in evaluation mode and list those that :func:`_back` is due for; whether any was in training mode."""
+    # A frozen ScriptModule has no flag.
+    found = [part for part in parts if getattr(part, "training", False) or (_evaluated and id(part) in _evaluated)]
+    if not found:
+        return False
+    training = False
+    with _lock:
+        for part in found:
+            switched.append(part)
+            _evaluated[id(part)] = _evaluated.get(id(part), 0) + 1
+            training = training or part.training
+            part.training = False
+    return training
+
+
+def _back(switched: list[nn.Module]) -> None:
+    if not switched:
+        return
+    with _lock:
+        for part in switched:
+            left = _evaluated.pop(id(part), 1) - 1
+            if left:
+                _evaluated[id(part)] = left
+            else:
+                part.training = True
+
+
+def _random_states(tensors: list[Tensor]) -> list[tuple[Any, Any]]:
+    """(function, argument) that set each generator back that a pass may draw from."""
+    states: list[tuple[Any, Any]] = [(torch.set_rng_state, torch.get_rng_state())]
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        if not torch.cuda.is_current_stream_capturing():  # generators cannot be asked meanwhile
+            state = torch.cuda.get_rng_state(device)
+            states.append((lambda state, device=device: torch.cuda.set_rng_state(state, device), state))
+    return states

@@ -1,0 +1,295 @@
+"""One pass of a callable whose modules are told of as they run, before they run.
+
+A global hook tells of modules. An operation outside of any may be that of a module's method, which a mode tells of and
+the frames that called it show. Neither is there while code of ``torch.compile`` or a module of which all is known
+runs: compiled code would be compiled again for it, and the other costs nothing then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+import torch.nn.modules.module as torch_module
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
+from torch.utils.hooks import RemovableHandle
+
+from fastsal.engine.run import stance
+from fastsal.engine.run.modules import ForwardFunc, parts_of
+
+
+class Again(BaseException):
+    """Ends a pass in which a module's method began in training mode; the module is in evaluation mode now."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class Watcher(Protocol):
+    """Who is told of modules.
+
+    Attributes:
+        eager: whether compiled code runs as plain PyTorch.
+        complete: whether a pass has been watched to its end.
+    """
+
+    eager: bool
+    complete: bool
+
+    def add(self, module: nn.Module, *, hidden: bool) -> bool:
+        """A module runs, inside of another where it is hidden; whether it was in training mode until now."""
+
+    def add_compiled(self) -> None:
+        """Compiled code runs that could not be seen before."""
+
+    def is_opaque(self, module: nn.Module) -> bool:
+        """Whether nothing is to be told of what runs inside of a module: all is known, or it is compiled."""
+
+    def close(self, module: nn.Module) -> None:
+        """A module ran to its end, and none but its parts."""
+
+
+class _Thread(threading.local):
+    """The pass that this thread's modules are told to."""
+
+    watching: Pass | None = None
+
+
+_thread = _Thread()
+_watching: list[Pass] = []
+"""Of all threads."""
+
+
+def _enters(module: nn.Module, args: tuple[Any, ...]) -> None:
+    if torch.compiler.is_compiling():  # in a graph, where it does nothing
+        return
+    if _thread.watching is not None:
+        _thread.watching.enter(module, sys._getframe(1))
+        return
+    for other in list(_watching):
+        other.enter_elsewhere(module, args)
+
+
+class _GlobalHook:
+    """The hook that all modules have while any pass is watched."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._held = False
+        self._handle: RemovableHandle | None = None
+
+    def add(self, careful: bool) -> None:
+        with self._lock:
+            self._count += 1
+            if careful and not self._held:
+                with contextlib.suppress(RuntimeError):  # inside of compiled code the stance stays
+                    self._held = stance.hold(stance.AS_COMPILED)
+            if self._handle is None:
+                if hasattr(torch_module, "_has_any_global_hook"):
+                    torch_module._has_any_global_hook = _others_have_a_hook
+                self._handle = register_module_forward_pre_hook(_enters)
+
+    def remove(self) -> None:
+        with self._lock:
+            self._count = max(self._count - 1, 0)  # an interrupt may come before it was added
+            if self._count:
+                return
+            if self._handle is not None:
+                self._handle.remove()
+                self._handle = None
+            torch_module._has_any_global_hook = _has_any_global_hook
+            if self._held:
+                self._held = False
+                stance.release(stance.AS_COMPILED)
+
+
+_has_any_global_hook: Any = getattr(torch_module, "_has_any_global_hook", None)
+_hook = _GlobalHook()
+
+
+def _others_have_a_hook() -> bool:
+    """What a compiled module asks to warn of hooks: beside ours, which is removed before compiled code runs."""
+    others = torch_module._global_backward_pre_hooks, torch_module._global_backward_hooks
+    return any((*others, torch_module._global_forward_hooks)) or len(torch_module._global_forward_pre_hooks) > 1
+
+
+class _Operations(TorchFunctionMode):
+    """Tells a pass of operations outside of modules."""
+
+    def __init__(self, told: Pass) -> None:
+        super().__init__()
+        self._told = told
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._told.operate(sys._getframe(1))
+        return func(*args, **(kwargs or {}))
+
+
+class Pass:
+    """One run of a callable under the watch.
+
+    Args:
+        watcher: who is told.
+        given: tensors among the arguments: a module that gets one of them in another thread runs for this pass.
+    """
+
+    def __init__(self, watcher: Watcher, given: list[Tensor]) -> None:
+        self._watcher, self._given = watcher, given
+        self._ident = threading.get_ident()
+        self._mode: Any = None if watcher.complete else _Operations(self)
+        self._watches = self._has_mode = self._has_hidden = False
+        self._inside: nn.Module | None = None
+        self._inside_parts: set[int] = set()
+        self._opaque: set[int] = set()
+        self._paused_for: nn.Module | None = None
+        self._handles: dict[int, RemovableHandle] = {}
+
+    def run(self, forward_func: ForwardFunc, arguments: tuple[Any, ...]) -> Any:
+        """``forward_func(*arguments)``.
+
+        Raises:
+            Again: where it is to be run again.
+        """
+        before = _thread.watching
+        try:
+            self._resume()
+            return forward_func(*arguments)
+        finally:
+            self._pause()
+            for handle in self._handles.values():
+                handle.remove()
+            _thread.watching = before
+
+    def _resume(self) -> None:
+        if not self._watches:
+            self._watches, _thread.watching = True, self
+            _watching.append(self)
+            # Compiled code is known not to be in this thread's way once a pass was complete.
+            _hook.add(self._mode is not None or threading.active_count() > 1)
+            self._enter_mode()
+
+    def _pause(self) -> None:
+        if self._watches:
+            self._exit_mode()
+            _hook.remove()
+            with contextlib.suppress(ValueError):
+                _watching.remove(self)
+            self._watches, _thread.watching = False, None
+
+    def _enter_mode(self) -> None:
+        if self._mode is not None and not self._has_mode:
+            self._mode.__enter__()
+            self._has_mode = True
+
+    def _exit_mode(self) -> None:
+        # Another that was entered since stays above it.
+        if self._has_mode and _get_current_function_mode() is self._mode:
+            self._has_mode = False
+            self._mode.__exit__(None, None, None)
+
+    def operate(self, frame: FrameType) -> None:
+        """An operation is about to run, called from a frame."""
+        if _thread.watching is self and self._inside is None:
+            self._find_methods(frame)
+
+    def enter(self, module: nn.Module, frame: FrameType) -> None:
+        """A module is about to run, called from a frame."""
+        if self._inside is None:
+            self._find_methods(frame)
+            self._add(module)
+            self._go_inside(module)
+        elif id(module) not in self._inside_parts:
+            self._find_methods(frame)
+            self._add(module)
+            if self._watcher.is_opaque(module):
+                self._opaque.add(id(module))
+        if id(module) in self._opaque:
+            self._pause_for(module)
+
+    def enter_elsewhere(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A module is about to run in another thread, where a callable may have sent its inputs."""
+        if threading.get_ident() == self._ident or self._inside is not None:
+            return
+        if any(
+            value is tensor or (isinstance(value, Tensor) and value._base is tensor)
+            for value in args
+            for tensor in self._given
+        ):
+            self._watcher.add(module, hidden=False)
+
+    def _add(self, module: nn.Module) -> bool:
+        hidden = self._inside is not None
+        if hidden:
+            self._has_hidden = True
+            self._inside_parts.update(parts_of(module))
+        _thread.watching = None  # what a managed module does to be ready is no part of the pass
+        try:
+            return self._watcher.add(module, hidden=hidden)
+        finally:
+            _thread.watching = self
+
+    def _find_methods(self, frame: FrameType | None) -> None:
+        """Modules whose methods, other than their call, are on the way from this pass to the frame."""
+        late: nn.Module | None = None
+        while frame is not None and frame.f_code is not _RUN:
+            code = frame.f_code
+            if code.co_argcount and code not in _CALLS:
+                first = frame.f_locals.get(code.co_varnames[0])
+                if isinstance(first, nn.Module) and id(first) not in self._inside_parts and self._add(first):
+                    late = first
+            elif code.co_name in _WRAPPERS and "_dynamo" in code.co_filename and not self._watcher.eager:
+                self._watcher.add_compiled()
+            frame = frame.f_back
+        if late is not None:
+            raise Again(late)
+
+    def _go_inside(self, module: nn.Module) -> None:
+        if isinstance(module, torch.jit.ScriptModule):  # runs no Python
+            return
+        if module._compiled_call_impl is not None and not self._watcher.eager:
+            self._watcher.add_compiled()
+        if self._watcher.is_opaque(module):
+            self._pause_for(module)
+            return
+        self._exit_mode()
+        self._inside, self._inside_parts = module, set(parts_of(module))
+        self._has_hidden = False
+        self._hook_end(module)
+
+    def _pause_for(self, module: nn.Module) -> None:
+        self._pause()
+        self._paused_for = module
+        self._hook_end(module)
+
+    def _hook_end(self, module: nn.Module) -> None:
+        if id(module) not in self._handles:
+            self._handles[id(module)] = module.register_forward_hook(self._ends, always_call=True)
+
+    def _ends(self, module: nn.Module, _args: Any, output: Any) -> None:
+        """A module that was entered has run, or has raised an exception."""
+        if threading.get_ident() != self._ident:
+            return
+        if module is self._paused_for:
+            self._paused_for = None
+            self._resume()
+            if self._inside is not None:
+                self._exit_mode()
+        elif module is self._inside:
+            self._inside, self._inside_parts = None, set()
+            if output is not None and not self._has_hidden:
+                self._watcher.close(module)
+            self._enter_mode()
+
+
+_RUN = Pass.run.__code__
+_CALLS = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)
+_WRAPPERS = ("compile_wrapper", "_fn")
+"""Around what ``torch.compile`` made."""
