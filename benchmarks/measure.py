@@ -143,8 +143,8 @@ class PeakBytes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
-            # A view of what was there before, as of a weight, takes nothing.
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:
+            # A view of what was there before, as of a weight, takes nothing; nor does a shape without values.
+            if isinstance(leaf, Tensor) and not leaf.is_meta and leaf.untyped_storage()._cdata not in given:
                 storage = leaf.untyped_storage()
                 self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
         self._live = {key: value for key, value in self._live.items() if not value[0].expired()}

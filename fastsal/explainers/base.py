@@ -27,6 +27,11 @@ _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z]|$)|[A-Z]?[a-z]+|[A-Z]+|\d+")
 AS_IT_IS = Step("model", False, "as it is: fastsal.prepare(model, inputs) makes one ready for many passes")
 
 
+@functools.cache
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(_WORDS.findall(name))
+
+
 def attribution(function: Callable[P, Call[R]]) -> Callable[P, R]:
     """Make the description of a call an ``attribute`` that runs it: the one door of every explainer.
 
@@ -236,10 +241,9 @@ class Attribution:
     @classmethod
     def words(cls) -> list[str]:
         """The words of the class's name."""
-        return _WORDS.findall(cls.__name__)
+        return list(_words(cls.__name__))
 
     @classmethod
-    @functools.cache
     def get_name(cls) -> str:
         """The method's name in words."""
         return " ".join(cls.words())

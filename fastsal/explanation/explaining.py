@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.reading import default_layer
+from fastsal.engine.run import module_of
 from fastsal.explainers import Attribution, Task, describe
 from fastsal.explainers.arguments import Given, Inputs, as_arguments, at_least_one
 from fastsal.explainers.outputs import main_output
@@ -152,9 +153,16 @@ class _Run:
             return None
         layers = getattr(explainer, "layers", None)
         if self._layer is None and isinstance(layers, list) and layers:
-            self._layer = layers
-        names = getattr(explainer, "layer_names", None) or [self._layer]
-        return ", ".join(each if isinstance(each, str) else type(each).__name__ for each in names)
+            self._layer = layers if len(layers) > 1 else layers[0]
+        read = layers if isinstance(layers, list) else getattr(explainer, "layer", self._layer)
+        return ", ".join(map(self._name_of, read if isinstance(read, (list, tuple)) else [read]))
+
+    def _name_of(self, layer: Any) -> str:
+        if isinstance(layer, str):
+            return layer
+        model = module_of(self._model)
+        named = () if model is None else model.named_modules()
+        return next((name for name, part in named if part is layer), type(layer).__name__)
 
 
 def _parameters(explainer: Any) -> set[str]:

@@ -21,6 +21,7 @@ from fastsal.engine.reading import (
     resolve_layer,
     resolve_layers,
 )
+from fastsal.engine.run import evaluation
 from fastsal.explainers.arguments import Inputs, as_inputs
 from fastsal.explainers.base import Attribution, Display, describe
 from fastsal.explainers.call import Call
@@ -311,10 +312,11 @@ class ActivationMap(Attribution):
             self.layers = [resolve_layer(self.forward_func, layer) for layer in self.layers]
             return found
         selected = score if self.needs_gradients else _any_score
-        try:
-            return self._at_default_layer(task, selected, run)
-        except Unrelated:  # the last layer may be another head's
-            return self._at_default_layer(task, selected, run, verify=True)
+        with evaluation(self.forward_func):  # what is found of a callable's modules stays known to the run
+            try:
+                return self._at_default_layer(task, selected, run)
+            except Unrelated:  # the last layer may be another head's
+                return self._at_default_layer(task, selected, run, verify=True)
 
     def _at_default_layer(
         self,
