@@ -88,10 +88,10 @@ def test_compiled_models(where: str) -> None:
     found = fastsal.explain(compiled, x, names, **options).maps
     for name in names:
         torch.testing.assert_close(found[name], expected[name])
-    torch.testing.assert_close(fastsal.GradCAM(compiled, model.last).attribute(x, target=1), expected["gradcam"])
+    torch.testing.assert_close(fastsal.GradCAM(compiled, model.last).attribute(x, target=1), expected["grad-cam"])
     if where == "wrapper":
         for layer in ("last", "_orig_mod.last"):
-            torch.testing.assert_close(fastsal.GradCAM(compiled, layer).attribute(x, target=1), expected["gradcam"])
+            torch.testing.assert_close(fastsal.GradCAM(compiled, layer).attribute(x, target=1), expected["grad-cam"])
 
 
 def test_exported_models_keep_their_relus() -> None:

@@ -66,7 +66,10 @@ class FinerCAM(_Composed):
     """Zhang et al., "Finer-CAM" (CVPR 2025): what sets a class apart from those with the nearest scores.
 
     Args:
-        model, target_layers, reshape_transform: as of :class:`BaseCAM`.
+        model: a torch.nn.Module.
+        target_layers: modules of it (or their dotted names), whose maps are averaged.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
+            layers and tokens of equal patches.
         base_method: one of the other classes.
     """
 
@@ -92,14 +95,15 @@ class FinerCAM(_Composed):
         """Maps float32 [B, H, W] in [0, 1]; [B, D, H, W] of volumes.
 
         Args:
-            input_tensor, eigen_smooth: as of :class:`BaseCAM`.
+            input_tensor: [B, C, H, W] or [B, C, D, H, W]; moved to the model's device.
             targets: one per image, in place of what the following make.
+            eigen_smooth: the first principal component of the weighted activations instead of their sum.
             alpha: share of the compared scores that is taken off.
             comparison_categories: which classes are compared, as ranks: 1 has the score nearest to the target's.
             target_idx: the class to explain; None takes each image's of highest score.
 
         Raises:
-            TypeError, ValueError: as of :class:`BaseCAM`, and for ranks beyond the classes.
+            TypeError, ValueError: for arguments outside of the above, or ranks beyond the classes.
         """
         if targets is None:
             targets = [_Rivals(alpha, comparison_categories, target_idx) for _ in range(len(input_tensor))]
@@ -112,7 +116,10 @@ class RefineCAM(_Composed):
     """The product of the layers' maps, from 0 to 1: a late layer's place, an early one's edges. One pass for all.
 
     Args:
-        model, target_layers, reshape_transform: as of :class:`BaseCAM`.
+        model: a torch.nn.Module.
+        target_layers: modules of it (or their dotted names), whose maps are averaged.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
+            layers and tokens of equal patches.
         base_method: the class whose maps are multiplied.
         kwargs: further arguments of it.
     """
@@ -130,7 +137,16 @@ class RefineCAM(_Composed):
     def __call__(
         self, input_tensor: Tensor, targets: Targets = None, eigen_smooth: bool = False
     ) -> NDArray[np.float32]:
-        """Maps as of :class:`BaseCAM`, which has the arguments."""
+        """Maps float32 [B, H, W] in [0, 1]; [B, D, H, W] of volumes.
+
+        Args:
+            input_tensor: [B, C, H, W] or [B, C, D, H, W]; moved to the model's device.
+            targets: one per image; None takes the class of highest score.
+            eigen_smooth: the first principal component of the weighted activations instead of their sum.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above.
+        """
         maps = self.base_cam.layer_maps(input_tensor, targets, eigen_smooth)
         each = [self.base_cam.aggregated([layer]) for layer in maps]
         return as_array(scaled(torch.stack(each).prod(0)))

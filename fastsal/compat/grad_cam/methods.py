@@ -124,7 +124,10 @@ class FEM(BaseCAM):
     """:class:`fastsal.FEM`; targets and eigen_smooth are of no effect.
 
     Args:
-        model, target_layers, reshape_transform: as of :class:`BaseCAM`.
+        model: a torch.nn.Module.
+        target_layers: modules of it (or their dotted names), whose maps are averaged.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
+            layers and tokens of equal patches.
         k: standard deviations above the mean.
     """
 
@@ -148,8 +151,12 @@ class KPCA_CAM(BaseCAM):
     """:class:`fastsal.KPCACAM`; targets and eigen_smooth are of no effect.
 
     Args:
-        model, target_layers, reshape_transform: as of :class:`BaseCAM`.
-        kernel, gamma: as of :class:`fastsal.KPCACAM`.
+        model: a torch.nn.Module.
+        target_layers: modules of it (or their dotted names), whose maps are averaged.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
+            layers and tokens of equal patches.
+        kernel: ``sigmoid`` (tanh(gamma x y + 1)), ``rbf`` (exp(-gamma |x - y|^2)), ``cosine`` or ``linear``.
+        gamma: None takes one over the number of channels.
     """
 
     uses_gradients = needs_targets = smooths = False

@@ -33,6 +33,12 @@ class _CornerAlignedScoreCAM(explainers.ScoreCAM):
 class ScoreCAM(BaseCAM):
     """:class:`fastsal.ScoreCAM` with masks resized from corner to corner.
 
+    Args:
+        model: a torch.nn.Module.
+        target_layers: modules of it (or their dotted names), whose maps are averaged.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
+            layers and tokens of equal patches.
+
     Attributes:
         batch_size: rows per call of the model; None chooses it from memory.
     """
@@ -72,7 +78,10 @@ class AblationCAM(BaseCAM):
     (there it drifts by 1e7 from channel to channel of a batch: these are its maps of batch_size=1).
 
     Args:
-        model, target_layers, reshape_transform: as of :class:`BaseCAM`.
+        model: a torch.nn.Module.
+        target_layers: modules of it (or their dotted names), whose maps are averaged.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
+            layers and tokens of equal patches.
         ablation_layer: where the layer's channels are; of no effect, since that is found.
         batch_size: channels per call of the rest of the model; None chooses it from memory.
         ratio_channels_to_ablate: 1, all.

@@ -146,7 +146,18 @@ class ActivationMap(Attribution):
     def read(
         self, inputs: Inputs, target: Target = None, additional_forward_args: Any = None, **options: Any
     ) -> CamReading:
-        """The model's part of ``attribute``, which has the arguments: output, activations and what weighs them."""
+        """The model's part of ``attribute``: output, activations and what weighs them.
+
+        Args:
+            inputs: tensor [B, C, *spatial], tuple of tensors, or mapping.
+            target: which output to explain, one for all or one per example.
+            additional_forward_args: further arguments of the model.
+            options: the method's other arguments of ``attribute``.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above, a layer without positions, or one that the
+                target does not depend on.
+        """
         call = describe(self, inputs, target, additional_forward_args, **options)
         assert isinstance(call, MapCall)
         with torch.inference_mode(False):
@@ -187,13 +198,15 @@ class ActivationMap(Attribution):
         normalize: bool = True,
         eigen_smooth: bool = False,
     ) -> Tensor:
-        """One layer's map [N, *size], in at least float32 where the method has weights for positions.
+        """One layer's map [N, *size], in the activations' dtype, or in at least float32 where no channel has a weight.
 
         Args:
             activations: [N, C, *layer].
-            field: what weighs them, as of :class:`CamReading`.
+            field: what weighs them, in their shape or [N, C, 1, ...]; None where nothing does.
             size: of the map; None keeps the layer's.
-            relu_attributions, normalize, eigen_smooth: as of ``attribute``.
+            relu_attributions: keep what speaks for the target only.
+            normalize: to [0, 1] per map.
+            eigen_smooth: the first principal component of the weighted activations instead of their sum.
         """
         activations, field = self.weighted(activations, field, eigen_smooth)
         if field is None:
@@ -210,7 +223,16 @@ class ActivationMap(Attribution):
         fuse: str | None = None,
         eigen_smooth: bool = False,
     ) -> Tensor:
-        """Maps from what :meth:`read` returned, as of ``attribute``, which has the arguments.
+        """Maps [B, 1, *spatial] from what :meth:`read` returned; of several targets [len(targets), B, 1, *spatial].
+
+        Args:
+            reading: what was made of the model.
+            inputs: of that call, for their size and dtype.
+            relu_attributions: keep what speaks for the target only.
+            upsample: resize to the (first) input, linearly; the (largest) layer's size otherwise.
+            normalize: to [0, 1] per map, from the extremes of the resized map.
+            fuse: of several layers' normalised maps: ``mean``, ``max`` or ``product``; None takes the method's own.
+            eigen_smooth: the first principal component of the weighted activations instead of their sum.
 
         Raises:
             ValueError: for a fusion of no such name, or a layer without the input's spatial dimensions.

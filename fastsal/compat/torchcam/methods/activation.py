@@ -24,7 +24,12 @@ class CAM(Extractor):
     Maps are not rectified.
 
     Args:
-        model, target_layer, input_shape, enable_hooks, reshape_transform: as of :class:`Extractor`; one layer.
+        model: a torch.nn.Module.
+        target_layer: module of it, or its dotted name; None takes the last one with positions, which a
+            pass of zeros finds.
+        input_shape: of one example, for that pass.
+        enable_hooks: whether passes are read from the start.
+        reshape_transform: function of a layer's value that returns [N, C, *spatial].
         fc_layer: the classifier, a linear layer or a 1 x 1 convolution, or its name; None takes the only linear layer.
     """
 
@@ -85,7 +90,12 @@ class ScoreCAM(Extractor):
     """:class:`fastsal.ScoreCAM`, which runs the model on the inputs of its last pass.
 
     Args:
-        model, target_layer, input_shape, enable_hooks, reshape_transform: as of :class:`Extractor`.
+        model: a torch.nn.Module.
+        target_layer: module of it, dotted name, or a list of these; None takes the last one with positions, which a
+            pass of zeros finds.
+        input_shape: of one example, for that pass.
+        enable_hooks: whether passes are read from the start.
+        reshape_transform: function of a layer's value that returns [N, C, *spatial].
         batch_size: rows per call of the model; None chooses it from memory.
     """
 
@@ -124,7 +134,13 @@ class SSCAM(ScoreCAM):
     """:class:`fastsal.SSCAM`.
 
     Args:
-        model, target_layer, batch_size, input_shape, enable_hooks, reshape_transform: as of :class:`ScoreCAM`.
+        model: a torch.nn.Module.
+        target_layer: module of it, dotted name, or a list of these; None takes the last one with positions, which a
+            pass of zeros finds.
+        batch_size: rows per call of the model; None chooses it from memory.
+        input_shape: of one example, for that pass.
+        enable_hooks: whether passes are read from the start.
+        reshape_transform: function of a layer's value that returns [N, C, *spatial].
         num_samples: noisy masks of a channel.
         std: standard deviation of the noise, which is drawn from torch's global generator.
     """
@@ -153,7 +169,13 @@ class ISCAM(ScoreCAM):
     """:class:`fastsal.ISCAM`: masks times 1/n to n/n.
 
     Args:
-        model, target_layer, batch_size, input_shape, enable_hooks, reshape_transform: as of :class:`ScoreCAM`.
+        model: a torch.nn.Module.
+        target_layer: module of it, dotted name, or a list of these; None takes the last one with positions, which a
+            pass of zeros finds.
+        batch_size: rows per call of the model; None chooses it from memory.
+        input_shape: of one example, for that pass.
+        enable_hooks: whether passes are read from the start.
+        reshape_transform: function of a layer's value that returns [N, C, *spatial].
         num_samples: n.
     """
 

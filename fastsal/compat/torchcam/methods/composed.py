@@ -69,7 +69,10 @@ class RefineCAM(_Composed):
     """The product of the layers' normalised maps, one map for all of them.
 
     Args:
-        model, target_layer, input_shape: as of :class:`Extractor`.
+        model: a torch.nn.Module.
+        target_layer: module of it, dotted name, or a list of these; None takes the last one with positions, which a
+            pass of zeros finds.
+        input_shape: of one example, for that pass.
         base_method: the class whose maps are multiplied.
         base_kwargs: further arguments of it.
     """
@@ -97,7 +100,20 @@ class RefineCAM(_Composed):
         targets: Targets = None,
         **kwargs: Any,
     ) -> list[Tensor]:
-        """A list with one map [N, *spatial], in the largest layer's size or target_shape; arguments as of the base."""
+        """A list with one map [N, *spatial].
+
+        Args:
+            class_idx: the class to explain, for all examples or a list with one each.
+            scores: the model's output, where gradients are taken.
+            normalized: to [0, 1] per map.
+            target_shape: of the map; None takes the largest layer's.
+            targets: in place of class_idx, a function of an example's output that returns one number as a tensor, for
+                all examples or a list with one each.
+            kwargs: ``retain_graph``, where gradients are taken: keep the pass's graph, for another call.
+
+        Raises:
+            TypeError, ValueError: for arguments outside of the above.
+        """
         cams = self.base_cam(class_idx, scores, True, targets=targets, **kwargs)
         return [self.fuse_cams(cams, target_shape, normalized)]
 
@@ -120,7 +136,10 @@ class FinerCAM(_Composed):
     """Zhang et al., "Finer-CAM" (CVPR 2025): a class's score less gamma times the mean of those that it is compared to.
 
     Args:
-        model, target_layer, input_shape: as of :class:`Extractor`.
+        model: a torch.nn.Module.
+        target_layer: module of it, dotted name, or a list of these; None takes the last one with positions, which a
+            pass of zeros finds.
+        input_shape: of one example, for that pass.
         base_method: one of the classes that take gradients.
         gamma: share of the compared scores that is taken off.
         num_references: classes to compare, those with the nearest scores.
@@ -168,7 +187,8 @@ class FinerCAM(_Composed):
             scores: the model's output [N, K].
             comparison_idx: classes to compare with, for all examples or a list for each; None takes those with the
                 nearest scores.
-            normalized, kwargs: as of :class:`Extractor`, without ``targets``.
+            normalized: to [0, 1] per map.
+            kwargs: ``retain_graph``: keep the pass's graph, for another call.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a class that is compared with itself.

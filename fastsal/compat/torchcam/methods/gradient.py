@@ -68,7 +68,12 @@ class SmoothGradCAMpp(Extractor):
     """:class:`fastsal.SmoothGradCAMPlusPlus`, which runs the model on the inputs of its last pass.
 
     Args:
-        model, target_layer, input_shape, enable_hooks, reshape_transform: as of :class:`Extractor`.
+        model: a torch.nn.Module.
+        target_layer: module of it, dotted name, or a list of these; None takes the last one with positions, which a
+            pass of zeros finds.
+        input_shape: of one example, for that pass.
+        enable_hooks: whether passes are read from the start.
+        reshape_transform: function of a layer's value that returns [N, C, *spatial].
         num_samples: noisy inputs.
         std: standard deviation of the noise, which is drawn from torch's global generator.
     """
