@@ -75,9 +75,14 @@ def _at_table() -> Any:
 
 
 def _total(x: Tensor) -> Tensor:
-    """One score for the whole batch."""
+    """One score for the whole batch, of a model that is made in each call."""
     scores: Tensor = classifier()(x)[:, 1].sum()
     return scores
+
+
+def _one_score(kind: Any, x: Tensor | None = None, **options: Any) -> Any:
+    model = classifier()
+    return kind(lambda x: model(x)[:, 1].sum()).attribute(image() if x is None else x, **options)
 
 
 def _frozen() -> Any:
@@ -131,13 +136,14 @@ CALLS: dict[str, Callable[[], Any]] = {
     "tokens/ShapleyValueSampling": lambda: _of_tokens(fastsal.ShapleyValueSampling, n_samples=4, seed=0),
     "tokens/KernelShap": lambda: _of_tokens(fastsal.KernelShap, n_samples=20, seed=0),
     "tokens/LayerIntegratedGradients": _at_table,
-    "one score/FeatureAblation": lambda: fastsal.FeatureAblation(_total).attribute(image(), feature_mask=FEATURES),
-    "one score/Occlusion": lambda: fastsal.Occlusion(_total).attribute(image(), **WINDOWS),
-    "one score/ShapleyValues": lambda: fastsal.ShapleyValues(_total).attribute(image(), feature_mask=FEATURES),
-    "one score/Saliency": lambda: fastsal.Saliency(_total).attribute(image()),
-    "one score/KernelShap": lambda: fastsal.KernelShap(_total).attribute(
-        image()[:1], feature_mask=FEATURES, n_samples=20, seed=0
+    "one score/FeatureAblation": partial(_one_score, fastsal.FeatureAblation, feature_mask=FEATURES),
+    "one score/Occlusion": partial(_one_score, fastsal.Occlusion, **WINDOWS),
+    "one score/ShapleyValues": partial(_one_score, fastsal.ShapleyValues, feature_mask=FEATURES),
+    "one score/Saliency": partial(_one_score, fastsal.Saliency),
+    "one score/KernelShap": partial(
+        _one_score, fastsal.KernelShap, image(batch=1), feature_mask=FEATURES, n_samples=20, seed=0
     ),
+    "one score/Saliency, model made in the call": lambda: fastsal.Saliency(_total).attribute(image()),
     "named output/explain": lambda: explanation(
         fastsal.explain(Named().eval(), image(), ["gradcam", "saliency", "rise"], n_masks=8)
     ),
