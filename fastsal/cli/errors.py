@@ -23,4 +23,4 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     close = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, count, cutoff=0.5)]
     if close:
         return f"; did you mean {' or '.join(close)}?"
-    return f"; known: {', '.join(names)}" if 0 < len(names) <= 32 else ""
+    return f"; known: {', '.join(names)}" if 0 < len(names) <= 64 else ""

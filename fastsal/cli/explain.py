@@ -20,9 +20,9 @@ from fastsal.explainers.registry import find
 from fastsal.explainers.registry import options as method_options
 from fastsal.viz import seconds_text
 
-# What loading a model or reading a file may raise for a reason that is the request's; anything else is a bug of ours.
 ALL = "all"
 """Every method that can explain this model: the others say why they cannot."""
+# What loading a model or reading a file may raise for a reason that is the request's; anything else is a bug of ours.
 _LOADING = (ValueError, TypeError, OSError, ImportError)
 
 

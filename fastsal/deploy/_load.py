@@ -79,7 +79,7 @@ def _index(device_index: int) -> int:
 def load(path: str | os.PathLike[str], *, device_index: int = -1) -> Package:
     """A package that :func:`export` wrote, ready to be called.
 
-    >>> output, target, maps = fastsal.load("gradcam.pt2")(images)
+    >>> output, target, maps = fastsal.load("gradcam.pt2")(images)  # doctest: +SKIP
 
     It is compiled code: load only what you would run.
 

@@ -33,7 +33,8 @@ def test_files_and_document(fastsal: Command, canvas: Path, tmp_path: Path) -> N
     assert image["prediction"]["name"] == "3"
     assert image["prediction"]["probability"] > 0.5
     assert image["target"] == {"index": 3, "name": "3"}
-    assert set(image["refused"]) == {"le-grad", "feature-permutation"}  # no attention, one example
+    # No attention, one example, and more than pooling and linear maps behind the layer.
+    assert set(image["refused"]) == {"le-grad", "feature-permutation", "cam"}
     assert [*image["methods"]] == [name for name in methods if name not in image["refused"]]
     for name, facts in image["methods"].items():
         raw = np.load(facts["map"])
@@ -123,7 +124,7 @@ def test_batch_size_changes_nothing(fastsal: Command, canvas: Path, tmp_path: Pa
             size,
             "--out",
             out,
-            *QUICK,
+            *("-O", "n_masks=50", "-O", "n_steps=4"),
         )
         for file in out.glob("*.npy"):
             maps.setdefault(file.name, []).append(np.load(file))

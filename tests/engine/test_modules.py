@@ -806,3 +806,16 @@ def test_plan_asks_again_for_what_was_not_known() -> None:
     plan.succeeded(first)
     assert (first, plan.size) == (100, 3)
     assert Plan(100, 1, 64, torch.device("cpu"), None, forward).size == 3
+
+
+def test_a_callable_that_makes_its_model_each_time() -> None:
+    """What builds, loads and casts a module runs methods of it in training mode, and is no part of the pass."""
+    model, x = small(dropout=0.5), image()
+
+    def forward(z: Tensor) -> Any:
+        made = small(dropout=0.5)
+        made.load_state_dict(model.state_dict())
+        return made.double().float()(z)
+
+    expected = fastsal.Saliency(model).attribute(x, target=1)
+    torch.testing.assert_close(fastsal.Saliency(forward).attribute(x, target=1), expected)

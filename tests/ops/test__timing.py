@@ -96,7 +96,7 @@ def test_on_cuda(monkeypatch: pytest.MonkeyPatch, waits: bool, how: str) -> None
     )
     monkeypatch.setattr(_timing, "_on_cuda", lambda tensors: True)
     monkeypatch.setattr(_timing.torch, "cuda", stand_in)
-    monkeypatch.setattr(_timing, "sleep", lambda cycles: None)
+    monkeypatch.setattr(_timing, "cuda_sleep", lambda cycles: None)
     calls = [0]
     x = torch.ones(15)
 

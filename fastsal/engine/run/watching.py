@@ -167,6 +167,7 @@ class Pass:
             for handle in self._handles.values():
                 handle.remove()
             _thread.watching = before
+            self._mode, self._given = None, []  # which a cycle would keep
 
     def _resume(self) -> None:
         if not self._watches:
@@ -237,17 +238,27 @@ class Pass:
             _thread.watching = self
 
     def _find_methods(self, frame: FrameType | None) -> None:
-        """Modules whose methods, other than their call, are on the way from this pass to the frame."""
-        late: nn.Module | None = None
+        """Modules whose methods, other than their call, are on the way from this pass to the frame.
+
+        What a module's constructor does is no part of what the callable computes, in whatever modules.
+        """
+        found: dict[int, nn.Module] = {}
         while frame is not None and frame.f_code is not _RUN:
             code = frame.f_code
-            if code.co_argcount and code not in _CALLS:
+            if code.co_argcount and code.co_filename != _OWN:
                 first = frame.f_locals.get(code.co_varnames[0])
-                if isinstance(first, nn.Module) and id(first) not in self._inside_parts and self._add(first):
-                    late = first
+                if isinstance(first, nn.Module):
+                    if code.co_name == "__init__":
+                        found.clear()
+                    else:
+                        found[id(first)] = first
             elif code.co_name in _WRAPPERS and "_dynamo" in code.co_filename and not self._watcher.eager:
                 self._watcher.add_compiled()
             frame = frame.f_back
+        late: nn.Module | None = None
+        for key, module in found.items():
+            if key not in self._inside_parts and self._add(module):
+                late = module
         if late is not None:
             raise Again(late)
 
@@ -290,6 +301,7 @@ class Pass:
 
 
 _RUN = Pass.run.__code__
-_CALLS = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)
+_OWN = torch_module.__file__
+"""Where a module's methods are that all have: calls, and what loads, casts or moves it."""
 _WRAPPERS = ("compile_wrapper", "_fn")
 """Around what ``torch.compile`` made."""
