@@ -40,7 +40,8 @@ def maps(model: torch.nn.Module, canvases: models.Canvases, method: str, **optio
     # Evidence for the target is what counts: where a method's sign says "against", a maximum of |map| would be no hit.
     # A gradient's sign says nothing before it is multiplied by the input.
     explainer = find(method)
-    by_size = explainer.display.sign == "absolute" and not explainer.for_model(model).multiplies_by_inputs
+    of_input = explainer.reads != "layer" and explainer.for_model(model).multiplies_by_inputs
+    by_size = explainer.display.sign == "absolute" and not of_input
     for start in range(0, len(canvases), 10):
         rows = slice(start, start + 10)
         explained = fastsal.explain(

@@ -330,8 +330,9 @@ class ActivationMap(Attribution):
             self.layers = resolve_layers(self.forward_func, self._given, task.inputs, task.additional)
         if self.layers:
             found = run(self.layers)
-            # A prepared model, whose layers they are, may have been found by the run.
-            self.layers = [resolve_layer(self.forward_func, layer) for layer in self.layers]
+            if not isinstance(self.forward_func, nn.Module):
+                # A prepared model, whose layers they are, may have been found by the run.
+                self.layers = [resolve_layer(self.forward_func, layer) for layer in self.layers]
             return found
         selected = score if self.needs_gradients else _any_score
         with evaluation(self.forward_func):  # what is found of a callable's modules stays known to the run
