@@ -21,6 +21,9 @@ from fastsal.engine.run.managed import Managed
 
 ForwardFunc = Callable[..., Any]
 
+_MOST_WRAPPERS = 16
+"""Around a function: some objects claim to have any attribute."""
+
 
 class Behind(NamedTuple):
     """What a callable runs.
@@ -97,13 +100,17 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def behind(forward_func: ForwardFunc) -> Behind | None:
     """What a callable is known to run; None where that takes running it."""
-    found = recalled(forward_func)
-    if isinstance(forward_func, nn.Module):
-        return Behind((forward_func,), () if found is None else found.hidden)
-    if found is not None:
-        return found
-    called = _called(forward_func)
-    return None if called is None else behind(called)
+    called: ForwardFunc | None = forward_func
+    for _ in range(_MOST_WRAPPERS):
+        if called is None:
+            break
+        found = recalled(called)
+        if isinstance(called, nn.Module):
+            return Behind((called,), () if found is None else found.hidden)
+        if found is not None:
+            return found
+        called = _called(called)
+    return None
 
 
 def _called(forward_func: ForwardFunc) -> ForwardFunc | None:
@@ -160,9 +167,9 @@ def remember(forward_func: ForwardFunc, found: Behind) -> None:
         _meanwhile.kept.insert(0, (forward_func, kept))
 
 
-def forget(forward_func: ForwardFunc) -> None:
-    """The end of an explanation of a callable, for what was remembered meanwhile only."""
-    if _meanwhile.kept:
+def forget(forward_func: ForwardFunc, others: Iterable[ForwardFunc] = ()) -> None:
+    """The end of an explanation, for what was remembered meanwhile only; not where it is among the others."""
+    if _meanwhile.kept and not any(same(other, forward_func) for other in others):
         _meanwhile.kept = [each for each in _meanwhile.kept if not same(each[0], forward_func)]
 
 
