@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import _C, _decomp, _ops, nn
+from torch import _C, _decomp, _ops, nn, overrides
 from torch._dispatch import python as _python_dispatcher
 from torch._functorch import autograd_function as _autograd_function
 from torch._subclasses import fake_tensor as _fake_tensor
 from torch.autograd import forward_ad
 from torch.autograd import function as _function
+from torch.nn.modules import module as _module
 from torch.utils import _python_dispatch, _pytree
 
 # Nested values: outputs of models, arguments of layers; also of classes that were registered with PyTorch.
@@ -48,6 +49,8 @@ enable_python_dispatcher = _python_dispatcher.enable_python_dispatcher
 FakeTensorMode = _fake_tensor.FakeTensorMode
 """Tensors without values, of any number of rows, to trace with."""
 
+get_current_function_mode: Any = overrides._get_current_function_mode
+"""The innermost mode, which is the one that leaving takes away."""
 TorchDispatchMode = _python_dispatch.TorchDispatchMode
 """Sees every op of a call, to tell which backend takes it."""
 
@@ -61,6 +64,22 @@ get_decompositions = _decomp.get_decompositions
 """Backward operators in others, which ONNX has."""
 BatchNorm = nn.modules.batchnorm._BatchNorm
 """The one base of batch normalisation in every dimension."""
+
+# A module's call, and hooks that all modules have.
+MODULE_FILE = _module.__file__
+"""Where the methods are that all modules have: calls, and what loads, casts or moves one."""
+_has_any_global_hook: Any = getattr(_module, "_has_any_global_hook", None)
+
+
+def _others_have_a_global_hook() -> bool:
+    others = _module._global_backward_pre_hooks, _module._global_backward_hooks, _module._global_forward_hooks
+    return any(others) or len(_module._global_forward_pre_hooks) > 1
+
+
+def warn_of_global_hooks(ours: bool) -> None:
+    """Whether a compiled module warns also of one forward pre-hook, ours, that is gone before compiled code runs."""
+    if _has_any_global_hook is not None:
+        _module._has_any_global_hook = _has_any_global_hook if ours else _others_have_a_global_hook
 
 
 def cuda_sleep(cycles: int) -> None:

@@ -50,6 +50,11 @@ def test_methods_and_plain_functions() -> None:
     assert model.training
     with evaluation(lambda x: x):
         assert model.training
+    with evaluation(lambda x: model(x)):
+        assert model.training
+        run(lambda x: model(x), (torch.ones(1, 3, 8, 8),))
+        assert not model.training
+    assert model.training
 
 
 def test_inference_mode_is_left_and_entered_again() -> None:
@@ -78,6 +83,17 @@ def test_an_error_names_dtypes_only_where_they_differ() -> None:
         return model(x.float())
 
     assert run(casts, (torch.ones(1, 3, 8, 8, dtype=torch.float64),)).shape == (1, 4)
+
+
+def test_an_error_names_dtypes_of_a_model_that_is_just_being_found() -> None:
+    model = small()
+
+    def logits(x: Tensor) -> Tensor:
+        return model(x)
+
+    for _ in range(2):
+        with evaluation(logits), pytest.raises(ValueError, match=r"torch.float64.*torch.float32"):
+            run(logits, (torch.ones(1, 3, 8, 8, dtype=torch.float64),))
 
 
 def test_a_device_that_differs(cuda: torch.device) -> None:

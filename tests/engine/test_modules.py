@@ -20,12 +20,14 @@ import torch
 import torch.nn.functional as F
 import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import fastsal
 from fastsal.engine.run import Plan, evaluation, find, module_of, modules_of, run
 from fastsal.engine.run.session import _evaluated, current
 from tests.explainers.networks import Small, image, small, unchanged
 
+ASKED_FOR_HOOKS = getattr(torch_module, "_has_any_global_hook", None)
 Wrap = Callable[[nn.Module], Callable[..., Any]]
 
 
@@ -172,7 +174,7 @@ HIDDEN: dict[str, Wrap] = {
     "global dict": _global,
     "generator": _generator,
     "lru_cache": _cached,
-    "partial in C": lambda model: functools.partial(operator.call, model),
+    "partial in C": lambda model: functools.partial(functools.reduce, lambda x, part: part(x), [model]),
     "methodcaller": lambda model: lambda x: operator.methodcaller("__call__", x)(model),
     "partial": lambda model: functools.partial(model),
     "forward": lambda model: model.forward,
@@ -184,7 +186,7 @@ HIDDEN: dict[str, Wrap] = {
     "attribute of a module": _attribute,
     "list of a module in a closure": lambda model: _around(Hiding(model)),
     "functional_call": _functional,
-    "checkpoint": lambda model: lambda x: torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False),
+    "checkpoint": lambda model: lambda x: checkpoint(model, x, use_reentrant=False),
     "exported": _exported,
     "another thread": _in_a_pool,
     "DataParallel": nn.DataParallel,
@@ -214,7 +216,7 @@ def parts(callable: Any, model: nn.Module) -> list[nn.Module]:
 def nothing_is_left() -> None:
     assert not torch_module._global_forward_pre_hooks
     assert not torch_module._global_forward_hooks
-    assert torch_module._has_any_global_hook.__module__ == "torch.nn.modules.module"
+    assert getattr(torch_module, "_has_any_global_hook", None) is ASKED_FOR_HOOKS
     assert torch.overrides._get_current_function_mode() is None
     assert current() is None
     assert not _evaluated

@@ -21,6 +21,9 @@ from fastsal.engine.run.managed import Managed
 
 ForwardFunc = Callable[..., Any]
 
+_MOST_WRAPPERS = 16
+"""Around a function: some objects claim to have any attribute."""
+
 
 class Behind(NamedTuple):
     """What a callable runs.
@@ -63,8 +66,8 @@ _remembered: Any = WeakIdKeyDictionary()
 _methods: Any = WeakIdKeyDictionary()
 """By what a bound method is of, then by its function."""
 _meanwhile = _Meanwhile()
-_closed: Any = WeakIdKeyDictionary()
-"""Of modules that run none but their parts, the state in which that was seen."""
+_closed: dict[int, tuple[weakref.ref[nn.Module], tuple[int, int]]] = {}
+"""By their ids, modules that run none but their parts, and the state in which that was seen; asked in every call."""
 
 
 def modules_of(forward_func: ForwardFunc) -> list[nn.Module]:
@@ -97,13 +100,17 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def behind(forward_func: ForwardFunc) -> Behind | None:
     """What a callable is known to run; None where that takes running it."""
-    found = recalled(forward_func)
-    if isinstance(forward_func, nn.Module):
-        return Behind((forward_func,), () if found is None else found.hidden)
-    if found is not None:
-        return found
-    called = _called(forward_func)
-    return None if called is None else behind(called)
+    called: ForwardFunc | None = forward_func
+    for _ in range(_MOST_WRAPPERS):
+        if called is None:
+            break
+        found = recalled(called)
+        if isinstance(called, nn.Module):
+            return Behind((called,), () if found is None else found.hidden)
+        if found is not None:
+            return found
+        called = _called(called)
+    return None
 
 
 def _called(forward_func: ForwardFunc) -> ForwardFunc | None:
@@ -160,9 +167,9 @@ def remember(forward_func: ForwardFunc, found: Behind) -> None:
         _meanwhile.kept.insert(0, (forward_func, kept))
 
 
-def forget(forward_func: ForwardFunc) -> None:
-    """The end of an explanation of a callable, for what was remembered meanwhile only."""
-    if _meanwhile.kept:
+def forget(forward_func: ForwardFunc, others: Iterable[ForwardFunc] = ()) -> None:
+    """The end of an explanation, for what was remembered meanwhile only; not where it is among the others."""
+    if _meanwhile.kept and not any(same(other, forward_func) for other in others):
         _meanwhile.kept = [each for each in _meanwhile.kept if not same(each[0], forward_func)]
 
 
@@ -192,13 +199,17 @@ def outermost_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
 
 def close(module: nn.Module) -> None:
     """Note that a module ran none but its parts."""
-    _closed[module] = _state(parts_of(module))
+    key = id(module)
+    _closed[key] = weakref.ref(module, lambda _: _closed.pop(key, None)), _state(parts_of(module))
 
 
 def is_closed(module: nn.Module, parts: Mapping[int, nn.Module]) -> bool:
     """Whether a module is known to run none but its parts, which have been the same since."""
     # What runs inside of TorchScript is no module of Python's.
-    return isinstance(module, torch.jit.ScriptModule) or _closed.get(module) == _state(parts)
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    seen = _closed.get(id(module))
+    return seen is not None and seen[0]() is module and seen[1] == _state(parts)
 
 
 def _state(parts: Mapping[int, nn.Module]) -> tuple[int, int]:

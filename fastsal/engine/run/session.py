@@ -27,7 +27,6 @@ from fastsal.engine.run.modules import (
     outermost_of,
     parts_of,
     remember,
-    same,
     unwrapped,
 )
 from fastsal.engine.run.watching import Again, Pass
@@ -90,9 +89,9 @@ class Session:
             self._stack.remove(self)
             if self._holds_stance:
                 stance.release(stance.EAGER)
-            _back(self._switched)
-            if not any(same(other.forward_func, self.forward_func) for other in self._stack):
-                forget(self.forward_func)
+            if self._switched:
+                _back(self._switched)
+            forget(self.forward_func, [other.forward_func for other in self._stack])
 
     def _take_known(self) -> None:
         """What is known of the callable, and whether that is all."""
@@ -122,7 +121,7 @@ class Session:
             self._closed.add(id(module))
         fresh = [part for key, part in parts.items() if key not in self._parts] if self._parts else parts.values()
         training = _evaluate(fresh, self._switched)
-        self._parts.update(parts)
+        self._parts = {**self._parts, **parts} if self._parts else parts
         return training
 
     def add(self, module: nn.Module, *, hidden: bool) -> bool:
@@ -229,8 +228,6 @@ def _evaluate(parts: Iterable[nn.Module], switched: list[nn.Module]) -> bool:
 
 
 def _back(switched: list[nn.Module]) -> None:
-    if not switched:
-        return
     with _lock:
         for part in switched:
             left = _evaluated.pop(id(part), 1) - 1

@@ -14,12 +14,12 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
-import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from fastsal._torch import MODULE_FILE, get_current_function_mode, warn_of_global_hooks
 from fastsal.engine.run import stance
 from fastsal.engine.run.modules import ForwardFunc, parts_of
 
@@ -93,8 +93,7 @@ class _GlobalHook:
                 with contextlib.suppress(RuntimeError):  # inside of compiled code the stance stays
                     self._held = stance.hold(stance.AS_COMPILED)
             if self._handle is None:
-                if hasattr(torch_module, "_has_any_global_hook"):
-                    torch_module._has_any_global_hook = _others_have_a_hook
+                warn_of_global_hooks(ours=False)
                 self._handle = register_module_forward_pre_hook(_enters)
 
     def remove(self) -> None:
@@ -105,20 +104,13 @@ class _GlobalHook:
             if self._handle is not None:
                 self._handle.remove()
                 self._handle = None
-            torch_module._has_any_global_hook = _has_any_global_hook
+            warn_of_global_hooks(ours=True)
             if self._held:
                 self._held = False
                 stance.release(stance.AS_COMPILED)
 
 
-_has_any_global_hook: Any = getattr(torch_module, "_has_any_global_hook", None)
 _hook = _GlobalHook()
-
-
-def _others_have_a_hook() -> bool:
-    """What a compiled module asks to warn of hooks: beside ours, which is removed before compiled code runs."""
-    others = torch_module._global_backward_pre_hooks, torch_module._global_backward_hooks
-    return any((*others, torch_module._global_forward_hooks)) or len(torch_module._global_forward_pre_hooks) > 1
 
 
 class _Operations(TorchFunctionMode):
@@ -192,7 +184,7 @@ class Pass:
 
     def _exit_mode(self) -> None:
         # Another that was entered since stays above it.
-        if self._has_mode and _get_current_function_mode() is self._mode:
+        if self._has_mode and get_current_function_mode() is self._mode:
             self._has_mode = False
             self._mode.__exit__(None, None, None)
 
@@ -219,11 +211,7 @@ class Pass:
         """A module is about to run in another thread, where a callable may have sent its inputs."""
         if threading.get_ident() == self._ident or self._inside is not None:
             return
-        if any(
-            value is tensor or (isinstance(value, Tensor) and value._base is tensor)
-            for value in args
-            for tensor in self._given
-        ):
+        if any(_is_part_of(value, tensor) for value in args for tensor in self._given):
             self._watcher.add(module, hidden=False)
 
     def _add(self, module: nn.Module) -> bool:
@@ -245,7 +233,7 @@ class Pass:
         found: dict[int, nn.Module] = {}
         while frame is not None and frame.f_code is not _RUN:
             code = frame.f_code
-            if code.co_argcount and code.co_filename != _OWN:
+            if code.co_argcount and code.co_filename != MODULE_FILE:
                 first = frame.f_locals.get(code.co_varnames[0])
                 if isinstance(first, nn.Module):
                     if code.co_name == "__init__":
@@ -300,8 +288,14 @@ class Pass:
             self._enter_mode()
 
 
+def _is_part_of(value: Any, tensor: Tensor) -> bool:
+    """Whether a value is a tensor, or a view of it."""
+    if value is tensor or type(value) is not Tensor or type(tensor) is not Tensor:
+        return value is tensor
+    place = value.untyped_storage().data_ptr()
+    return place != 0 and place == tensor.untyped_storage().data_ptr()
+
+
 _RUN = Pass.run.__code__
-_OWN = torch_module.__file__
-"""Where a module's methods are that all have: calls, and what loads, casts or moves it."""
 _WRAPPERS = ("compile_wrapper", "_fn")
 """Around what ``torch.compile`` made."""
