@@ -16,7 +16,7 @@ MODELS := $(MAKE) --no-print-directory VENV=.venv-models CONSTRAINTS=constraints
 OLDEST := $(MAKE) --no-print-directory VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTHON=$(OLDEST_PYTHON) LEAST=10
 # Files with tests that are skipped without a package of the models' environment; a new one is found by its skip.
 MODEL_PACKAGES := cv2|pytorch_grad_cam|timm|torchvision|transformers
-MODEL_TESTS = $(shell grep -rlE 'importorskip\("($(MODEL_PACKAGES))["\.]' --include='test_*.py' tests)
+MODEL_TESTS = $(shell grep -rlE 'importorskip..($(MODEL_PACKAGES))\b' --include='test_*.py' tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-models test-newest test-oldest gate kernels lint docs bench bench-report gpu-check \

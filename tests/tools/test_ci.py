@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -32,6 +33,18 @@ def test_stages(root: Path, tmp_path: Path, failing: str, count: int) -> None:
     assert [result for _, _, result in rows].count("failed (3)") == bool(failing)
     assert status == (3 if failing else 0)
     assert re.search(r"^all together +\d+$", output, re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_tests_of_models_are_found_by_their_skips(root: Path) -> None:
+    result = subprocess.run(["make", "-n", "_model-tests"], cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = set(re.findall(r"tests/\S+", result.stdout))
+    skips = re.compile(r"importorskip\(\s*['\"](?:cv2|pytorch_grad_cam|timm|torchvision|transformers)\b")
+    assert found == {
+        str(file.relative_to(root)) for file in (root / "tests").rglob("test_*.py") if skips.search(file.read_text())
+    }
+    assert "tests/explainers/test_hugging_face.py" in found
 
 
 def test_every_target_is_there(root: Path) -> None:
