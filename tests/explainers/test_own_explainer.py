@@ -112,6 +112,7 @@ def test_it_compiles() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.__version__ < (2, 11), reason="fastsal.export needs PyTorch 2.11")
 def test_it_is_exported(tmp_path: Path) -> None:
     model, x = small(), image()
     package = fastsal.load(fastsal.export(BandDarkening(model), x, tmp_path / "bands.pt2", n_bands=3))

@@ -119,7 +119,7 @@ def test_broken_archives(exported: Path, scripted: Path, tmp_path: Path) -> None
         with zipfile.ZipFile(source) as whole, zipfile.ZipFile(path, "w") as part:
             for name in whole.namelist():
                 data = whole.read(name)
-                broken = name.endswith(("model.json", ".py", "model_spec.json"))
+                broken = name.endswith(("model.json", "exported_program.json", ".py", "model_spec.json"))
                 part.writestr(name, b"{" if broken else data)
         with pytest.raises(ValueError, match=message):
             models.load(str(path), device="cpu")
