@@ -14,7 +14,7 @@ import fastsal
 from benchmarks.measure import DEVICE, against_peer
 from benchmarks.models import resnet18, small_cnn
 from benchmarks.passes import input_gradients, predictions
-from fastsal.engine.run import Plan
+from fastsal.engine.run import ChunkSizes
 
 captum = pytest.importorskip("captum.attr", reason="captum is not installed")
 
@@ -37,7 +37,7 @@ def image(name: str) -> Tensor:
 
 def rows(x: Tensor, count: int, bytes_per_row: int = 1) -> int:
     """The batch that fastsal would choose, which the bare passes get too."""
-    return Plan(count, 1, bytes_per_row * x.numel() * x.element_size(), x.device).size
+    return ChunkSizes(count, 1, bytes_per_row * x.numel() * x.element_size(), x.device).size
 
 
 def segments(x: Tensor) -> Tensor:

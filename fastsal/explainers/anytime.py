@@ -101,7 +101,7 @@ def until(anytime: Anytime, limits: Limits, *, every: bool) -> Iterator[Estimate
     cost, measured, last = 0.0, 0, None
     growth = 1.25 if limits.tolerance is not None else 2.0
     sweep, limited = anytime.sweep, limits.tolerance is not None or limits.deadline is not None
-    device = sweep.plan.device
+    device = sweep.chunk_sizes.device
     running = chunks(sweep)
 
     def estimated(done: int) -> Estimate | None:

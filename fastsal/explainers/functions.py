@@ -146,7 +146,7 @@ class Slot:
     index: int
 
 
-class Call:
+class FunctionCall:
     """A function with its arguments, to run again with other tensors in the places of given ones."""
 
     def __init__(self, func: Any, args: Any, kwargs: Any, changing: tuple[Tensor | None, ...]) -> None:

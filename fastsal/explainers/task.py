@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import ChunkTooLarge, Plan, Sweep, detached, evaluation, input_gradients, run, scratch
+from fastsal.engine.run import ChunkSizes, ChunkTooLarge, Sweep, detached, evaluation, input_gradients, run, scratch
 from fastsal.explainers.arguments import (
     Baselines,
     Given,
@@ -297,7 +297,7 @@ class Task:
 
     # Descriptions
 
-    def plan(
+    def chunk_sizes(
         self,
         total: int,
         *,
@@ -306,7 +306,7 @@ class Task:
         repeats: bool = False,
         alone: bool = False,
         by_row: bool = False,
-    ) -> Plan:
+    ) -> ChunkSizes:
         """Chunk sizes for a sweep of ``total`` items.
 
         Where an extra tensor has as many entries as there are examples, only the caller knows whether to repeat it:
@@ -325,7 +325,8 @@ class Task:
         if given is None and (alone or (not (repeats or by_row) and could_be_per_example(self._extra, self.examples))):
             given = 1
         row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in self.inputs)
-        return Plan(total, 1 if by_row else rows * self.examples, cost * row_bytes, self.device, given, self.model)
+        items = 1 if by_row else rows * self.examples
+        return ChunkSizes(total, items, cost * row_bytes, self.device, given, self.model)
 
     def swept(
         self,
@@ -333,7 +334,7 @@ class Task:
         work: Callable[[int, int], Kept],
         keep: Callable[[int, int, Kept], None],
         *,
-        plan: Plan | None = None,
+        chunk_sizes: ChunkSizes | None = None,
         context: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
     ) -> Sweep[Kept]:
         """A sweep over ``total`` items; ``work`` and ``keep`` as of :class:`fastsal.engine.run.Sweep`."""
@@ -341,7 +342,7 @@ class Task:
             total,
             work,
             keep,
-            self.plan(total) if plan is None else plan,
+            self.chunk_sizes(total) if chunk_sizes is None else chunk_sizes,
             self.name,
             self.show_progress,
             self.context if context is None else context,
@@ -354,7 +355,7 @@ class Task:
         keep: Callable[[int, int, Kept], None],
         finish: Callable[[], Result],
         *,
-        plan: Plan | None = None,
+        chunk_sizes: ChunkSizes | None = None,
         context: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
         estimate: Callable[[int], Estimated | None] | None = None,
         limit: str = "",
@@ -367,14 +368,14 @@ class Task:
             work: ``work(start, stop)`` generates and scores a chunk; it changes nothing.
             keep: ``keep(start, stop, what work returned)`` folds it.
             finish: what ``attribute`` returns, after the last chunk.
-            plan: chunk sizes; None takes :meth:`plan`'s for passes without gradients.
+            chunk_sizes: chunk sizes; None takes :meth:`chunk_sizes`'s for passes without gradients.
             context: around each chunk; None takes :meth:`context`.
             estimate: (maps, errors, relative error, samples) of the items so far, for methods that can end early; None
                 while they are too few.
             limit: the argument that bounds the items, as in ``n_masks=4000``.
             refused: why an estimate of all items cannot be had; empty where it can.
         """
-        swept = self.swept(total, work, keep, plan=plan, context=context)
+        swept = self.swept(total, work, keep, chunk_sizes=chunk_sizes, context=context)
 
         def run() -> Result:
             with swept.context():

@@ -69,7 +69,7 @@ def explain(
         raise ValueError(f"kind: {kind!r} is not one of {', '.join(AXES)}")
     tensors = Given(inputs).tensors
     kind = kind_of(tensors) if kind is None else kind
-    run = _Run(model, inputs, target, layer, additional_forward_args)
+    run = _Explained(model, inputs, target, layer, additional_forward_args)
     for name in names:
         run.add(name, {key: value for key, value in method_options.items() if key in taken[name]})
     axes = AXES[kind][: tensors[0].dim()]
@@ -78,7 +78,7 @@ def explain(
     )
 
 
-class _Run:
+class _Explained:
     """The methods of one call one after the other: the first pass of them is the prediction, if it can be."""
 
     def __init__(

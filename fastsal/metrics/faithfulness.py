@@ -158,8 +158,8 @@ class _Way:
                 found[first:last] = scores
 
             self._task.name = description
-            plan = self._task.plan(len(found), by_row=True)
-            self._task.swept(len(found), work, keep, plan=plan).run()
+            chunk_sizes = self._task.chunk_sizes(len(found), by_row=True)
+            self._task.swept(len(found), work, keep, chunk_sizes=chunk_sizes).run()
         scores = found.view(len(rankings), examples, length)
         fractions = counts.to(torch.float64) / self._elements
         results = {

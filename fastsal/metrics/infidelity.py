@@ -120,8 +120,8 @@ def infidelity(
         def keep(start: int, stop: int, added: list[Tensor]) -> None:
             sums[:] = added
 
-        plan = task.plan(n_perturb_samples, repeats=True)
-        task.swept(n_perturb_samples, work, keep, plan=plan).run()
+        chunk_sizes = task.chunk_sizes(n_perturb_samples, repeats=True)
+        task.swept(n_perturb_samples, work, keep, chunk_sizes=chunk_sizes).run()
         if normalize:
             told, both, change = sums
             # The least over the factor of (factor^2 told - 2 factor both + change), which rounding may take below 0.

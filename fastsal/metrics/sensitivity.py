@@ -115,8 +115,8 @@ def sensitivity_max(
             nonlocal most
             most = greatest
 
-        plan = task.plan(n_perturb_samples, repeats=True)
-        task.swept(n_perturb_samples, work, keep, plan=plan).run()
+        chunk_sizes = task.chunk_sizes(n_perturb_samples, repeats=True)
+        task.swept(n_perturb_samples, work, keep, chunk_sizes=chunk_sizes).run()
     assert most is not None
     return most
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastsal
-from fastsal.engine.run import Plan, evaluation, find, module_of, modules_of, run
+from fastsal.engine.run import ChunkSizes, evaluation, find, module_of, modules_of, run
 from fastsal.engine.run.session import _evaluated, current
 from tests.explainers.networks import Small, image, small, unchanged
 
@@ -802,12 +802,12 @@ def test_plan_asks_again_for_what_was_not_known() -> None:
     def forward(z: Tensor) -> Any:
         return prepared(z)
 
-    plan = Plan(100, 1, 64, torch.device("cpu"), None, forward)
-    first = plan.size
+    chunk_sizes = ChunkSizes(100, 1, 64, torch.device("cpu"), None, forward)
+    first = chunk_sizes.size
     find(forward, (x,))
-    plan.succeeded(first)
-    assert (first, plan.size) == (100, 3)
-    assert Plan(100, 1, 64, torch.device("cpu"), None, forward).size == 3
+    chunk_sizes.succeeded(first)
+    assert (first, chunk_sizes.size) == (100, 3)
+    assert ChunkSizes(100, 1, 64, torch.device("cpu"), None, forward).size == 3
 
 
 def test_a_callable_that_makes_its_model_each_time() -> None:

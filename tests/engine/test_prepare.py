@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastsal
 from fastsal.engine.prepare import difference
-from fastsal.engine.run import Plan
+from fastsal.engine.run import ChunkSizes
 from tests.explainers.calls import CALLS
 from tests.explainers.networks import Small, TwoInputs, image, small, unchanged
 
@@ -291,7 +291,7 @@ def test_what_is_not_there_is_said() -> None:
 def test_the_measured_rows_are_the_batch() -> None:
     prepared = fastsal.prepare(small(), image(), probe_seconds=0.2)
     assert prepared.rows is not None
-    assert Plan(1000, 1, 400, torch.device("cpu"), None, prepared).size == max(
+    assert ChunkSizes(1000, 1, 400, torch.device("cpu"), None, prepared).size == max(
         1, prepared.rows - (prepared.rows % 8 if prepared.rows > 8 else 0)
     )
     explainer = fastsal.RISE(lambda x: prepared(x).softmax(1))

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from fastsal.engine.run import Plan, Sweep
+from fastsal.engine.run import ChunkSizes, Sweep
 
 CPU = torch.device("cpu")
 
@@ -42,7 +42,7 @@ class Work:
 @pytest.mark.parametrize("size", [None, 1, 3, 1000])
 def test_each_item_once_in_order(total: int, size: int | None) -> None:
     work = Work()
-    Sweep(total, work, work.keep, Plan(total, 2, 16, CPU, size)).run()
+    Sweep(total, work, work.keep, ChunkSizes(total, 2, 16, CPU, size)).run()
     assert work.done == list(range(total))
 
 
@@ -57,7 +57,7 @@ def test_each_item_once_in_order(total: int, size: int | None) -> None:
 @pytest.mark.parametrize("in_the_middle", [False, True])
 def test_memory_that_runs_out_halves_the_batch(error: BaseException, in_the_middle: bool) -> None:
     work = Work(fits=3, error=error, in_the_middle=in_the_middle)
-    Sweep(30, work, work.keep, Plan(30, 1, 16, CPU, 8)).run()
+    Sweep(30, work, work.keep, ChunkSizes(30, 1, 16, CPU, 8)).run()
     assert work.done == list(range(30))  # nothing lost, nothing twice
     assert max(stop - start for start, stop in work.tried[-5:]) <= 3
     assert len(work.tried) < 20  # the smaller size is kept
@@ -66,7 +66,7 @@ def test_memory_that_runs_out_halves_the_batch(error: BaseException, in_the_midd
 def test_one_item_that_does_not_fit() -> None:
     work = Work(fits=0)
     with pytest.raises(torch.OutOfMemoryError, match=r"one item.*no room"):
-        Sweep(30, work, work.keep, Plan(30, 1, 16, CPU, 8)).run()
+        Sweep(30, work, work.keep, ChunkSizes(30, 1, 16, CPU, 8)).run()
     assert work.done == []
     assert [stop - start for start, stop in work.tried] == [8, 4, 2, 1]
 
@@ -74,7 +74,7 @@ def test_one_item_that_does_not_fit() -> None:
 def test_other_errors_are_not_touched() -> None:
     work = Work(fits=0, error=RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        Sweep(30, work, work.keep, Plan(30, 1, 16, CPU, 8)).run()
+        Sweep(30, work, work.keep, ChunkSizes(30, 1, 16, CPU, 8)).run()
     assert len(work.tried) == 1
 
 
@@ -91,15 +91,15 @@ def test_a_failed_batch_is_freed_before_the_next() -> None:
         finally:
             gc.enable()
 
-    Sweep(12, watched, work.keep, Plan(12, 1, 16, CPU, 8)).run()
+    Sweep(12, watched, work.keep, ChunkSizes(12, 1, 16, CPU, 8)).run()
     assert alive == [0] * len(alive)
 
 
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     work = Work()
-    Sweep(20, work, work.keep, Plan(20, 1, 16, CPU, 8)).run()
+    Sweep(20, work, work.keep, ChunkSizes(20, 1, 16, CPU, 8)).run()
     assert capsys.readouterr().err == ""
-    Sweep(20, work, work.keep, Plan(20, 1, 16, CPU, 8), "masks", True).run()
+    Sweep(20, work, work.keep, ChunkSizes(20, 1, 16, CPU, 8), "masks", True).run()
     assert "masks" in capsys.readouterr().err
 
 
@@ -112,5 +112,5 @@ def test_a_real_allocation_that_fails() -> None:
             torch.empty(2**47, dtype=torch.float32)
         return range(start, stop)
 
-    Sweep(5, work, lambda start, stop, items: found.extend(items), Plan(5, 1, 16, CPU, 4)).run()
+    Sweep(5, work, lambda start, stop, items: found.extend(items), ChunkSizes(5, 1, 16, CPU, 4)).run()
     assert found == list(range(5))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fastsal.engine.run import Plan
+from fastsal.engine.run import ChunkSizes
 
 Gather = Callable[..., Tensor]
 
@@ -38,7 +38,7 @@ class Scorer(Protocol):
     shared: bool
     additional: tuple[Any, ...]
 
-    def plan(self, total: int) -> Plan:
+    def chunk_sizes(self, total: int) -> ChunkSizes:
         """Chunk sizes of a plain sweep over so many changes."""
 
     def output_of(self, rows: Tensor) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fastsal.engine.incremental.rules import Axes, Call, Even, Local, Rule, Shape, Way, rule_of
+from fastsal.engine.incremental.rules import Axes, Even, Local, OperationCall, Rule, Shape, Way, rule_of
 from fastsal.engine.incremental.tracing import Traced
 
 WHOLE_SHARE = 0.75
@@ -150,7 +150,7 @@ def _operation(node: fx.Node, shape: Shape, reaches: dict[Any, Reach], varying: 
     sources = tuple(each for each in node.all_input_nodes if each in varying)
     if not sources:
         return Operation(node, rule)
-    call = Call(node, shape, {each: reaches[each].axes for each in sources if each in reaches})
+    call = OperationCall(node, shape, {each: reaches[each].axes for each in sources if each in reaches})
     found = Operation(node, rule, sources, work=rule.work(call))
     if len(call.axes) < len(sources) or not (rule.several or sources == node.args[:1]):
         return found

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastsal.engine.incremental.asked import Asked, Changes
 from fastsal.engine.incremental.layout import Group
 from fastsal.engine.incremental.runner import Incremental
-from fastsal.engine.run import Plan, Sweep, Swept, note, observed
+from fastsal.engine.run import ChunkSizes, Sweep, Swept, note, observed
 
 ROWS = 32
 """Changed inputs per call: patches are small, and a batch of them must fill the machine."""
@@ -86,8 +86,8 @@ class _Scoring:
         def keep(start: int, stop: int, values: Tensor) -> None:
             found[group.positions[start:stop]] = values
 
-        plan = Plan(total, 1, 0, self._image.device, size)
-        Sweep(total, work, keep, plan, self._asked.name, self._asked.show_progress).run()
+        chunk_sizes = ChunkSizes(total, 1, 0, self._image.device, size)
+        Sweep(total, work, keep, chunk_sizes, self._asked.name, self._asked.show_progress).run()
 
     def _check(self, example: int, most: int) -> None:
         """Compare corners, centre and other positions with the plain forward."""

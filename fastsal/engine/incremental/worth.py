@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.engine.incremental.rules import Call, elements, rule_of
+from fastsal.engine.incremental.rules import OperationCall, elements, rule_of
 from fastsal.engine.incremental.tracing import Traced, aliases
 
 
@@ -40,7 +40,7 @@ def seconds_of_row(recorded: Traced, device: torch.device) -> float:
         value = node.meta.get("val")
         if not isinstance(value, Tensor) or aliases(node):
             continue
-        call = Call(node, recorded.shape, {})
+        call = OperationCall(node, recorded.shape, {})
         work, size = rule_of(node.target).work(call), elements(call)
         products = work if work > size else 0.0
         total += (products / speed.products + size / speed.elements) * value.dtype.itemsize / 4

@@ -15,9 +15,9 @@ from fastsal.engine.prepare.folding import foldable
 from fastsal.engine.prepare.precision import TOLERANCES, checked_precision
 from fastsal.engine.prepare.prepared import Choice, Form, Prepared, Step, form_of, unprepared
 from fastsal.engine.prepare.replica import NotReplicable, replica
+from fastsal.engine.run.chunk_sizes import MOST_ROWS, free_bytes
 from fastsal.engine.run.forward import evaluation, run, scratch
 from fastsal.engine.run.modules import unwrapped
-from fastsal.engine.run.plan import MOST_ROWS, free_bytes
 
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 FIRST_ROWS = 8

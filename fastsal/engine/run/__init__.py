@@ -1,18 +1,18 @@
 """One call of the model, and many: sweeps, their batches, and CUDA graphs."""
 
+from fastsal.engine.run.chunk_sizes import ChunkSizes, chunks_of
 from fastsal.engine.run.forward import detached, evaluation, find, one_example, run, scratch
 from fastsal.engine.run.gradients import input_gradients
 from fastsal.engine.run.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
-from fastsal.engine.run.plan import Plan, chunks_of
 from fastsal.engine.run.sweep import ChunkTooLarge, Sweep, Swept, chunks, note, observed
 
 __all__ = [
+    "ChunkSizes",
     "ChunkTooLarge",
     "Graph",
     "Managed",
-    "Plan",
     "Sweep",
     "Swept",
     "calling",

@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-from fastsal.engine.run.plan import Plan
+from fastsal.engine.run.chunk_sizes import ChunkSizes
 
 Kept = TypeVar("Kept")
 
@@ -101,7 +101,7 @@ class Sweep(Generic[Kept]):
             fold; it must change nothing. When memory runs out inside it, the chunk is halved and done again, so that
             nothing is lost and nothing counts twice.
         keep: ``keep(start, stop, what work returned)`` folds a chunk, and is called once for each item, in order.
-        plan: chunk sizes.
+        chunk_sizes: items of each chunk, from memory.
         name: of the method, for the bar and for :class:`Swept`.
         show_progress: show a bar on standard error.
         context: around every chunk: the model's mode, and whether there are gradients.
@@ -110,7 +110,7 @@ class Sweep(Generic[Kept]):
     total: int
     work: Callable[[int, int], Kept]
     keep: Callable[[int, int, Kept], None]
-    plan: Plan
+    chunk_sizes: ChunkSizes
     name: str = ""
     show_progress: bool = False
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
@@ -134,7 +134,7 @@ def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
         torch.OutOfMemoryError: when a single item does not fit.
     """
     bar = None
-    total, plan = sweep.total, sweep.plan
+    total, chunk_sizes = sweep.total, sweep.chunk_sizes
     if sweep.show_progress:
         from tqdm.auto import tqdm
 
@@ -144,17 +144,17 @@ def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
     began = time.perf_counter()
     try:
         while start < total:
-            stop = min(start + plan.size, total)
+            stop = min(start + chunk_sizes.size, total)
             done, outcome = _attempt(lambda start=start, stop=stop: sweep.work(start, stop))  # type: ignore[misc]
             if not done:
-                if not plan.out_of_memory(stop - start):
+                if not chunk_sizes.out_of_memory(stop - start):
                     raise torch.OutOfMemoryError(f"one item of the sweep does not fit in memory: {outcome}")
                 retried += 1
                 continue
             sweep.keep(start, stop, outcome)
             # What is kept is kept; the chunk's own tensors make room for the next one's.
             del outcome
-            plan.succeeded(stop - start)
+            chunk_sizes.succeeded(stop - start)
             sizes.append(stop - start)
             if bar is not None:
                 bar.update(stop - start)

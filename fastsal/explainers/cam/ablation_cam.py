@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastsal._torch import tree_leaves
 from fastsal.engine.reading.tail import Tail, begins_with
-from fastsal.engine.run import Plan
+from fastsal.engine.run import ChunkSizes
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
@@ -158,8 +158,8 @@ class AblationCAM(SweptMap):
             result[start:stop] = drops
 
         given = 1 if tail.one_at_a_time else task.per_call
-        plan = Plan(channels, 1, value.numel() * value.element_size(), value.device, given)
-        task.swept(channels, work, keep, plan=plan).run()
+        chunk_sizes = ChunkSizes(channels, 1, value.numel() * value.element_size(), value.device, given)
+        task.swept(channels, work, keep, chunk_sizes=chunk_sizes).run()
         return result
 
     def _channel_axis(self, value: Tensor, channels: int, inputs: tuple[Tensor, ...]) -> int:

@@ -130,5 +130,5 @@ class SmoothGradCAMPlusPlus(SweptMap):
         def keep(start: int, stop: int, added: list[list[Tensor]]) -> None:
             state[:] = added
 
-        task.swept(samples, work, keep, plan=task.plan(samples, cost=2)).run()
+        task.swept(samples, work, keep, chunk_sizes=task.chunk_sizes(samples, cost=2)).run()
         return [[moment[0] for moment in moments] for moments in state]

@@ -112,4 +112,4 @@ class DeepLiftShap(DeepLift):
             result = task.result([moments[0].to(dtype) for moments, dtype in zip(state, dtypes, strict=True)])
             return (result, torch.cat(deltas).T.reshape(-1)) if return_convergence_delta else result
 
-        return task.sweep(total, work, keep, finish, plan=task.plan(total, cost=2, rows=2))
+        return task.sweep(total, work, keep, finish, chunk_sizes=task.chunk_sizes(total, cost=2, rows=2))

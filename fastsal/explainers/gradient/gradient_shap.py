@@ -137,7 +137,7 @@ class GradientShap(GradientAttribution):
             result = task.result([m[0].to(tensor.dtype) for m, tensor in zip(state, task.inputs, strict=True)])
             return (result, torch.cat(deltas).T.reshape(-1)) if return_convergence_delta else result
 
-        return task.sweep(n_samples, work, keep, finish, plan=task.plan(n_samples, cost=2))
+        return task.sweep(n_samples, work, keep, finish, chunk_sizes=task.chunk_sizes(n_samples, cost=2))
 
 
 def _column(shares: Tensor, like: Tensor) -> Tensor:

@@ -143,13 +143,13 @@ class _Path:
 
     def described(self, n_steps: int) -> Call[Any]:
         # A gradient keeps the activations that a plain pass frees; Captum repeats extra tensors along the path.
-        plan = self._task.plan(self._points.total, cost=2, repeats=True)
+        chunk_sizes = self._task.chunk_sizes(self._points.total, cost=2, repeats=True)
         return self._task.sweep(
             self._points.total,
             self.work,
             lambda start, stop, added: self._points.keep(added),
             lambda: self._like(self._attributed(self._points.mean)),
-            plan=plan,
+            chunk_sizes=chunk_sizes,
             estimate=self.estimate,
             limit=f"n_steps={n_steps}",
         )

@@ -181,7 +181,7 @@ class _Moments:
             self.work,
             self.keep,
             self.finish,
-            plan=self._task.plan(self._samples, cost=2),
+            chunk_sizes=self._task.chunk_sizes(self._samples, cost=2),
             context=lambda: _outside_of_inference(self._task.create_graph),
             estimate=self.estimate,
             limit=f"{self._samples} samples",

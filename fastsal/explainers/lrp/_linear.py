@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsal.explainers.functions import WEIGHTED, Call
+from fastsal.explainers.functions import WEIGHTED, FunctionCall
 from fastsal.explainers.lrp.layer import HALF, Layer, widen
 
 # torch.batch_norm and the aten op have another order than torch.nn.functional's.
@@ -34,7 +34,7 @@ def weighted(name: str, func: Any, args: Any, kwargs: Any, found: list[Tensor]) 
         return None
     channels, spatial = WEIGHTED[name]
     axis = -1 - spatial
-    call = Call(func, args, kwargs, (x, weight, bias))
+    call = FunctionCall(func, args, kwargs, (x, weight, bias))
     kept = _detached(bias)
 
     def run(xs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -58,7 +58,7 @@ def product(name: str, func: Any, args: Any, kwargs: Any, found: list[Tensor]) -
     if weight is x or not any(operand is x for operand in operands):
         return None
     reverse = name == "__rmatmul__"
-    call = Call(torch.matmul, operands[::-1] if reverse else operands, {}, (x, weight))
+    call = FunctionCall(torch.matmul, operands[::-1] if reverse else operands, {}, (x, weight))
 
     def run(xs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None) -> Tensor:
         z: Tensor = call(*xs, weight)

@@ -22,7 +22,7 @@ from fastsal.explainers.functions import (
     SCALINGS,
     SUMS,
     WEIGHTED,
-    Call,
+    FunctionCall,
     carriers,
     function_name,
     has_tensors,
@@ -83,7 +83,7 @@ class RelevanceMode(TorchFunctionMode):
         # By output: what batch normalisation can be merged into, with the layer's input.
         self._mergeable: dict[int, tuple[weakref.ref[Tensor], Layer, Tensor]] = {}
         # The modules that run and are one layer: (inputs, leaves, call), or None where no relevance is met.
-        self._running: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...], Call] | None] = []
+        self._running: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...], FunctionCall] | None] = []
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
@@ -125,7 +125,7 @@ class RelevanceMode(TorchFunctionMode):
                 self._running.append(None)
                 return None
             leaves = tuple(x.detach().requires_grad_() for x in inputs)
-            call = Call(lambda *a, **k: (a, k), args, kwargs, inputs)
+            call = FunctionCall(lambda *a, **k: (a, k), args, kwargs, inputs)
             self._running.append((inputs, leaves, call))
             # Copies: writing to a leaf is an error, and the module may work in place.
             return call(*(leaf.clone() for leaf in leaves))
@@ -182,7 +182,7 @@ class RelevanceMode(TorchFunctionMode):
         if name in ELEMENTWISE and rule is None and len(found) == 1:
             x = inputs[0]
             with torch.no_grad():
-                value = Call(func, args, kwargs, inputs)(x.detach())
+                value = FunctionCall(func, args, kwargs, inputs)(x.detach())
             if value.data_ptr() == x.data_ptr() and name.endswith("dropout"):
                 return x
             return through(Layer(name), value, inputs)
@@ -210,7 +210,7 @@ class RelevanceMode(TorchFunctionMode):
             return result
         if rule is not None and rule.splits and not known:
             raise Refused(f"{name}: {rule} takes weights apart, and it has none; EpsilonRule and IdentityRule work")
-        call = Call(func, args, kwargs, inputs)
+        call = FunctionCall(func, args, kwargs, inputs)
         layer = Layer(name, lambda xs, weight, bias: call(*xs))
         return self._run(layer, rule or self._composite.other, inputs)
 

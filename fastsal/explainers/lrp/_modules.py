@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from fastsal._torch import BatchNorm
-from fastsal.explainers.functions import Call, replaced
+from fastsal.explainers.functions import FunctionCall, replaced
 from fastsal.explainers.lrp.composites import Composite
 from fastsal.explainers.lrp.layer import Layer
 from fastsal.explainers.lrp.rules import PropagationRule, as_rule
@@ -111,7 +111,7 @@ def _weight_and_bias(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     return weight if isinstance(weight, Tensor) else None, bias if isinstance(bias, Tensor) else None
 
 
-def as_layer(module: nn.Module, name: str, call: Call, dtype: torch.dtype) -> Layer:
+def as_layer(module: nn.Module, name: str, call: FunctionCall, dtype: torch.dtype) -> Layer:
     """A module as one layer, whatever functions it runs; ``call`` returns its arguments."""
 
     def run(xs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None) -> Tensor:

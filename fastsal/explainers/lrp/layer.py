@@ -40,7 +40,7 @@ class Rule(Protocol):
         """Relevance of each input of the layer from that of its output."""
 
 
-class Pass:
+class Identity:
     """The rule of elementwise functions of one input: what arrives passes. It needs no value, so none is saved."""
 
     def relevance(self, layer: Layer, relevance: Tensor) -> tuple[Tensor, ...]:
@@ -74,7 +74,7 @@ class Layer:
     channels: int | None = None
     axis: int = -1
     learned: bool = False
-    rule: Rule = field(default_factory=Pass)
+    rule: Rule = field(default_factory=Identity)
     saved: tuple[Saved, ...] = ()
     graph: tuple[tuple[Tensor, ...], Tensor] | None = None
     output: Saved | None = None

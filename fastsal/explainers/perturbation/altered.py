@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import ChunkTooLarge, Plan, Sweep, run, scratch
+from fastsal.engine.run import ChunkSizes, ChunkTooLarge, Sweep, run, scratch
 from fastsal.explainers.scores import selected
 from fastsal.explainers.task import Task
 
@@ -51,13 +51,13 @@ class AlteredScores:
         self._wide = torch.promote_types(clean.dtype, least)
         self.clean = clean.reshape(-1).to(self._wide)
 
-    def plan(self, total: int) -> Plan:
+    def chunk_sizes(self, total: int) -> ChunkSizes:
         """Chunk sizes for ``total`` copies."""
-        return self.task.plan(total, alone=self.shared)
+        return self.task.chunk_sizes(total, alone=self.shared)
 
     def sweep(self, total: int, work: Callable[[int, int], Any], keep: Callable[[int, int, Any], None]) -> Sweep[Any]:
         """A sweep over ``total`` copies; ``work`` and ``keep`` as of :class:`fastsal.engine.run.Sweep`."""
-        return self.task.swept(total, work, keep, plan=self.plan(total))
+        return self.task.swept(total, work, keep, chunk_sizes=self.chunk_sizes(total))
 
     def __call__(self, count: int, altered: dict[int, Tensor]) -> Tensor:
         """Scores [count, outputs] of ``count`` copies, copy-major; inputs that are not altered are repeated."""

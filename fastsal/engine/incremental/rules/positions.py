@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from fastsal.engine.incremental.rules.rule import Average, Axes, Call, Even, Rows, Rule, Way
+from fastsal.engine.incremental.rules.rule import Average, Axes, Even, OperationCall, Rows, Rule, Way
 
 aten = torch.ops.aten
 
 
-def _broadcast(call: Call) -> Way:
+def _broadcast(call: OperationCall) -> Way:
     """An elementwise operation, where all its arguments have height and width in the same place."""
     result = call.shape(call.node)
     if result is None:
@@ -40,66 +40,66 @@ def _broadcast(call: Call) -> Way:
     return Even(where)
 
 
-def _item(call: Call) -> Way:
+def _item(call: OperationCall) -> Way:
     return Even(call.where)
 
 
-def _concatenation(call: Call) -> Way:
+def _concatenation(call: OperationCall) -> Way:
     rank = len(call.shape(call.node) or ())
     dimension = int(call.argument("dim", 1, 0)) % rank if rank else 0
     same = all(call.axes.get(each) == call.where for each in call.node.all_input_nodes)
     return Even(call.where) if same and dimension not in (0, *call.where) else None
 
 
-def _dropout(call: Call) -> Way:
+def _dropout(call: OperationCall) -> Way:
     training = call.node.args[2]
     return None if training else Even(call.where)
 
 
-def _batch_norm(call: Call) -> Way:
+def _batch_norm(call: OperationCall) -> Way:
     training = call.node.target is aten.batch_norm.default and call.node.args[5]
     return None if 1 in call.where or training else Even(call.where)
 
 
-def _slopes(call: Call) -> Way:
+def _slopes(call: OperationCall) -> Way:
     return Even(call.where) if 1 not in call.where else None
 
 
-def _layer_norm(call: Call) -> Way:
+def _layer_norm(call: OperationCall) -> Way:
     normalized: Any = call.node.args[1]
     return Even(call.where) if max(call.where) < call.rank - len(normalized) else None
 
 
-def along(name: str, position: int, default: int = 0) -> Callable[[Call], Way]:
+def along(name: str, position: int, default: int = 0) -> Callable[[OperationCall], Way]:
     """Of what mixes or cuts one dimension, an argument: even, where that is neither the rows nor a position's."""
 
-    def reach(call: Call) -> Way:
+    def reach(call: OperationCall) -> Way:
         dimension = call.dimension(call.argument(name, position, default))
         return Even(call.where) if dimension not in (0, *call.where) else None
 
     return reach
 
 
-def _reduction(call: Call) -> Way:
+def _reduction(call: OperationCall) -> Way:
     dimensions = call.dimensions()
     keeps = call.argument("keepdim", 2, False)
     return Even(call.where) if keeps and dimensions and not {0, *call.where} & set(dimensions) else None
 
 
-def _mean(call: Call) -> Way:
+def _mean(call: OperationCall) -> Way:
     if set(call.dimensions()) != set(call.where):
         return _reduction(call)
     return Average(bool(call.argument("keepdim", 2, False))) if call.node.kwargs.get("dtype") is None else None
 
 
-def _permutation(call: Call) -> Way:
+def _permutation(call: OperationCall) -> Way:
     given: Any = call.node.args[1]
     order = [call.dimension(each) for each in given]
     height, width = call.where
     return Even((order.index(height), order.index(width))) if order[0] == 0 else None
 
 
-def _transposition(call: Call) -> Way:
+def _transposition(call: OperationCall) -> Way:
     first, second = (call.dimension(each) for each in call.node.args[1:3])
     if 0 in (first, second):
         return None
@@ -108,7 +108,7 @@ def _transposition(call: Call) -> Way:
     return Even((swapped.get(height, height), swapped.get(width, width)))
 
 
-def _rows(call: Call) -> Way:
+def _rows(call: OperationCall) -> Way:
     return Rows() if call.node.args[1] == 0 else None
 
 

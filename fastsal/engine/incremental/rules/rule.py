@@ -66,7 +66,7 @@ Way = Local | Even | Average | Rows | None
 """How a change goes on; None is everywhere: the operation needs the whole map."""
 
 
-class Call(NamedTuple):
+class OperationCall(NamedTuple):
     """A call of an operation.
 
     Attributes:
@@ -106,7 +106,7 @@ class Call(NamedTuple):
         return [self.dimension(each) for each in ([given] if isinstance(given, int) else given)]
 
 
-def elements(call: Call) -> float:
+def elements(call: OperationCall) -> float:
     """One for each element of a row of the result, as if each took a multiply-add."""
     result = call.shape(call.node)
     if result is None:
@@ -117,7 +117,7 @@ def elements(call: Call) -> float:
     return count
 
 
-def everywhere(_call: Call) -> Way:
+def everywhere(_call: OperationCall) -> Way:
     """Each element of the result may depend on each of the arguments."""
     return None
 
@@ -141,9 +141,9 @@ class Rule:
         fresh: whether the result shares no memory with an argument, so that the next operation may be written over it.
     """
 
-    reach: Callable[[Call], Way] = everywhere
+    reach: Callable[[OperationCall], Way] = everywhere
     several: bool = False
-    work: Callable[[Call], float] = elements
+    work: Callable[[OperationCall], float] = elements
     run: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any] = as_it_is
     fresh: bool = False
 

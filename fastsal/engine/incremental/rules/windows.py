@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from fastsal.engine.incremental.rules.products import weights
-from fastsal.engine.incremental.rules.rule import Average, Call, Even, Local, Rule, Way, pair
+from fastsal.engine.incremental.rules.rule import Average, Even, Local, OperationCall, Rule, Way, pair
 
 aten = torch.ops.aten
 
 
-def _convolution(call: Call) -> Way:
+def _convolution(call: OperationCall) -> Way:
     weight = call.shape(call.node.args[1])
     transposed = call.node.target is aten.convolution.default and call.node.args[6]
     if weight is None or len(weight) != 4 or transposed:
@@ -22,7 +22,7 @@ def _convolution(call: Call) -> Way:
     return _local(call, Local((weight[2], weight[3]), stride, padding, dilation, 0.0))
 
 
-def _max_pool(call: Call) -> Way:
+def _max_pool(call: OperationCall) -> Way:
     kernel = pair(_given(call, 1, None))
     if _given(call, 5, False):
         return None  # a size rounded up: windows that reach over the border
@@ -30,14 +30,14 @@ def _max_pool(call: Call) -> Way:
     return _local(call, Local(kernel, stride, pair(_given(call, 3, 0)), pair(_given(call, 4, 1)), float("-inf")))
 
 
-def _average_pool(call: Call) -> Way:
+def _average_pool(call: OperationCall) -> Way:
     kernel, padding = pair(_given(call, 1, None)), pair(_given(call, 3, 0))
     if _given(call, 4, False) or (padding != (0, 0) and not _given(call, 5, True)):
         return None
     return _local(call, Local(kernel, pair(_given(call, 2, None) or kernel), padding, (1, 1), 0.0))
 
 
-def _adaptive_pool(call: Call) -> Way:
+def _adaptive_pool(call: OperationCall) -> Way:
     """The average over all positions, or the map as it is where it has the size asked for."""
     if call.where != (2, 3):
         return None
@@ -47,11 +47,11 @@ def _adaptive_pool(call: Call) -> Way:
     return Even((2, 3)) if size == tuple(extent) else None
 
 
-def _given(call: Call, position: int, default: Any) -> Any:
+def _given(call: OperationCall, position: int, default: Any) -> Any:
     return call.node.args[position] if len(call.node.args) > position else default
 
 
-def _local(call: Call, window: Local) -> Way:
+def _local(call: OperationCall, window: Local) -> Way:
     """A window of one element at its own place is the same as no window."""
     if call.node.kwargs or call.where != (2, 3):
         return None

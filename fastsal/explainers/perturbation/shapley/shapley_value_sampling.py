@@ -92,7 +92,7 @@ class ShapleyValueSampling(Estimating, PerturbationAttribution):
                 orders.work,
                 orders.keep,
                 orders.finish,
-                plan=orders.game.scores.plan(items),
+                chunk_sizes=orders.game.scores.chunk_sizes(items),
                 estimate=orders.estimate,
                 limit=f"n_samples={n_samples}",
             )

@@ -165,8 +165,8 @@ class LimeBase(PerturbationAttribution):
         def fit() -> Any:
             with task.context():
                 around = _Around(task, self._samples(task.form(task.inputs), kwargs))
-                plan = task.plan(n_samples, alone=examples > 1)
-                task.swept(n_samples, around.work, around.keep, plan=plan).run()
+                chunk_sizes = task.chunk_sizes(n_samples, alone=examples > 1)
+                task.swept(n_samples, around.work, around.keep, chunk_sizes=chunk_sizes).run()
                 if not around.outputs:
                     raise ValueError("perturb_func: its iterator has no sample")
                 if len(around.outputs) < n_samples:

@@ -40,7 +40,7 @@ def chunks_of(items: int) -> Iterator[None]:
         _fixed_size.reset(token)
 
 
-class Plan:
+class ChunkSizes:
     """Chunk sizes for a sweep of ``total`` items, each of ``rows_per_item`` rows of ``row_bytes`` bytes.
 
     A batch size given by the caller is in items and is honoured until memory runs out. Otherwise ``forward_func`` is

@@ -1,0 +1,47 @@
+"""Batch sizes: bounded rows, bounded memory, the caller's choice, and halves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastsal.engine.run import ChunkSizes
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("rows_per_item", [1, 2, 3, 8, 1000])
+def test_rows_on_a_cpu(rows_per_item: int) -> None:
+    """Eight rows of a large image, or one a thread, in multiples of eight where there are more."""
+    items = max(1, max(8, torch.get_num_threads()) // rows_per_item)
+    assert ChunkSizes(1000, rows_per_item, 600_000, CPU).size == (items if items <= 8 else items - items % 8)
+
+
+def test_small_rows_come_in_larger_numbers() -> None:
+    assert ChunkSizes(1000, 1, 4, CPU).size == 256
+    assert ChunkSizes(1000, 1, 2**15, CPU).size == 128
+
+
+def test_memory_bounds_the_rows() -> None:
+    assert ChunkSizes(1000, 1, 2**50, CPU).size == 1
+    assert ChunkSizes(3, 1, 4, CPU).size == 3
+
+
+def test_the_callers_choice_is_kept_until_memory_runs_out() -> None:
+    chunk_sizes = ChunkSizes(1000, 1, 2**50, CPU, 100)
+    assert chunk_sizes.size == 100
+    chunk_sizes.succeeded(100)
+    assert chunk_sizes.size == 100
+    assert chunk_sizes.out_of_memory(100)
+    assert chunk_sizes.size == 50
+    chunk_sizes.succeeded(50)
+    assert chunk_sizes.size == 50
+    assert not ChunkSizes(10, 1, 4, CPU, 1).out_of_memory(1)
+
+
+def test_a_gpus_batch_grows_and_stays_within_its_memory(cuda: torch.device) -> None:
+    chunk_sizes = ChunkSizes(10_000, 1, 1024, cuda)
+    for _ in range(12):
+        chunk_sizes.succeeded(chunk_sizes.size)
+    assert chunk_sizes.size == 256
+    assert ChunkSizes(10_000, 1, torch.cuda.get_device_properties(cuda).total_memory, cuda).size == 1
