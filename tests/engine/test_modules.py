@@ -554,6 +554,32 @@ def test_what_is_known() -> None:
     assert find(lambda z: z, (x,)) == []
 
 
+class Odd:
+    """Equals everything, has no hash, and claims to have any attribute."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.__dict__["model"] = model
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return Odd(self.model)
+
+    def __call__(self, x: Tensor) -> Any:
+        return self.model(x)
+
+
+def test_callables_are_told_apart_whatever_they_say() -> None:
+    models = [methods(), methods()]
+    odd = [Odd(model) for model in models]
+    for call, model in zip(odd, models, strict=True):
+        assert modules_of(call) == []
+        assert find(call, (image(),)) == [model]
+    for call, model in zip(odd, models, strict=True):
+        assert modules_of(call) == [model]
+
+
 def test_finding_takes_one_run_of_one_example() -> None:
     rows: list[int] = []
     model = methods()

@@ -11,15 +11,15 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from fastsal.engine.run.managed import Managed
 
 ForwardFunc = Callable[..., Any]
+Value = TypeVar("Value")
 
 _MOST_WRAPPERS = 16
 """Around a function: some objects claim to have any attribute."""
@@ -61,13 +61,40 @@ class _Meanwhile(threading.local):
         self.kept: list[tuple[ForwardFunc, _Kept]] = []
 
 
-_remembered: Any = WeakIdKeyDictionary()
+class _WhileAlive(Generic[Value]):
+    """Values for objects as long as these live, by identity: some say that they equal others, or have no hash."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[weakref.ref[Any], Value]] = {}
+
+    def get(self, key: Any) -> Value | None:
+        """The value of an object; None where there is none."""
+        found = self._kept.get(id(key))
+        return found[1] if found is not None and found[0]() is key else None
+
+    def set(self, key: Any, value: Value) -> None:
+        """Keep a value for an object.
+
+        Raises:
+            TypeError: for an object that cannot be referred to weakly.
+        """
+        place, kept = id(key), self._kept
+
+        def remove(reference: weakref.ref[Any]) -> None:
+            found = kept.get(place)
+            if found is not None and found[0] is reference:
+                del kept[place]
+
+        kept[place] = weakref.ref(key, remove), value
+
+
+_remembered: _WhileAlive[_Kept] = _WhileAlive()
 """By callable."""
-_methods: Any = WeakIdKeyDictionary()
+_methods: _WhileAlive[_WhileAlive[_Kept]] = _WhileAlive()
 """By what a bound method is of, then by its function."""
 _meanwhile = _Meanwhile()
-_closed: dict[int, tuple[weakref.ref[nn.Module], tuple[int, int]]] = {}
-"""By their ids, modules that run none but their parts, and the state in which that was seen; asked in every call."""
+_closed: _WhileAlive[tuple[int, int]] = _WhileAlive()
+"""Of modules that run none but their parts, the state in which that was seen."""
 
 
 def modules_of(forward_func: ForwardFunc) -> list[nn.Module]:
@@ -145,12 +172,12 @@ def same(one: ForwardFunc, other: ForwardFunc) -> bool:
 
 def recalled(forward_func: ForwardFunc) -> Behind | None:
     """What a callable ran when it last ran to its end."""
-    try:
-        if isinstance(forward_func, types.MethodType):
-            kept = _methods.get(forward_func.__self__, {}).get(forward_func.__func__)
-        else:
-            kept = _remembered.get(forward_func)
-    except TypeError:  # it cannot be referred to weakly
+    if isinstance(forward_func, types.MethodType):
+        functions = _methods.get(forward_func.__self__)
+        kept = None if functions is None else functions.get(forward_func.__func__)
+    else:
+        kept = _remembered.get(forward_func)
+    if kept is None and _meanwhile.kept:
         kept = next((kept for other, kept in _meanwhile.kept if same(other, forward_func)), None)
     return None if kept is None else kept.alive()
 
@@ -159,10 +186,14 @@ def remember(forward_func: ForwardFunc, found: Behind) -> None:
     """Keep what a callable ran for :func:`recalled`; until :func:`forget` where it cannot be referred to weakly."""
     kept = _Kept(tuple(map(weakref.ref, found.outermost)), tuple(map(weakref.ref, found.hidden)), found.compiled)
     try:
-        if isinstance(forward_func, types.MethodType):
-            _methods.setdefault(forward_func.__self__, WeakIdKeyDictionary())[forward_func.__func__] = kept
-        else:
-            _remembered[forward_func] = kept
+        if not isinstance(forward_func, types.MethodType):
+            _remembered.set(forward_func, kept)
+            return
+        functions = _methods.get(forward_func.__self__)
+        if functions is None:
+            functions = _WhileAlive()
+            _methods.set(forward_func.__self__, functions)
+        functions.set(forward_func.__func__, kept)
     except TypeError:
         _meanwhile.kept.insert(0, (forward_func, kept))
 
@@ -199,8 +230,7 @@ def outermost_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
 
 def close(module: nn.Module) -> None:
     """Note that a module ran none but its parts."""
-    key = id(module)
-    _closed[key] = weakref.ref(module, lambda _: _closed.pop(key, None)), _state(parts_of(module))
+    _closed.set(module, _state(parts_of(module)))
 
 
 def is_closed(module: nn.Module, parts: Mapping[int, nn.Module]) -> bool:
@@ -208,8 +238,8 @@ def is_closed(module: nn.Module, parts: Mapping[int, nn.Module]) -> bool:
     # What runs inside of TorchScript is no module of Python's.
     if isinstance(module, torch.jit.ScriptModule):
         return True
-    seen = _closed.get(id(module))
-    return seen is not None and seen[0]() is module and seen[1] == _state(parts)
+    seen = _closed.get(module)
+    return seen is not None and seen == _state(parts)
 
 
 def _state(parts: Mapping[int, nn.Module]) -> tuple[int, int]:
