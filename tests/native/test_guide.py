@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "deploy.md"
@@ -19,6 +20,7 @@ FILES = {"python": "export.py", "cpp": "service.cpp", "cmake": "CMakeLists.txt"}
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.skipif(torch.__version__ < (2, 11), reason="fastsal.export needs PyTorch 2.11")
 def test_every_command_of_the_guide(tmp_path: Path) -> None:
     (tmp_path / "fastsal").symlink_to(ROOT)
     folder = Path(sys.executable).parent

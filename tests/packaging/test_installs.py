@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fastsal.ops._backend import without_triton
 from tests.packaging.building import Isolated
 
 OPTIONAL = ("captum", "matplotlib", "pytorch_grad_cam", "skimage", "sklearn", "timm", "torchvision", "transformers")
@@ -96,6 +97,7 @@ def test_cmake_configures_without_a_compiler(root: Path, tmp_path: Path) -> None
 @cmake
 @pytest.mark.slow
 @compiler
+@pytest.mark.skipif(without_triton() is not None, reason=str(without_triton()))
 def test_the_native_build_and_its_tests(root: Path, tmp_path: Path) -> None:
     """One module's kernels for two architectures; all of them for four take some minutes."""
     build = tmp_path / "build"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from fastsal.compat.grad_cam._rendering import scaled
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Targets = Sequence[Callable[..., Any]] | None
 FACTORS = (0.9, 1.0, 1.1)

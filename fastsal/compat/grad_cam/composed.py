@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from fastsal.compat.grad_cam._rendering import scaled
 from fastsal.compat.grad_cam.base_cam import BaseCAM, Targets, as_array
 from fastsal.compat.grad_cam.methods import GradCAM, GradCAMPlusPlus
 from fastsal.compat.grad_cam.utils.model_targets import FinerWeightedTarget
 from fastsal.explainers.cam.base import ReshapeTransform
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class _Rivals:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from fastsal.compat.torchcam.methods.core import (
     Classes,
@@ -19,6 +18,9 @@ from fastsal.compat.torchcam.methods.core import (
     one_size,
 )
 from fastsal.compat.torchcam.methods.gradient import GradCAM, GradCAMpp, _Gradient
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Layers = nn.Module | str | Sequence[nn.Module | str] | None
 Comparison = int | list[int] | list[list[int]] | None

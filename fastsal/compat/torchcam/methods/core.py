@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from fastsal.engine.reading import resolve_layer
 from fastsal.engine.reading.layers import layers
 from fastsal.engine.run import scratch
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 from fastsal.ops import cam
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 OutputTarget = Callable[[Any], Tensor]
