@@ -196,7 +196,7 @@ def test_files_that_are_no_packages(package: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("explainer", "options", "error", "message"),
     [
-        (fastsal.DeepLift, {}, TypeError, "explainer: DeepLift is none of Saliency"),
+        (fastsal.DeepLift, {}, TypeError, "explainer: DeepLift is none of "),
         (fastsal.RISE, {"tolerance": 0.1}, TypeError, "tolerance: RISE takes no such option"),
         (fastsal.RISE, {"deadline": 0.1}, TypeError, "deadline: RISE takes no such option"),
         (fastsal.RISE, {"return_standard_error": True}, TypeError, "return_standard_error: RISE takes no such"),
