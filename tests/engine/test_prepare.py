@@ -295,6 +295,7 @@ def test_the_measured_rows_are_the_batch() -> None:
         1, prepared.rows - (prepared.rows % 8 if prepared.rows > 8 else 0)
     )
     explainer = fastsal.RISE(lambda x: prepared(x).softmax(1))
+    explainer.attribute(image(), 1, n_masks=1)  # what a function calls is known once it has run
     explainer.attribute(image(), 1, n_masks=40)
     (swept,) = explainer.plan().sweeps
     assert swept.total == sum(swept.sizes) == 40
