@@ -51,8 +51,16 @@ FakeTensorMode = _fake_tensor.FakeTensorMode
 
 get_current_function_mode: Any = overrides._get_current_function_mode
 """The innermost mode, which is the one that leaving takes away."""
-TorchDispatchMode = _python_dispatch.TorchDispatchMode
-"""Sees every op of a call, to tell which backend takes it."""
+
+
+class TorchDispatchMode(_python_dispatch.TorchDispatchMode):
+    """Sees every op of a call: to tell which backend takes it, or to record what ran."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing inside is compiled, and to say so to torch._dynamo would import it, which takes over a second."""
+        return False
+
 
 # What is in a graph, and of what kind a module is.
 OpOverload = _ops.OpOverload

@@ -74,11 +74,6 @@ class _Recorder(TorchDispatchMode):
         self._graph = graph
         self._nodes: Any = WeakTensorKeyDictionary()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing here is compiled, and to say so to torch._dynamo would import it, which takes more than a second."""
-        return False
-
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = tree_map(self._argument, (args, kwargs))
