@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,9 +14,8 @@ from fastsal.engine.run.modules import ForwardFunc, behind, module_of, modules_o
 from fastsal.engine.run.session import Session, current
 
 
-@contextlib.contextmanager
-def evaluation(forward_func: ForwardFunc, *, eager: bool = False) -> Iterator[None]:
-    """The model in evaluation mode and inference mode left; every module's own flag is back afterwards.
+def evaluation(forward_func: ForwardFunc, *, eager: bool = False) -> Session:
+    """Context: the model in evaluation mode and inference mode left; every module's own flag is back afterwards.
 
     Modules that are not known to be behind the callable are found, and switched, as :func:`run` comes to them. A
     prepared model takes over what has changed in the user's.
@@ -27,8 +24,7 @@ def evaluation(forward_func: ForwardFunc, *, eager: bool = False) -> Iterator[No
     let a batch of altered inputs change the user's running statistics. ``eager`` runs what ``torch.compile`` made as
     plain PyTorch, since compiled code was traced without the hooks and modes that a tap needs.
     """
-    with torch.inference_mode(False), Session(forward_func, eager):
-        yield
+    return Session(forward_func, eager)
 
 
 def find(forward_func: ForwardFunc, inputs: tuple[Any, ...], additional: tuple[Any, ...] = ()) -> list[nn.Module]:

@@ -53,6 +53,8 @@ def current() -> Session | None:
 class Session:
     """Context in which a callable's modules are in evaluation mode; the managed ones are in sessions of their own.
 
+    Inference mode is left.
+
     Args:
         forward_func: the callable.
         eager: what ``torch.compile`` made runs as plain PyTorch.
@@ -61,7 +63,7 @@ class Session:
     def __init__(self, forward_func: ForwardFunc, eager: bool) -> None:
         self.forward_func, self.eager = forward_func, eager
         self.complete = False
-        self._contexts = contextlib.ExitStack()
+        self._contexts: contextlib.ExitStack | None = None  # most sessions have no other in them
         self._stack = _thread.sessions
         self._parts: dict[int, nn.Module] = {}
         self._outermost: dict[int, nn.Module] = {}
@@ -75,6 +77,8 @@ class Session:
     def __enter__(self) -> Session:
         self._stack.append(self)
         try:
+            if torch.is_inference_mode_enabled():
+                self._enter(torch.inference_mode(False))
             self._holds_stance = self.eager and stance.hold(stance.EAGER)
             self._take_known()
         except BaseException:
@@ -84,7 +88,8 @@ class Session:
 
     def __exit__(self, *error: object) -> None:
         try:
-            self._contexts.close()
+            if self._contexts is not None:
+                self._contexts.close()
         finally:
             self._stack.remove(self)
             if self._holds_stance:
@@ -92,6 +97,12 @@ class Session:
             if self._switched:
                 _back(self._switched)
             forget(self.forward_func, [other.forward_func for other in self._stack])
+
+    def _enter(self, context: contextlib.AbstractContextManager[Any]) -> None:
+        """Hold a context to the end of the session."""
+        if self._contexts is None:
+            self._contexts = contextlib.ExitStack()
+        self._contexts.enter_context(context)
 
     def _take_known(self) -> None:
         """What is known of the callable, and whether that is all."""
@@ -115,7 +126,7 @@ class Session:
         if id(module) in self._parts:
             return False
         if managed and isinstance(module, Managed):
-            self._contexts.enter_context(module.session(whole=self.eager))
+            self._enter(module.session(whole=self.eager))
         parts = parts_of(module)
         if is_closed(module, parts):
             self._closed.add(id(module))
