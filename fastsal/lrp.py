@@ -9,7 +9,7 @@ A rule of one's own derives from :class:`PropagationRule`.
 """
 
 from fastsal.explainers.lrp.composites import Composite
-from fastsal.explainers.lrp.layer import Layer
+from fastsal.explainers.lrp.layer import RelevanceLayer
 from fastsal.explainers.lrp.rules import (
     Alpha1_Beta0_Rule,
     AlphaBetaRule,
@@ -32,8 +32,8 @@ __all__ = [
     "FlatRule",
     "GammaRule",
     "IdentityRule",
-    "Layer",
     "PropagationRule",
+    "RelevanceLayer",
     "Term",
     "ZPlusRule",
 ]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsal.explainers.functions import WEIGHTED, FunctionCall
-from fastsal.explainers.lrp.layer import HALF, Layer, widen
+from fastsal.explainers.lrp.layer import HALF, RelevanceLayer, widen
 
 # torch.batch_norm and the aten op have another order than torch.nn.functional's.
 ATEN_BATCH_NORM = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
@@ -26,7 +26,7 @@ def _detached(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
-def weighted(name: str, func: Any, args: Any, kwargs: Any, found: list[Tensor]) -> tuple[Layer, Tensor] | None:
+def weighted(name: str, func: Any, args: Any, kwargs: Any, found: list[Tensor]) -> tuple[RelevanceLayer, Tensor] | None:
     """A linear layer or convolution, and its input; None where more than the input carries relevance."""
     given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
     x, weight, bias = given["input"], given["weight"], given.get("bias")
@@ -44,10 +44,10 @@ def weighted(name: str, func: Any, args: Any, kwargs: Any, found: list[Tensor]) 
         z: Tensor = call(*xs, weight, None)
         return z if bias is None else z + _along(bias, axis)
 
-    return Layer(name, run, weight.detach(), kept, channels=channels, axis=axis, learned=True), x
+    return RelevanceLayer(name, run, weight.detach(), kept, channels=channels, axis=axis, learned=True), x
 
 
-def product(name: str, func: Any, args: Any, kwargs: Any, found: list[Tensor]) -> tuple[Layer, Tensor] | None:
+def product(name: str, func: Any, args: Any, kwargs: Any, found: list[Tensor]) -> tuple[RelevanceLayer, Tensor] | None:
     """A product with a constant matrix as a linear layer, and its input; None for other products."""
     adds = name in ("addmm", "baddbmm")
     operands = args[1:3] if adds else args[:2]
@@ -64,7 +64,7 @@ def product(name: str, func: Any, args: Any, kwargs: Any, found: list[Tensor]) -
         z: Tensor = call(*xs, weight)
         return z if bias is None else z + bias
 
-    return Layer(name, run, weight.detach(), args[0].detach() if adds else None, learned=True), x
+    return RelevanceLayer(name, run, weight.detach(), args[0].detach() if adds else None, learned=True), x
 
 
 class BatchNorm:
@@ -98,7 +98,7 @@ class BatchNorm:
         self._eps: float = given["eps"]
         self._axis = 1 - self.input.dim()
 
-    def normalising(self) -> Layer:
+    def normalising(self) -> RelevanceLayer:
         """As a layer of ``weight`` and ``bias``, which is what Captum's rules alter."""
         mean, variance, eps = self.statistic, self._variance, self._eps
 
@@ -107,7 +107,7 @@ class BatchNorm:
             statistics = (mean, variance) if x.dtype in HALF else (mean.to(x.dtype), variance.to(x.dtype))
             return F.batch_norm(x, *statistics, weight, bias, False, 0.0, eps)
 
-        return Layer("batch_norm", run, _detached(self.weight), _detached(self._bias))
+        return RelevanceLayer("batch_norm", run, _detached(self.weight), _detached(self._bias))
 
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         scale = (widen(self._variance) + self._eps).rsqrt()
@@ -116,7 +116,7 @@ class BatchNorm:
         shift = -self.statistic * scale
         return scale, shift if self._bias is None else shift + self._bias.detach()
 
-    def affine(self) -> Layer:
+    def affine(self) -> RelevanceLayer:
         """As a layer scale * x + shift, which rules can take apart."""
         axis = self._axis
 
@@ -125,9 +125,9 @@ class BatchNorm:
             z = xs[0] * _along(weight, axis)
             return z if bias is None else z + _along(bias, axis)
 
-        return Layer("batch_norm", run, *self._scale_and_shift())
+        return RelevanceLayer("batch_norm", run, *self._scale_and_shift())
 
-    def merged(self, before: Layer, name: str) -> Layer | None:
+    def merged(self, before: RelevanceLayer, name: str) -> RelevanceLayer | None:
         """The layer before and this one as one layer; None where their channels differ."""
         (scale, shift), weight = self._scale_and_shift(), before.weight
         if weight is None or before.channels is None or before.axis != self._axis:

@@ -33,7 +33,7 @@ from fastsal.explainers.functions import (
 from fastsal.explainers.lrp._linear import BatchNorm, product, weighted
 from fastsal.explainers.lrp._modules import ModuleRules, as_layer
 from fastsal.explainers.lrp.composites import Composite
-from fastsal.explainers.lrp.layer import HALF, Layer, Rule, Saved, through
+from fastsal.explainers.lrp.layer import HALF, RelevanceLayer, Rule, Saved, through
 from fastsal.explainers.lrp.rules import EpsilonRule, PropagationRule
 
 # Arithmetic that reached autograd unseen, as scripted functions do.
@@ -61,7 +61,7 @@ def _unique(tensors: list[Tensor]) -> tuple[Tensor, ...]:
 def _has_layer_behind(x: Tensor) -> bool:
     """Whether a linear layer or convolution came before."""
     layers = (getattr(node, "layer", None) for node in nodes_behind([x]))
-    return any(isinstance(layer, Layer) and layer.learned for layer in layers)
+    return any(isinstance(layer, RelevanceLayer) and layer.learned for layer in layers)
 
 
 class RelevanceMode(TorchFunctionMode):
@@ -81,7 +81,7 @@ class RelevanceMode(TorchFunctionMode):
         # By memory: what has to be copied before the model overwrites it.
         self._saved: dict[int, list[Saved]] = {}
         # By output: what batch normalisation can be merged into, with the layer's input.
-        self._mergeable: dict[int, tuple[weakref.ref[Tensor], Layer, Tensor]] = {}
+        self._mergeable: dict[int, tuple[weakref.ref[Tensor], RelevanceLayer, Tensor]] = {}
         # The modules that run and are one layer: (inputs, leaves, call), or None where no relevance is met.
         self._running: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...], FunctionCall] | None] = []
 
@@ -104,7 +104,7 @@ class RelevanceMode(TorchFunctionMode):
         self._saved.clear()
         self._mergeable.clear()
         for node in nodes_behind(carriers(output)):
-            own = isinstance(node, BackwardCFunction) and isinstance(getattr(node, "layer", None), Layer)
+            own = isinstance(node, BackwardCFunction) and isinstance(getattr(node, "layer", None), RelevanceLayer)
             if not own and (isinstance(node, BackwardCFunction) or UNSEEN.match(node.name())):
                 raise TypeError(
                     f"model: {node.name()} ran where no rule could reach it (a scripted function, or an "
@@ -185,7 +185,7 @@ class RelevanceMode(TorchFunctionMode):
                 value = FunctionCall(func, args, kwargs, inputs)(x.detach())
             if value.data_ptr() == x.data_ptr() and name.endswith("dropout"):
                 return x
-            return through(Layer(name), value, inputs)
+            return through(RelevanceLayer(name), value, inputs)
         if name == "batch_norm":
             norm = BatchNorm(func, args, kwargs)
             if len(found) == 1 and found[0] is norm.input:
@@ -211,12 +211,14 @@ class RelevanceMode(TorchFunctionMode):
         if rule is not None and rule.splits and not known:
             raise Refused(f"{name}: {rule} takes weights apart, and it has none; EpsilonRule and IdentityRule work")
         call = FunctionCall(func, args, kwargs, inputs)
-        layer = Layer(name, lambda xs, weight, bias: call(*xs))
+        layer = RelevanceLayer(name, lambda xs, weight, bias: call(*xs))
         return self._run(layer, rule or self._composite.other, inputs)
 
     # Layers
 
-    def _weighted(self, layer: Layer, x: Tensor, rule: PropagationRule | None, given: tuple[Any, ...]) -> Tensor:
+    def _weighted(
+        self, layer: RelevanceLayer, x: Tensor, rule: PropagationRule | None, given: tuple[Any, ...]
+    ) -> Tensor:
         name, own = next((self._rules.by_tensor[id(v)] for v in given if id(v) in self._rules.by_tensor), (None, None))
         rule = own or rule
         if rule is None and self._composite.first is not None and not _has_layer_behind(x):
@@ -250,7 +252,7 @@ class RelevanceMode(TorchFunctionMode):
         layer.name = name or layer.name
         return self._run(layer, rule, (x,))
 
-    def _run(self, layer: Layer, rule: PropagationRule, inputs: tuple[Tensor, ...]) -> Tensor:
+    def _run(self, layer: RelevanceLayer, rule: PropagationRule, inputs: tuple[Tensor, ...]) -> Tensor:
         leaves = tuple(x.detach().requires_grad_() for x in inputs)
         assert layer.run is not None
         with torch.set_grad_enabled(_as_run(rule)):
@@ -260,7 +262,12 @@ class RelevanceMode(TorchFunctionMode):
         return self._through(layer, rule, inputs, leaves, output)
 
     def _through(
-        self, layer: Layer, rule: Rule, inputs: tuple[Tensor, ...], leaves: tuple[Tensor, ...] | None, output: Tensor
+        self,
+        layer: RelevanceLayer,
+        rule: Rule,
+        inputs: tuple[Tensor, ...],
+        leaves: tuple[Tensor, ...] | None,
+        output: Tensor,
     ) -> Tensor:
         if self._verbose:
             print(f"{layer.name}: {rule}")

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from fastsal._torch import BatchNorm
 from fastsal.explainers.functions import FunctionCall, replaced
 from fastsal.explainers.lrp.composites import Composite
-from fastsal.explainers.lrp.layer import Layer
+from fastsal.explainers.lrp.layer import RelevanceLayer
 from fastsal.explainers.lrp.rules import PropagationRule, as_rule
 
 # Modules that are one function of their own weight.
@@ -111,7 +111,7 @@ def _weight_and_bias(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     return weight if isinstance(weight, Tensor) else None, bias if isinstance(bias, Tensor) else None
 
 
-def as_layer(module: nn.Module, name: str, call: FunctionCall, dtype: torch.dtype) -> Layer:
+def as_layer(module: nn.Module, name: str, call: FunctionCall, dtype: torch.dtype) -> RelevanceLayer:
     """A module as one layer, whatever functions it runs; ``call`` returns its arguments."""
 
     def run(xs: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -130,4 +130,4 @@ def as_layer(module: nn.Module, name: str, call: FunctionCall, dtype: torch.dtyp
         return result
 
     weight, bias = (None if value is None else value.detach() for value in _weight_and_bias(module))
-    return Layer(f"{name} ({type(module).__name__})", run, weight, bias, learned=weight is not None)
+    return RelevanceLayer(f"{name} ({type(module).__name__})", run, weight, bias, learned=weight is not None)

@@ -36,14 +36,14 @@ class Saved:
 class Rule(Protocol):
     """What a layer asks of a rule."""
 
-    def relevance(self, layer: Layer, relevance: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, layer: RelevanceLayer, relevance: Tensor) -> tuple[Tensor, ...]:
         """Relevance of each input of the layer from that of its output."""
 
 
 class Identity:
     """The rule of elementwise functions of one input: what arrives passes. It needs no value, so none is saved."""
 
-    def relevance(self, layer: Layer, relevance: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, layer: RelevanceLayer, relevance: Tensor) -> tuple[Tensor, ...]:
         return (relevance,)
 
     def __repr__(self) -> str:
@@ -51,7 +51,7 @@ class Identity:
 
 
 @dataclass(eq=False)
-class Layer:
+class RelevanceLayer:
     """A function that the model ran.
 
     Attributes:
@@ -84,7 +84,7 @@ class Layer:
         """The inputs that carry relevance, as they were when the model used them."""
         return tuple(saved.tensor for saved in self.saved)
 
-    def widened(self) -> Layer:
+    def widened(self) -> RelevanceLayer:
         """The same layer on values of at least float32: 1e-9 is 0 in float16, and a quotient by it is infinite."""
         return dataclasses.replace(
             self,
@@ -99,18 +99,18 @@ class Propagate(torch.autograd.Function):
     """A value that was computed already; its backward is the layer's rule."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Layer, value: list[Tensor], *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, layer: RelevanceLayer, value: list[Tensor], *inputs: Tensor) -> Tensor:
         # In a list, since a tensor that is both argument and result would be taken for a view.
         ctx.layer = layer
         return value.pop()
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
-        layer: Layer = ctx.layer
+        layer: RelevanceLayer = ctx.layer
         return (None, None, *layer.rule.relevance(layer, relevance))
 
 
-def through(layer: Layer, value: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+def through(layer: RelevanceLayer, value: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
     """``value`` with the layer's rule between it and the inputs."""
     function: Any = Propagate
     result: Tensor = function.apply(layer, [value.detach()], *inputs)

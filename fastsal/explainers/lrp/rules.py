@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastsal.explainers.lrp.layer import HALF, Layer, widen
+from fastsal.explainers.lrp.layer import HALF, RelevanceLayer, widen
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Term:
     sign: float = 1.0
 
 
-def _same(layer: Layer) -> Term:
+def _same(layer: RelevanceLayer) -> Term:
     return Term(layer.inputs, layer.weight, layer.bias)
 
 
@@ -53,10 +53,10 @@ class PropagationRule(ABC):
     splits: ClassVar[bool] = False
 
     @abstractmethod
-    def parts(self, layer: Layer) -> list[tuple[float, list[Term]]]:
+    def parts(self, layer: RelevanceLayer) -> list[tuple[float, list[Term]]]:
         """Shares of the relevance, and the terms whose sum z shares it among the inputs by their contributions."""
 
-    def relevance(self, layer: Layer, relevance: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, layer: RelevanceLayer, relevance: Tensor) -> tuple[Tensor, ...]:
         """[R_j] of each input of the layer from the relevance of its output, in the inputs' dtypes.
 
         Half precision is computed in float32.
@@ -69,7 +69,7 @@ class PropagationRule(ABC):
             shared = self._shared(layer, relevance)
         return tuple(part.to(dtype) for part, dtype in zip(shared, dtypes, strict=True))
 
-    def _shared(self, layer: Layer, relevance: Tensor) -> list[Tensor]:
+    def _shared(self, layer: RelevanceLayer, relevance: Tensor) -> list[Tensor]:
         # What autograd saved for that run is gone where the model has overwritten an input since.
         if layer.graph is not None and layer.output is not None and not any(saved.copied for saved in layer.saved):
             leaves, output = layer.graph
@@ -118,7 +118,7 @@ class EpsilonRule(PropagationRule):
             raise ValueError(f"epsilon: {epsilon} is not 0 or more")
         self.epsilon = self.STABILITY_FACTOR = epsilon
 
-    def parts(self, layer: Layer) -> list[tuple[float, list[Term]]]:
+    def parts(self, layer: RelevanceLayer) -> list[tuple[float, list[Term]]]:
         return [(1.0, [_same(layer)])]
 
 
@@ -139,7 +139,7 @@ class GammaRule(PropagationRule):
         self.gamma = gamma
         self.set_bias_to_zero = set_bias_to_zero
 
-    def parts(self, layer: Layer) -> list[tuple[float, list[Term]]]:
+    def parts(self, layer: RelevanceLayer) -> list[tuple[float, list[Term]]]:
         weight = None if layer.weight is None else layer.weight + self.gamma * layer.weight.clamp_min(0)
         return [(1.0, [Term(layer.inputs, weight, None if self.set_bias_to_zero else layer.bias)])]
 
@@ -157,7 +157,7 @@ class Alpha1_Beta0_Rule(PropagationRule):
     def __init__(self, set_bias_to_zero: bool = False) -> None:
         self.set_bias_to_zero = set_bias_to_zero
 
-    def parts(self, layer: Layer) -> list[tuple[float, list[Term]]]:
+    def parts(self, layer: RelevanceLayer) -> list[tuple[float, list[Term]]]:
         bias = None if self.set_bias_to_zero else layer.bias
         return [(1.0, [Term(layer.inputs, _positive(layer.weight), bias)])]
 
@@ -185,7 +185,7 @@ class AlphaBetaRule(PropagationRule):
         self.alpha, self.beta = alpha, beta
         self.set_bias_to_zero = set_bias_to_zero
 
-    def parts(self, layer: Layer) -> list[tuple[float, list[Term]]]:
+    def parts(self, layer: RelevanceLayer) -> list[tuple[float, list[Term]]]:
         if layer.weight is None:
             return [(1.0, [_same(layer)])]
         up, down = tuple(x.clamp_min(0) for x in layer.inputs), tuple(x.clamp_max(0) for x in layer.inputs)
@@ -221,7 +221,7 @@ class FlatRule(PropagationRule):
 
     splits = True
 
-    def parts(self, layer: Layer) -> list[tuple[float, list[Term]]]:
+    def parts(self, layer: RelevanceLayer) -> list[tuple[float, list[Term]]]:
         if layer.weight is None:
             return [(1.0, [_same(layer)])]
         return [(1.0, [Term(tuple(map(torch.ones_like, layer.inputs)), torch.ones_like(layer.weight), None)])]
@@ -243,7 +243,7 @@ class BoxRule(PropagationRule):
     def __init__(self, low: float | Tensor | None = None, high: float | Tensor | None = None) -> None:
         self.low, self.high = low, high
 
-    def parts(self, layer: Layer) -> list[tuple[float, list[Term]]]:
+    def parts(self, layer: RelevanceLayer) -> list[tuple[float, list[Term]]]:
         if layer.weight is None:
             return [(1.0, [_same(layer)])]
         ends = []
@@ -275,7 +275,7 @@ class IdentityRule(EpsilonRule):
         super().__init__()
         self.source = source
 
-    def relevance(self, layer: Layer, relevance: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, layer: RelevanceLayer, relevance: Tensor) -> tuple[Tensor, ...]:
         inputs = layer.inputs
         source = self.source
         if source is None and len(inputs) == 1:
