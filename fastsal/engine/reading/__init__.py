@@ -3,7 +3,7 @@
 from fastsal.engine.reading.first_layer import FirstLayer, first_layer
 from fastsal.engine.reading.grid import Grid, grid_of
 from fastsal.engine.reading.layers import Layer, default_layer, layers
-from fastsal.engine.reading.reading import Reading, Unrelated, read, replaced
+from fastsal.engine.reading.reading import Reading, Replaced, Unrelated, read
 from fastsal.engine.reading.resolving import resolvable, resolve_layer, resolve_layers
 from fastsal.engine.reading.tail import Tail, begins_with
 
@@ -12,6 +12,7 @@ __all__ = [
     "Grid",
     "Layer",
     "Reading",
+    "Replaced",
     "Tail",
     "Unrelated",
     "begins_with",
@@ -20,7 +21,6 @@ __all__ = [
     "grid_of",
     "layers",
     "read",
-    "replaced",
     "resolvable",
     "resolve_layer",
     "resolve_layers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -127,6 +127,30 @@ def _topological(root: Any) -> Iterator[Any]:
             seen.add(node)
             pending.append((node, True))
             pending += [(child, False) for child in _inputs(node)]
+
+
+def reaches(scores: Tensor, tensors: Iterable[Iterable[Tensor]], beside: Iterable[Tensor]) -> bool:
+    """Whether scores depend on one of the tensors other than through those ``beside``, as far as the graph tells."""
+    barrier, leaves = _nodes_of(beside)
+    nodes, others = _nodes_of(tensor for each in tensors for tensor in each)
+    pending, seen = [scores.grad_fn], set(barrier)
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if node in nodes or any(variable is leaf for leaf in others):
+            return True
+        if not any(variable is leaf for leaf in leaves):
+            pending += _inputs(node)
+    return False
+
+
+def _nodes_of(tensors: Iterable[Tensor]) -> tuple[set[Any], list[Tensor]]:
+    """Where tensors stand in the graph: the nodes of those that were computed, and the leaves."""
+    given = [tensor for tensor in tensors if tensor.requires_grad]
+    return {t.grad_fn for t in given if t.grad_fn is not None}, [t for t in given if t.grad_fn is None]
 
 
 def is_affine(scores: Tensor, leaf: Tensor) -> bool:

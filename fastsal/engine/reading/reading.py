@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastsal._torch import tree_flatten, tree_unflatten
-from fastsal.engine.reading.affine import Escapes, is_affine
+from fastsal.engine.reading.affine import Escapes, is_affine, reaches
 from fastsal.engine.reading.resolving import resolve_layer
 from fastsal.engine.run.forward import detached, evaluation, run, scratch
+from fastsal.engine.run.modules import calling
 
 Tensors = tuple[Tensor, ...]
 
@@ -30,15 +31,20 @@ class Reading(NamedTuple):
 
     Attributes:
         output: the model's.
-        values: the tensors at each layer.
+        values: the tensors at each layer: of its last use, or of all in turn.
         gradients: of the selected scores by them; with several scores per example, stacked in front, [T, ...].
         affine: whether the scores are an affine function of the one layer's value.
+        uses: how many tensors each use of a layer had.
+        apart: whether the scores depend on an earlier use of a layer other than through its last, as far as the graph
+            tells.
     """
 
     output: Any
     values: list[Tensors]
     gradients: list[Tensors]
     affine: bool = False
+    uses: Sequence[tuple[int, ...]] = ()
+    apart: bool = False
 
 
 def _swap(value: Any, visit: Callable[[Tensors], Tensors]) -> Any:
@@ -78,6 +84,70 @@ def _hooked(layers: Sequence[nn.Module], visit: Callable[[int, Tensors], Tensors
             handle.remove()
 
 
+class _Recording:
+    """What passes at layers in one run of the model: every use, or the last one alone.
+
+    Args:
+        layers: how many.
+        differentiated: whether autograd starts at the layers.
+        at_input: whether their inputs are read.
+        every_use: keep them all also where nothing is differentiated.
+    """
+
+    def __init__(self, layers: int, differentiated: bool, at_input: bool, every_use: bool) -> None:
+        self._differentiated, self._at_input, self._every = differentiated, at_input, every_use or differentiated
+        self.uses: list[list[Tensors]] = [[] for _ in range(layers)]
+        self.sizes: list[list[int]] = [[] for _ in range(layers)]
+        self.flagged: list[Tensor] = []
+        self.escapes = Escapes()
+        self._running = False
+
+    def of(self, model: Callable[..., Any]) -> Callable[..., Any]:
+        """The model, each run of which begins anew; what checkpointing runs again after it is not recorded."""
+
+        @calling(model)
+        def recorded(*arguments: Any) -> Any:
+            for uses, sizes in zip(self.uses, self.sizes, strict=True):
+                uses.clear()
+                sizes.clear()
+            self._running = True
+            try:
+                return model(*arguments)
+            finally:
+                self._running = False
+
+        return recorded
+
+    def visit(self, index: int, tensors: Tensors) -> Tensors:
+        """What the model goes on with in the place of the tensors at a layer."""
+        if self._running:
+            self.sizes[index].append(len(tensors))
+            if not self._every:
+                self.uses[index].clear()
+        if not self._differentiated:
+            if self._running:
+                self.uses[index].append(tuple(tensor.detach().clone() for tensor in tensors))
+            return tensors
+        torch.set_grad_enabled(True)
+        self.escapes.active = True
+        kept = tuple(map(self._leaf, tensors))
+        if self._running:
+            self.uses[index].append(kept)
+        return tuple(tensor.clone() for tensor in kept)
+
+    def _leaf(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or tensor.requires_grad:
+            return tensor
+        if self._at_input:
+            self.flagged.append(tensor)
+            return tensor.requires_grad_()
+        return tensor.detach().requires_grad_()
+
+    def values(self, every_use: bool) -> list[Tensors]:
+        """The tensors at each layer, of all its uses or the last."""
+        return [tuple(t for use in (uses if every_use else uses[-1:]) for t in use) for uses in self.uses]
+
+
 def read(
     model: Callable[..., Any],
     layers: Sequence[nn.Module],
@@ -86,6 +156,7 @@ def read(
     select: Callable[[Any], Tensor] | None = None,
     *,
     at_input: bool = False,
+    every_use: bool = False,
     create_graph: bool = False,
     tail_graph: bool = False,
     affine: bool = False,
@@ -96,7 +167,8 @@ def read(
 
     What comes before the first layer runs without autograd. A layer's output becomes a leaf whose copy the rest works
     on, so that an activation in place changes neither what is recorded nor the gradient. A layer that runs several
-    times is read at its last use. A layer's input may be used beside it too (a residual branch), which counts.
+    times is read at its last use, unless all are asked for. A layer's input may be used beside it too (a residual
+    branch), which counts.
 
     Args:
         model: module or callable around one.
@@ -105,6 +177,7 @@ def read(
         select: one score per example [B] from the model's output, or several, [T, B]; without it nothing is
             differentiated.
         at_input: read the layers' inputs rather than their outputs.
+        every_use: the tensors of every use of a layer, in turn.
         create_graph: keep the graph, so that values and gradients can be differentiated.
         tail_graph: keep it from the layers on only, so that gradients can be differentiated by the values.
         affine: find out whether the scores are an affine function of the one layer's value.
@@ -115,40 +188,19 @@ def read(
         ValueError: when a layer does not run, or its value holds no tensor.
         Unrelated: when the scores do not depend on it.
     """
-    values: list[Tensors | None] = [None] * len(layers)
-    flagged: list[Tensor] = []
-    escapes = Escapes()
-    watch: Any = escapes if affine else contextlib.nullcontext()
-
-    def visit(index: int, tensors: Tensors) -> Tensors:
-        if select is None:
-            values[index] = tuple(tensor.detach().clone() for tensor in tensors)
-            return tensors
-        torch.set_grad_enabled(True)
-        escapes.active = True
-        kept = []
-        for tensor in tensors:
-            if tensor.is_floating_point() and not tensor.requires_grad:
-                if at_input:
-                    flagged.append(tensor)
-                else:
-                    tensor = tensor.detach()
-                tensor.requires_grad_()
-            kept.append(tensor)
-        values[index] = tuple(kept)
-        return tuple(tensor.clone() for tensor in kept)
-
+    recording = _Recording(len(layers), select is not None, at_input, every_use)
+    watch: Any = recording.escapes if affine else contextlib.nullcontext()
+    hooks = _hooked(layers, recording.visit, at_input)
     try:
-        with evaluation(model, eager=True), torch.set_grad_enabled(create_graph), _hooked(layers, visit, at_input):
+        with evaluation(model, eager=True), torch.set_grad_enabled(create_graph), hooks:
             copies = tuple(x.clone() if create_graph and isinstance(x, Tensor) else scratch(x) for x in inputs)
             with watch:
-                output = run(model, copies, tuple(map(scratch, additional)))
+                output = run(recording.of(model), copies, tuple(map(scratch, additional)))
             if note is not None:
                 note(output)
             with watch:
                 scores = None if select is None else select(output)
-            found = [value for value in values if value is not None]
-            if len(found) < len(layers):
+            if not all(recording.uses):
                 # Those of a prepared model, which was not known to be behind the callable until now.
                 copies_of = [resolve_layer(model, layer) for layer in layers]
                 if all(map(operator.is_, copies_of, layers)):
@@ -160,14 +212,16 @@ def read(
                     additional,
                     select,
                     at_input=at_input,
+                    every_use=every_use,
                     create_graph=create_graph,
                     tail_graph=tail_graph,
                     affine=affine,
                     note=note,
                     grad_kwargs=grad_kwargs,
                 )
+            found, sizes = recording.values(every_use), [tuple(each) for each in recording.sizes]
             if select is None:
-                return Reading(output, found, [])
+                return Reading(output, found, [], uses=sizes)
             wanted = [tensor for value in found for tensor in value if tensor.requires_grad]
             if not wanted:
                 raise ValueError(f"layer: its value of {found[0][0].dtype} has no gradient; choose one after it")
@@ -175,7 +229,8 @@ def read(
             if not scores.requires_grad:
                 raise Unrelated
             options = {"allow_unused": True, "create_graph": create_graph or tail_graph, **(grad_kwargs or {})}
-            straight = affine and not escapes.seen and len(wanted) == 1 and is_affine(scores, wanted[0])
+            straight = affine and not recording.escapes.seen and len(wanted) == 1 and is_affine(scores, wanted[0])
+            apart = any(reaches(scores, uses[:-1], uses[-1]) for uses in recording.uses if len(uses) > 1)
             gradients = _gradients(scores, wanted, options)
             if all(gradient is None for gradient in gradients):
                 raise Unrelated
@@ -190,13 +245,13 @@ def read(
                     )
                 )
     finally:
-        for tensor in flagged:
+        for tensor in recording.flagged:
             tensor.requires_grad_(False)
     if not create_graph:
         output = detached(output)
-    if create_graph or tail_graph:
-        return Reading(output, found, by_layer, straight)
-    return Reading(output, [tuple(t.detach() for t in value) for value in found], by_layer, straight)
+    if not create_graph and not tail_graph:
+        found = [tuple(t.detach() for t in value) for value in found]
+    return Reading(output, found, by_layer, straight, sizes, apart)
 
 
 def _gradients(scores: Tensor, wanted: list[Tensor], options: dict[str, Any]) -> tuple[Tensor | None, ...]:
@@ -212,15 +267,72 @@ def _gradients(scores: Tensor, wanted: list[Tensor], options: dict[str, Any]) ->
     return tuple(None if each[0] is None else torch.stack(each) for each in zip(*rows, strict=True))
 
 
-@contextlib.contextmanager
-def replaced(layers: Sequence[nn.Module], values: Sequence[Tensors], *, at_input: bool = False) -> Iterator[None]:
-    """While the model runs, layers pass on (or, ``at_input``, receive) the given tensors; autograd starts there."""
+class Replaced:
+    """Context in which a model can be run with given values at layers; autograd starts there.
 
-    def visit(index: int, tensors: Tensors) -> Tensors:
-        if len(tensors) != len(values[index]):
-            raise ValueError(f"layer: it has {len(tensors)} tensors in this run and had {len(values[index])} before")
+    The layers pass on (or, ``at_input``, receive) the values also where checkpointing runs them again for a gradient,
+    which must be taken inside the context then.
+
+    Args:
+        layers: modules.
+        uses: how many tensors each use of a layer has, as of :attr:`Reading.uses`.
+        at_input: the values are the layers' inputs.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], uses: Sequence[Sequence[int]], *, at_input: bool = False) -> None:
+        self._uses = uses
+        self._hooks = _hooked(layers, self._visit, at_input)
+        self._values: list[list[Tensors]] = []
+        self._used: list[int] | None = None
+
+    def __enter__(self) -> Replaced:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+        self._values = []
+
+    def run(self, model: Callable[..., Any], values: Iterable[Tensor], inputs: tuple[Any, ...]) -> Any:
+        """``model(*inputs)`` with the values, those of each layer use by use.
+
+        Raises:
+            ValueError: where the layers run another number of times, or with another number of tensors.
+        """
+        each = iter(values)
+        self._values = [[tuple(next(each) for _ in range(size)) for size in sizes] for sizes in self._uses]
+
+        @calling(model)
+        def answered(*arguments: Any) -> Any:
+            self._used = [0] * len(self._uses)
+            with torch.no_grad():
+                return model(*arguments)
+
+        try:
+            output = run(answered, inputs)
+            for sizes, used in zip(self._uses, self._used or [], strict=True):
+                if used != len(sizes):
+                    raise ValueError(_other_uses(used, sizes))
+        finally:
+            self._used = None
+        return output
+
+    def _visit(self, index: int, tensors: Tensors) -> Tensors:
+        values, use = self._values[index], 0
+        if self._used is not None:
+            use = self._used[index]
+            self._used[index] += 1
+        elif len(values) > 1:
+            raise ValueError(
+                "layer: it runs several times, and activation checkpointing runs it again; switch checkpointing off"
+            )
+        if use >= len(values):
+            raise ValueError(_other_uses(use + 1, self._uses[index]))
+        if len(tensors) != len(values[use]):
+            raise ValueError(f"layer: it has {len(tensors)} tensors in this run and had {len(values[use])} before")
         torch.set_grad_enabled(True)
-        return values[index]
+        return values[use]
 
-    with torch.no_grad(), _hooked(layers, visit, at_input):
-        yield
+
+def _other_uses(used: int, sizes: Sequence[int]) -> str:
+    return f"layer: the model runs it {used} times here and {len(sizes)} times for the inputs; choose another layer"

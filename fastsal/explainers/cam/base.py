@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal._torch import tree_leaves
 from fastsal.engine.reading import (
     Reading,
     Unrelated,
@@ -25,6 +24,7 @@ from fastsal.engine.run import evaluation
 from fastsal.explainers.arguments import Inputs, as_inputs
 from fastsal.explainers.base import Attribution, Display, describe
 from fastsal.explainers.call import Call
+from fastsal.explainers.cam._uses import any_score, check_uses
 from fastsal.explainers.cam.principal import principal_projection
 from fastsal.explainers.cam.records import CamReading, LayerValues, MapCall, Rendering, Summed, Weigh
 from fastsal.explainers.scores import Target, mirrored, one_score_each, resolved
@@ -310,7 +310,7 @@ class ActivationMap(Attribution):
         """One pass, read at the layers; where none was named, they are found before it."""
 
         def run(layers: Sequence[nn.Module]) -> Reading:
-            return read(
+            found = read(
                 task.forward_func,
                 layers,
                 task.inputs,
@@ -321,6 +321,8 @@ class ActivationMap(Attribution):
                 affine=self.asks_affine,
                 note=task.note,
             )
+            check_uses(found, self.needs_gradients, task, layers)
+            return found
 
         def score(output: Any) -> Tensor:
             task.note(output)
@@ -334,7 +336,7 @@ class ActivationMap(Attribution):
                 # A prepared model, whose layers they are, may have been found by the run.
                 self.layers = [resolve_layer(self.forward_func, layer) for layer in self.layers]
             return found
-        selected = score if self.needs_gradients else _any_score
+        selected = score if self.needs_gradients else any_score
         with evaluation(self.forward_func):  # what is found of a callable's modules stays known to the run
             try:
                 return self._at_default_layer(task, selected, run)
@@ -372,9 +374,3 @@ def _fused(maps: list[Tensor], fuse: str, normalize: bool) -> Tensor:
     stacked = torch.stack(maps)
     fused = stacked.mean(0) if fuse == "mean" else stacked.amax(0) if fuse == "max" else stacked.prod(0)
     return cam.finish(fused, relu=False) if normalize else fused
-
-
-def _any_score(output: Any) -> Tensor:
-    """One number per example of whatever a model returns, to see what it depends on."""
-    first = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
-    return first.flatten(1).amax(1) if first.dim() > 1 else first

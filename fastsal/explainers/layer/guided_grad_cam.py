@@ -79,7 +79,7 @@ class GuidedGradCam(GradientAttribution):
             coarse.task.copies = task.copies
             maps = coarse.run()
             if isinstance(maps, tuple):
-                raise ValueError("layer: its value is a tuple, not one tensor; choose a layer inside it")
+                raise ValueError("layer: it has several tensors, or runs several times; choose one with one map")
             for tensor in task.inputs:
                 if tensor.dim() != maps.dim() or tensor.dim() < 3:
                     raise ValueError(

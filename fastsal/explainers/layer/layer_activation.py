@@ -34,7 +34,8 @@ class LayerActivation(LayerAttribution):
     def attribute(
         self, inputs: Inputs, additional_forward_args: Any = None, attribute_to_layer_input: bool = False
     ) -> Call[Any]:
-        """The layer's value, a tuple where it has several tensors, a list of these for a list of layers.
+        """The layer's value; a tuple where it has several tensors or runs several times, use by use; a list of these
+        for a list of layers.
 
         Args:
             inputs: tensor [B, ...] or tuple of them.
@@ -48,7 +49,12 @@ class LayerActivation(LayerAttribution):
 
         def run() -> Any:
             found = read(
-                task.forward_func, self.layers(task), task.inputs, task.additional, at_input=attribute_to_layer_input
+                task.forward_func,
+                self.layers(task),
+                task.inputs,
+                task.additional,
+                at_input=attribute_to_layer_input,
+                every_use=True,
             )
             task.note(found.output)
             return self.result(found.values)

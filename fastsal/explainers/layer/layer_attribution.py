@@ -70,7 +70,7 @@ class LayerAttribution(GradientAttribution):
         return found
 
     def read(self, task: Task, at_input: bool, grad_kwargs: dict[str, Any] | None) -> Reading:
-        """One pass, with the values at the layers and the gradients of the target by them."""
+        """One pass, with the values at every use of the layers and the gradients of the target by them."""
         select = task.select()
 
         def noting(output: Any) -> Tensor:
@@ -84,11 +84,12 @@ class LayerAttribution(GradientAttribution):
             task.additional,
             noting,
             at_input=at_input,
+            every_use=True,
             create_graph=task.create_graph,
             grad_kwargs=grad_kwargs,
         )
 
     def result(self, by_layer: Sequence[Sequence[Tensor]]) -> Any:
-        """A tensor per layer, or a tuple where it has several; a list of these for a list of layers."""
+        """A tensor per layer, or a tuple where it has several or several uses; a list of these for a list of layers."""
         results = [tuple(tensors) if len(tensors) > 1 else tensors[0] for tensors in by_layer]
         return results if isinstance(self.layer, list) else results[0]

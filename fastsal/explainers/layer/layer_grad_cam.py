@@ -44,7 +44,8 @@ class LayerGradCam(LayerAttribution):
         *,
         create_graph: bool = False,
     ) -> Call[Any]:
-        """Attribution [B, 1, *spatial] in the layer's size, a tuple where it has several tensors.
+        """Attribution [B, 1, *spatial] in the layer's size; a tuple where it has several tensors or runs several times,
+        use by use.
 
         Args:
             inputs: tensor [B, ...] or tuple of them.

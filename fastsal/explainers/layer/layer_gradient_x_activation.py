@@ -61,7 +61,8 @@ class LayerGradientXActivation(LayerAttribution):
         *,
         create_graph: bool = False,
     ) -> Call[Any]:
-        """Attribution in the shape of the layer's value, a tuple where it has several tensors; a list for a list.
+        """Attribution in the shape of the layer's value; a tuple where it has several tensors or runs several times,
+        use by use; a list of these for a list.
 
         Args:
             inputs: tensor [B, ...] or tuple of them.

@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from fastsal.engine.reading import read, replaced
+from fastsal.engine.reading import Replaced
 from fastsal.engine.run import calling
-from fastsal.engine.run import run as run_model
 from fastsal.explainers.arguments import Baselines, Inputs, examples_of
 from fastsal.explainers.base import attribution, describe
 from fastsal.explainers.call import Call
 from fastsal.explainers.gradient.integrated_gradients import IntegratedGradients
+from fastsal.explainers.layer._ends import Ends
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 from fastsal.explainers.scores import Target
+from fastsal.explainers.task import Task
 
 
 class LayerIntegratedGradients(LayerAttribution):
     """Integrated Gradients of the part of the model after a layer, or after a list of layers jointly.
 
     The path runs from the layer's value at the baseline to that at the input, which explains inputs that have no
-    gradient themselves, such as the words behind an embedding. Costs n_steps forward and backward passes per example
-    and two forward passes.
+    gradient themselves, such as the words behind an embedding. A layer that runs several times has a path for each use,
+    jointly. Costs n_steps forward and backward passes per example, and forward passes of both ends, twice.
+
+    The value's examples may be in any dimension, also with parts of theirs (the sentences of documents, [B * S, ...]);
+    where these passes do not show where they are, the path runs one point at a time.
 
     >>> maps = fastsal.LayerIntegratedGradients(model, "last").attribute(images, target=classes, n_steps=20)
 
@@ -36,7 +40,7 @@ class LayerIntegratedGradients(LayerAttribution):
 
     several = True
     summary = "Integrated Gradients behind a layer"
-    cost = "n_steps forward, n_steps backward, 2 forward"
+    cost = "n_steps forward, n_steps backward, 4 forward"
     per_call = "internal_batch_size"
 
     def __init__(
@@ -73,7 +77,8 @@ class LayerIntegratedGradients(LayerAttribution):
         show_progress: bool = False,
         create_graph: bool = False,
     ) -> Call[Any]:
-        """Attribution in the shape of the layer's value, a tuple where it has several tensors; a list for a list.
+        """Attribution in the shape of the layer's value; a tuple where it has several tensors or runs several times,
+        use by use; a list of these for a list.
 
         Args:
             inputs: tensor [B, ...] or tuple of them, of any dtype.
@@ -90,56 +95,54 @@ class LayerIntegratedGradients(LayerAttribution):
             create_graph: keep the graph of the part after the layer, so that the attribution can be trained through.
 
         Raises:
-            TypeError, ValueError: for arguments outside of the above, a layer that does not run, or one whose value
-                does not have the examples as dimension 0.
+            TypeError, ValueError: for arguments outside of the above, a layer that does not run, or does not run alike
+                for inputs and baselines, one whose value is not floating point, or a delta where it is not known which
+                part of the value is of which example.
         """
         task = self.task(inputs, target, additional_forward_args, baselines=baselines)
         examples_of(task.inputs)
 
         def run() -> Any:
             layers = self.layers(task)
-            values = [
-                read(task.forward_func, layers, each, task.additional, at_input=attribute_to_layer_input).values
-                for each in (task.inputs, task.starts())
-            ]
-            sizes = [len(value) for value in values[0]]
-            ends, starts = (tuple(tensor for value in each for tensor in value) for each in values)
-            for end in ends:
-                if end.dim() == 0 or end.shape[0] != task.examples or not end.is_floating_point():
-                    raise ValueError(
-                        f"layer: its value {end.dtype} of shape {tuple(end.shape)} is not floating point with the "
-                        f"{task.examples} examples as dimension 0; choose another layer"
-                    )
+            ends = Ends(task, layers, attribute_to_layer_input, constants=self._multiply_by_inputs)
 
-            @calling(task.forward_func)
-            def after(*arguments: Any) -> Any:
-                found, rest = arguments[: len(ends)], arguments[len(ends) :]
-                with replaced(layers, _grouped(found, sizes), at_input=attribute_to_layer_input):
-                    return run_model(task.forward_func, rest)
+            with Replaced(layers, ends.uses, at_input=attribute_to_layer_input) as replaced:
 
-            behind = describe(
-                IntegratedGradients(after, self._multiply_by_inputs),
-                ends,
-                starts,
-                task.target,
-                task.inputs + task.additional,
-                n_steps,
-                method,
-                internal_batch_size,
-                first_layer_once=False,  # what is run begins behind the layer
-                show_progress=show_progress,
-                create_graph=create_graph,
-                grad_kwargs=grad_kwargs,
-            )
-            behind.task.copies = task.copies
-            result = behind.run()
-            attributions = self.result(_grouped(result, sizes))
-            return (attributions, task.delta(result)) if return_convergence_delta else attributions
+                @calling(task.forward_func)
+                def after(*arguments: Any) -> Any:
+                    values, rest = arguments[: len(ends.stops)], arguments[len(ends.stops) :]
+                    output = replaced.run(task.forward_func, ends.values(values), rest)
+                    return output if ends.by_example else task.select()(output).sum().reshape(1)
+
+                behind = describe(
+                    IntegratedGradients(after, self._multiply_by_inputs),
+                    ends.stops,
+                    ends.starts,
+                    task.target if ends.by_example else None,
+                    task.inputs + task.additional,
+                    n_steps,
+                    method,
+                    internal_batch_size if ends.by_example else 1,
+                    first_layer_once=False,  # what is run begins behind the layer
+                    show_progress=show_progress,
+                    create_graph=create_graph,
+                    grad_kwargs=grad_kwargs,
+                )
+                behind.task.copies = task.copies
+                result = behind.run()
+            delta = self._delta(task, ends, result) if return_convergence_delta else None
+            each = iter(ends.attributions(result))
+            attributions = self.result([tuple(next(each) for _ in range(sum(sizes))) for sizes in ends.uses])
+            return attributions if delta is None else (attributions, delta)
 
         return task.once(run)
 
-
-def _grouped(values: tuple[torch.Tensor, ...], sizes: list[int]) -> list[tuple[torch.Tensor, ...]]:
-    """The values of each layer."""
-    each = iter(values)
-    return [tuple(next(each) for _ in range(size)) for size in sizes]
+    def _delta(self, task: Task, ends: Ends, result: tuple[Tensor, ...]) -> Tensor:
+        if ends.by_example:
+            return task.delta(result)
+        if task.examples > 1:
+            raise ValueError(
+                "return_convergence_delta: which part of the layer's value is of which example is not known; "
+                "pass one example at a time"
+            )
+        return task.delta([part.reshape(1, -1) for part in result])
