@@ -17,8 +17,8 @@ from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 from fastsal.explainers.cam.principal import principal_projection
 from fastsal.explainers.task import Task
 
-LAYERS: dict[int, tuple[type[nn.Module], ...]] = {4: (nn.Conv2d, nn.BatchNorm2d), 5: (nn.Conv3d, nn.BatchNorm3d)}
-"""Whose biases count, by the dimensions of the input."""
+FUNCTIONS = {4: "conv2d", 5: "conv3d"}
+"""Whose biases count beside batch normalisation's, by the dimensions of the input."""
 SHRINK = 8
 """How many times smaller the maps are that eigen_smooth projects."""
 
@@ -27,24 +27,14 @@ class _Products(explainers.FullGrad):
     def products(self, task: Task) -> Iterator[Tensor]:
         """|input x gradient|, then |bias x gradient| by layer, each [B, C, *spatial]."""
         x = task.inputs[0]
-        leaf, outputs, gradients = self.gradients(task)
+        leaf, met, gradients = self.gradients(task)
         yield (leaf * gradients[0]).abs()
-        for (module, output), gradient in zip(outputs, gradients[1:], strict=True):
-            if type(module) in LAYERS[x.dim()] and output.dim() == x.dim() and gradient is not None:
-                bias = _bias(module)
-                if bias is not None:
-                    yield (bias.to(gradient).reshape(1, -1, *[1] * (x.dim() - 2)) * gradient).abs()
-
-
-def _bias(module: Any) -> Tensor | None:
-    """A layer's bias, a batch normalisation's with its running mean; None where it has no parameter for it."""
-    if module.bias is None:
-        return None
-    bias: Tensor = module.bias.detach()
-    if not hasattr(module, "running_mean") or module.running_mean is None:
-        return bias
-    shift: Tensor = module.running_mean * module.weight.detach() / (module.running_var + module.eps).sqrt()
-    return bias - shift
+        for added, gradient in zip(met, gradients[1:], strict=True):
+            if added.name not in (FUNCTIONS[x.dim()], "batch_norm") or added.output.dim() != x.dim():
+                continue
+            # What has no parameter for a bias is left out, a batch normalisation's running mean too.
+            if added.bias is not None and added.total is not None and gradient is not None:
+                yield (added.total.to(gradient).reshape(1, -1, *[1] * (x.dim() - 2)) * gradient).abs()
 
 
 class FullGrad(BaseCAM):
