@@ -65,7 +65,7 @@ class FullGrad(Attribution):
             normalize: to [0, 1] per map.
 
         Raises:
-            TypeError, ValueError: for arguments outside of the above, or a model with convolutions that cannot be met, as
+            TypeError, ValueError: for arguments outside of the above, or a model whose convolutions cannot be met, as
                 in TorchScript.
         """
         task = self.task(inputs, target, additional_forward_args)
@@ -76,9 +76,7 @@ class FullGrad(Attribution):
         def maps() -> Tensor:
             leaf, met, gradients = self.gradients(task)
             if not met:
-                message = (
-                    "the model ran no convolution and no batch normalisation: this is the input times its gradient"
-                )
+                message = "the model ran no convolution or batch normalisation; this is the input times its gradient"
                 warnings.warn(message, UserWarning, stacklevel=5)
             parts = [leaf * gradients[0]]
             for added, gradient in zip(met, gradients[1:], strict=True):
