@@ -69,3 +69,45 @@ def test_le_grad(name: str) -> None:
     found = fastsal.LeGrad(model).attribute(x, 1, upsample=False)
     assert found.shape == (2, 1, 8, 8)
     assert found.max() > 0.99
+
+
+def test_every_use_of_a_shared_block() -> None:
+    """ALBERT runs one block three times: its states are what the model itself returns."""
+    torch.manual_seed(0)
+    config = transformers.AlbertConfig(
+        vocab_size=40,
+        embedding_size=8,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    model, ids = transformers.AlbertForSequenceClassification(config).eval(), torch.randint(1, 40, (2, 6))
+    layer = "albert.encoder.albert_layer_groups.0"
+    found = fastsal.LayerActivation(model, layer).attribute(ids)
+    with torch.no_grad():
+        states = model(ids, output_hidden_states=True).hidden_states[1:]
+    for ours, theirs in zip(found, states, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    paths, delta = fastsal.LayerIntegratedGradients(model, layer).attribute(
+        ids, target=1, return_convergence_delta=True
+    )
+    change = (model(ids).logits - model(ids * 0).logits)[:, 1]
+    torch.testing.assert_close(sum(each.flatten(1).sum(1) for each in paths), change, rtol=1e-3, atol=1e-6)
+    assert delta.abs().max() < 1e-5
+
+
+def test_choices_folded_into_the_batch() -> None:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    model, ids = transformers.BertForMultipleChoice(config).eval(), torch.randint(1, 40, (2, 3, 7))
+    found, delta = fastsal.LayerIntegratedGradients(model, "bert.embeddings").attribute(
+        ids, target=1, return_convergence_delta=True
+    )
+    assert found.shape == (6, 7, 16)
+    change = (model(ids).logits - model(ids * 0).logits)[:, 1]
+    torch.testing.assert_close(found.unflatten(0, (2, 3)).flatten(1).sum(1), change, rtol=1e-3, atol=1e-6)
+    assert not found.unflatten(0, (2, 3))[:, [0, 2]].any()  # the score of a choice is of it alone
+    assert delta.abs().max() < 1e-5
