@@ -103,7 +103,7 @@ def test_a_rule_of_ones_own() -> None:
     """The names that a rule needs are all in fastsal.lrp."""
 
     class Plain(lrp.PropagationRule):
-        def parts(self, layer: lrp.Layer) -> list[tuple[float, list[lrp.Term]]]:
+        def parts(self, layer: lrp.RelevanceLayer) -> list[tuple[float, list[lrp.Term]]]:
             return [(1.0, [lrp.Term(layer.inputs, layer.weight, layer.bias)])]
 
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()

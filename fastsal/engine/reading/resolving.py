@@ -20,9 +20,16 @@ def the_module(model: ForwardFunc) -> nn.Module:
         TypeError: where it is not known to be one.
     """
     module = module_of(model)
-    if module is None:
-        raise TypeError(f"model: {type(model).__name__} has no layers; pass the torch.nn.Module itself")
-    return module
+    if module is not None:
+        return module
+    name, several = type(model).__name__, modules_of(model)
+    if not several:
+        raise TypeError(f"model: {name} has no layers; pass the torch.nn.Module itself")
+    kinds = ", ".join(sorted({type(each).__name__ for each in several}))
+    raise TypeError(
+        f"model: {name} runs {len(several)} modules ({kinds}), none of which runs the others, so a layer has no name in "
+        "it; name the layer as a module, or pass the one torch.nn.Module that they are parts of"
+    )
 
 
 def prepared_of(model: ForwardFunc) -> list[Prepared]:
