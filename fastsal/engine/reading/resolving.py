@@ -27,8 +27,8 @@ def the_module(model: ForwardFunc) -> nn.Module:
         raise TypeError(f"model: {name} has no layers; pass the torch.nn.Module itself")
     kinds = ", ".join(sorted({type(each).__name__ for each in several}))
     raise TypeError(
-        f"model: {name} runs {len(several)} modules ({kinds}), none of which runs the others, so a layer has no name in "
-        "it; name the layer as a module, or pass the one torch.nn.Module that they are parts of"
+        f"model: {name} runs {len(several)} modules ({kinds}), none of which runs the others, so no layer has a name; "
+        "name the layer as a module, or pass the one torch.nn.Module that they are parts of"
     )
 
 
