@@ -84,6 +84,12 @@ class Given:
             return dict(zip(self.names, (*tensors, *others), strict=True))
         return as_result(tensors, self.is_tuple)
 
+    def called(self, place: int) -> str:
+        """How an error calls one of the tensors."""
+        if self.names is not None:
+            return f"inputs[{self._explained[place]!r}]"
+        return f"inputs[{place}]" if len(self.tensors) > 1 else "inputs"
+
     def parts(self, result: Any) -> tuple[Any, ...]:
         """The results in what :meth:`result` returned."""
         if self.names is not None:

@@ -22,6 +22,7 @@ from fastsal.explainers.arguments import (
     examples_of,
 )
 from fastsal.explainers.call import Anytime, Call, Estimated
+from fastsal.explainers.reached import reached
 from fastsal.explainers.scores import (
     Target,
     chooses,
@@ -59,6 +60,7 @@ class Task:
         create_graph: keep the graph to the caller's inputs.
         floating: take integers as floating point.
         tensors_only: refuse inputs that are no tensors; otherwise they are the model's, and nothing of them altered.
+        allow_unused: take zeros for the gradient by an input that the target does not use.
         show_progress: show a bar over a sweep.
         name: of the method.
 
@@ -71,6 +73,8 @@ class Task:
         baselines: a number or tensor for each input.
         copies: how many of the examples are altered copies of one, for a method that runs inside another's sweep.
         asks: make a pass of the inputs as they are where a target that is a function of the output needs one.
+        allows_unused: as given, or by ``grad_kwargs``.
+        parts: (name, number of inputs) of what a gradient must reach, in order, where that is not each input.
 
     Raises:
         TypeError, ValueError: for arguments outside of the above.
@@ -90,6 +94,7 @@ class Task:
         create_graph: bool = False,
         floating: bool = False,
         tensors_only: bool = True,
+        allow_unused: bool = False,
         show_progress: bool = False,
         name: str = "",
     ) -> None:
@@ -108,7 +113,8 @@ class Task:
         self.per_call = None if per_call is None else at_least_one(named, per_call)
         if rows_per_call is not None:
             self.per_call = max(1, at_least_one(named, rows_per_call) // max(1, self.examples))
-        self.copies, self.asks = 1, False
+        self.copies, self.asks, self.allows_unused = 1, False, allow_unused
+        self.parts: list[tuple[str, int]] | None = None
         self._target, self._output = target, None
 
     # What is explained
@@ -259,6 +265,9 @@ class Task:
             batches: [count * B, ...] for each input; None takes the inputs as they are, whose output is noted.
             forward_func: what runs instead of the model.
             grad_kwargs: further arguments of ``torch.autograd.grad``.
+
+        Raises:
+            Unreached: for an input that no gradient reaches.
         """
         select = self.select(count)
 
@@ -270,14 +279,16 @@ class Task:
         if batches is not None:
             extra = tuple(tile(value, count, self.examples) for value in extra)
             self.tiled_target(count)  # a function of the output is asked before, by a pass of its own
-        return input_gradients(
+        inputs = self.inputs if batches is None else batches
+        gradients = input_gradients(
             self.forward_func if forward_func is None else forward_func,
-            self.inputs if batches is None else batches,
+            inputs,
             extra,
             noting if batches is None else select,
             self.create_graph,
             grad_kwargs,
         )
+        return reached(self, gradients, inputs, bool((grad_kwargs or {}).get("allow_unused")))
 
     def repeated(self, values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
         """Values for copies: tensors with an entry per example repeated, any other as it is."""

@@ -27,9 +27,9 @@ class _Products(explainers.FullGrad):
     def products(self, task: Task) -> Iterator[Tensor]:
         """|input x gradient|, then |bias x gradient| by layer, each [B, C, *spatial]."""
         x = task.inputs[0]
-        leaf, met, gradients = self.gradients(task)
-        yield (leaf * gradients[0]).abs()
-        for added, gradient in zip(met, gradients[1:], strict=True):
+        leaf, met, first, gradients = self.gradients(task)
+        yield (leaf * first).abs()
+        for added, gradient in zip(met, gradients, strict=True):
             if added.name not in (FUNCTIONS[x.dim()], "batch_norm") or added.output.dim() != x.dim():
                 continue
             # What has no parameter for a bias is left out, a batch normalisation's running mean too.

@@ -1,8 +1,8 @@
 """Models made ready for many passes, and whether they still are what they were made from."""
 
-from fastsal.engine.prepare.comparing import difference
 from fastsal.engine.prepare.prepared import Prepared, Step, unprepared
 from fastsal.engine.prepare.preparing import prepare
 from fastsal.engine.prepare.watch import Watch
+from fastsal.engine.run.comparing import difference
 
 __all__ = ["Prepared", "Step", "Watch", "difference", "prepare", "unprepared"]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fastsal._torch import BatchNorm, tree_leaves
-from fastsal.engine.prepare.comparing import difference
 from fastsal.engine.prepare.folding import foldable
 from fastsal.engine.prepare.precision import TOLERANCES, checked_precision
 from fastsal.engine.prepare.prepared import Choice, Form, Prepared, Step, form_of, unprepared
 from fastsal.engine.prepare.replica import NotReplicable, replica
 from fastsal.engine.run.chunk_sizes import MOST_ROWS, free_bytes
+from fastsal.engine.run.comparing import difference
 from fastsal.engine.run.forward import evaluation, run, scratch
 from fastsal.engine.run.modules import unwrapped
 

@@ -68,6 +68,18 @@ class FirstLayer:
             (found,) = torch.autograd.grad(value, leaf, gradient.to(value))
         return found
 
+    def is_reached(self, x: Tensor, additional: tuple[Any, ...]) -> bool:
+        """Whether a gradient by the layer's value goes on to the inputs."""
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            try:
+                value = self.value(leaf.clone(), additional)
+            except (RuntimeError, ValueError):  # what cannot have a graph, as NumPy cannot
+                return False
+            if not value.requires_grad:
+                return False
+            return torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] is not None
+
     def _answered(self, value: Tensor, x: Tensor, additional: tuple[Any, ...]) -> Any:
         calls: list[int] = []
 
@@ -201,7 +213,8 @@ def _search(
         return None
     if expected is None:
         expected = run(forward_func, (one.clone(),), additional)
-    return ran[0] if first.is_the_only_way(one, additional, expected) else None
+    reached = first.is_reached(one, additional)
+    return ran[0] if reached and first.is_the_only_way(one, additional, expected) else None
 
 
 def _hooked(part: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,16 +15,24 @@ from fastsal._torch import tree_flatten, tree_unflatten
 from fastsal.engine.reading.affine import Escapes, is_affine, reaches
 from fastsal.engine.reading.resolving import resolve_layer
 from fastsal.engine.run.forward import detached, evaluation, run, scratch
-from fastsal.engine.run.modules import calling
+from fastsal.engine.run.modules import calling, modules_of, unwrapped
 
 Tensors = tuple[Tensor, ...]
 
 
 class Unrelated(ValueError):
-    """Raised for a layer whose value the selected scores do not depend on."""
+    """Raised for layers whose values the selected scores do not depend on.
 
-    def __init__(self) -> None:
-        super().__init__("layer: the target does not depend on its value; choose one on the way to the target")
+    Args:
+        names: of these layers, where there are others that they do depend on.
+    """
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        named = f"layer {', '.join(names)}" if names else "layer"
+        super().__init__(
+            f"{named}: the target does not depend on its value through autograd; choose one on the way to the target, "
+            "with no torch.no_grad, detach, cast to integers or NumPy behind it; EigenCAM and ScoreCAM need no gradient"
+        )
 
 
 class Reading(NamedTuple):
@@ -186,7 +195,7 @@ def read(
 
     Raises:
         ValueError: when a layer does not run, or its value holds no tensor.
-        Unrelated: when the scores do not depend on it.
+        Unrelated: when the scores do not depend on one of them, unless ``grad_kwargs`` allow it.
     """
     recording = _Recording(len(layers), select is not None, at_input, every_use)
     watch: Any = recording.escapes if affine else contextlib.nullcontext()
@@ -228,16 +237,22 @@ def read(
             assert scores is not None
             if not scores.requires_grad:
                 raise Unrelated
-            options = {"allow_unused": True, "create_graph": create_graph or tail_graph, **(grad_kwargs or {})}
+            options = {"create_graph": create_graph or tail_graph, **(grad_kwargs or {})}
+            allow_unused = bool(options.pop("allow_unused", False)) or bool(options.pop("materialize_grads", False))
+            options["allow_unused"] = True
             straight = affine and not recording.escapes.seen and len(wanted) == 1 and is_affine(scores, wanted[0])
             apart = any(reaches(scores, uses[:-1], uses[-1]) for uses in recording.uses if len(uses) > 1)
             gradients = _gradients(scores, wanted, options)
-            if all(gradient is None for gradient in gradients):
-                raise Unrelated
             pending = iter(gradients)
+            of_layers = [[next(pending) if tensor.requires_grad else None for tensor in value] for value in found]
+            unrelated = [place for place, each in enumerate(of_layers) if all(gradient is None for gradient in each)]
+            if unrelated and (len(unrelated) == len(found) or not allow_unused):
+                raise Unrelated(() if len(unrelated) == len(found) else _names(model, layers, unrelated))
+            if unrelated:
+                names = ", ".join(_names(model, layers, unrelated))
+                warnings.warn(f"layer {names}: the target does not depend on it, so its gradient is 0", stacklevel=2)
             by_layer = []
-            for value in found:
-                each = (next(pending) if tensor.requires_grad else None for tensor in value)
+            for value, each in zip(found, of_layers, strict=True):
                 several = scores.shape[:-1] if scores.dim() > 1 else ()
                 by_layer.append(
                     tuple(
@@ -252,6 +267,12 @@ def read(
     if not create_graph and not tail_graph:
         found = [tuple(t.detach() for t in value) for value in found]
     return Reading(output, found, by_layer, straight, sizes, apart)
+
+
+def _names(model: Callable[..., Any], layers: Sequence[nn.Module], places: Sequence[int]) -> list[str]:
+    """How the model calls some of its layers; their place in the list where it does not."""
+    names = {id(part): name for module in modules_of(model) for name, part in unwrapped(module).named_modules()}
+    return [names.get(id(layers[place])) or f"[{place}]" for place in places]
 
 
 def _gradients(scores: Tensor, wanted: list[Tensor], options: dict[str, Any]) -> tuple[Tensor | None, ...]:

@@ -1,11 +1,13 @@
 """One call of the model, and many: sweeps, their batches, and CUDA graphs."""
 
 from fastsal.engine.run.chunk_sizes import ChunkSizes, chunks_of
+from fastsal.engine.run.comparing import difference
 from fastsal.engine.run.forward import detached, evaluation, find, one_example, run, scratch
-from fastsal.engine.run.gradients import input_gradients
+from fastsal.engine.run.gradients import input_gradients, leaves_autograd
 from fastsal.engine.run.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
+from fastsal.engine.run.random_states import keeping_random_states
 from fastsal.engine.run.sweep import ChunkTooLarge, Sweep, Swept, chunks, note, observed
 
 __all__ = [
@@ -19,11 +21,14 @@ __all__ = [
     "chunks",
     "chunks_of",
     "detached",
+    "difference",
     "evaluation",
     "find",
     "hookable",
     "host_may_wait",
     "input_gradients",
+    "keeping_random_states",
+    "leaves_autograd",
     "module_of",
     "modules_of",
     "note",

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run.forward import run, scratch
+from fastsal.engine.run.modules import ForwardFunc, modules_of
+
+_OF_NUMPY = "Can't call numpy() on Tensor that requires grad"
+_OF_INFERENCE = "Inference tensors cannot be saved for backward"
+"""What PyTorch says where a forward leaves autograd in a way that no graph can go on from."""
 
 
 def input_gradients(
@@ -18,8 +23,8 @@ def input_gradients(
     select: Callable[[Any], Tensor],
     create_graph: bool = False,
     grad_kwargs: Mapping[str, Any] | None = None,
-) -> tuple[Tensor, ...]:
-    """Gradients of the selected scores' sum by the inputs; an input without influence gets zeros.
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the selected scores' sum by the inputs; None by an input that the scores do not depend on.
 
     The model gets a copy of the leaf, since writing to a leaf in place is an error. Call inside ``evaluation``.
 
@@ -33,7 +38,6 @@ def input_gradients(
 
     Raises:
         TypeError: for inputs that are not floating point.
-        ValueError: for scores that do not depend on the inputs.
     """
     for tensor in inputs:
         if not (tensor.is_floating_point() or tensor.is_complex()):
@@ -44,12 +48,27 @@ def input_gradients(
             t if create_graph and t.requires_grad else (scratch(t) if t.is_inference() else t.detach()).requires_grad_()
             for t in inputs
         ]
-        scores = select(run(forward_func, tuple(leaf.clone() for leaf in leaves), tuple(map(scratch, additional))))
+        try:
+            output = run(forward_func, tuple(leaf.clone() for leaf in leaves), tuple(map(scratch, additional)))
+        except (RuntimeError, ValueError) as error:
+            if leaves_autograd(forward_func, error):
+                return (None,) * len(inputs)
+            raise
+        scores = select(output)
         if not scores.requires_grad:
-            raise ValueError("forward_func: its output does not depend on the inputs through autograd")
-        options = {"allow_unused": True, "create_graph": create_graph, **(grad_kwargs or {})}
-        gradients = torch.autograd.grad(scores.sum(), leaves, **options)
-    return tuple(
-        torch.zeros_like(leaf) if gradient is None else gradient
-        for gradient, leaf in zip(gradients, leaves, strict=True)
-    )
+            return (None,) * len(inputs)
+        options = {"create_graph": create_graph, **(grad_kwargs or {})}
+        options.pop("materialize_grads", None)  # what None stands for is the caller's to say
+        return torch.autograd.grad(scores.sum(), leaves, **{**options, "allow_unused": True})
+
+
+def leaves_autograd(forward_func: ForwardFunc, error: BaseException) -> bool:
+    """Whether a forward failed because it goes on, from a tensor with a graph, where there can be none."""
+    cause = error.__cause__ if isinstance(error, ValueError) else error
+    if not isinstance(cause, RuntimeError):
+        return False
+    if _OF_NUMPY in str(cause):
+        return True
+    # Parameters that were made in inference mode are another fault.
+    parameters = (parameter for module in modules_of(forward_func) for parameter in module.parameters())
+    return _OF_INFERENCE in str(cause) and not any(parameter.is_inference() for parameter in parameters)

@@ -29,6 +29,7 @@ from fastsal.engine.run.modules import (
     remember,
     unwrapped,
 )
+from fastsal.engine.run.random_states import random_states
 from fastsal.engine.run.watching import Again, Pass
 
 MOST_TRIES = 8
@@ -168,7 +169,7 @@ class Session:
         if not self._watched or self._running:
             return forward_func(*arguments)
         given = [value for value in arguments if isinstance(value, Tensor)]
-        written, draws = _versions(given), [] if self.complete else _random_states(given)
+        written, draws = _versions(given), [] if self.complete else random_states(tensor.device for tensor in given)
         grad = torch.is_grad_enabled()
         self._running = True
         try:
@@ -246,13 +247,3 @@ def _back(switched: list[nn.Module]) -> None:
                 _evaluated[id(part)] = left
             else:
                 part.training = True
-
-
-def _random_states(tensors: list[Tensor]) -> list[tuple[Any, Any]]:
-    """(function, argument) that set each generator back that a pass may draw from."""
-    states: list[tuple[Any, Any]] = [(torch.set_rng_state, torch.get_rng_state())]
-    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
-        if not torch.cuda.is_current_stream_capturing():  # generators cannot be asked meanwhile
-            state = torch.cuda.get_rng_state(device)
-            states.append((lambda state, device=device: torch.cuda.set_rng_state(state, device), state))
-    return states

@@ -80,7 +80,10 @@ class LeGrad(Attribution):
                     received = wide.reshape(task.examples, -1, wide.shape[-1]).mean(1)
                     each.append(grid.arrange(received[..., None]))
             if not each:
-                raise ValueError("forward_func: the target does not depend on its attention")
+                raise ValueError(
+                    "forward_func: the target does not depend on its attention through autograd (torch.no_grad, "
+                    "detach, a cast to integers or NumPy behind it); Occlusion and RISE need no gradient"
+                )
             largest = max((layer.shape[2:] for layer in each), key=lambda shape: shape.numel())
             found = [cam.finish(layer[:, 0], largest, relu=False, normalize=False) for layer in each]
             mean = torch.stack(found).mean(0)
@@ -117,5 +120,8 @@ def _by_attention(task: Task, last_layers: int | None) -> list[tuple[Grid, Tenso
             raise ValueError(
                 "forward_func: no attention over patches of equal size ran; LeGrad is for vision transformers"
             )
-        gradients = torch.autograd.grad(scores.sum(), [weights for weights, _ in kept], allow_unused=True)
+        wanted = [weights for weights, _ in kept]
+        gradients: tuple[Tensor | None, ...] = (None,) * len(kept)
+        if scores.requires_grad and all(weights.requires_grad for weights in wanted):
+            gradients = torch.autograd.grad(scores.sum(), wanted, allow_unused=True)
     return [(grid, gradient) for (_, grid), gradient in zip(kept, gradients, strict=True)]

@@ -90,10 +90,16 @@ class ModifiedRelu(GradientAttribution):
         self.model = model
 
     def described(
-        self, inputs: Inputs, target: Target, additional_forward_args: Any, absolute: bool, create_graph: bool
+        self,
+        inputs: Inputs,
+        target: Target,
+        additional_forward_args: Any,
+        absolute: bool,
+        create_graph: bool,
+        allow_unused: bool,
     ) -> Call[Any]:
         """The gradients under the rule."""
-        task = self.task(inputs, target, additional_forward_args, create_graph=create_graph)
+        task = self.task(inputs, target, additional_forward_args, create_graph=create_graph, allow_unused=allow_unused)
 
         def run() -> Any:
             with task.context(eager=True), ReluRule(type(self).rule) as mode:

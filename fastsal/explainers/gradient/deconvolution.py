@@ -44,6 +44,7 @@ class Deconvolution(ModifiedRelu):
         *,
         abs: bool = False,
         create_graph: bool = False,
+        allow_unused: bool = False,
     ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -53,8 +54,10 @@ class Deconvolution(ModifiedRelu):
             additional_forward_args: further arguments of the model.
             abs: the absolute value.
             create_graph: keep the graph, so that the attribution can be trained through.
+            allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
+                uses in ways without a gradient is an error always.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        return self.described(inputs, target, additional_forward_args, abs, create_graph)
+        return self.described(inputs, target, additional_forward_args, abs, create_graph, allow_unused)

@@ -71,6 +71,8 @@ class DeepLift(GradientAttribution):
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         custom_attribution_func: Custom | None = None,
+        *,
+        allow_unused: bool = False,
     ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -81,11 +83,13 @@ class DeepLift(GradientAttribution):
             additional_forward_args: further arguments of the model; per-example tensors are repeated for the baselines.
             return_convergence_delta: also return sum(attribution) - (F(x) - F(b)), [B].
             custom_attribution_func: (multipliers[, inputs[, baselines]]), tuples all, into the attributions.
+            allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
+                uses in ways without a gradient is an error always.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a model that mixes the examples.
         """
-        task = self.task(inputs, target, additional_forward_args, baselines=baselines)
+        task = self.task(inputs, target, additional_forward_args, baselines=baselines, allow_unused=allow_unused)
         examples_of(task.inputs)
 
         def run() -> Any:

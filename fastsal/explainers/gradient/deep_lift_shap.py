@@ -54,6 +54,7 @@ class DeepLiftShap(DeepLift):
         *,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
+        allow_unused: bool = False,
     ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -69,12 +70,19 @@ class DeepLiftShap(DeepLift):
             perturbations_per_eval: baselines per model call. When None, chosen from memory, but one at a time where an
                 additional tensor has as many entries as there are examples.
             show_progress: show a bar.
+            allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
+                uses in ways without a gradient is an error always.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a model that mixes the examples.
         """
         task = self.task(
-            inputs, target, additional_forward_args, per_call=perturbations_per_eval, show_progress=show_progress
+            inputs,
+            target,
+            additional_forward_args,
+            per_call=perturbations_per_eval,
+            allow_unused=allow_unused,
+            show_progress=show_progress,
         )
         rows = distribution_of(baselines, inputs)
         total = len(rows[0])

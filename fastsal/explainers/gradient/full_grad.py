@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.prepare import unprepared
-from fastsal.engine.run import find, run, scratch
+from fastsal.engine.run import find, leaves_autograd, run, scratch
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import Attribution, Display, attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.gradient._biases import Added, Biases, unmet
+from fastsal.explainers.reached import reached
 from fastsal.explainers.scores import Target
 from fastsal.explainers.task import Task
 from fastsal.ops import accumulation_dtype, cam
@@ -74,12 +75,12 @@ class FullGrad(Attribution):
             raise ValueError(f"inputs: {x.dtype} of shape {tuple(x.shape)} is not floating point of [B, C, *spatial]")
 
         def maps() -> Tensor:
-            leaf, met, gradients = self.gradients(task)
+            leaf, met, first, gradients = self.gradients(task)
             if not met:
                 message = "the model ran no convolution or batch normalisation; this is the input times its gradient"
                 warnings.warn(message, UserWarning, stacklevel=5)
-            parts = [leaf * gradients[0]]
-            for added, gradient in zip(met, gradients[1:], strict=True):
+            parts = [leaf * first]
+            for added, gradient in zip(met, gradients, strict=True):
                 total = added.total
                 if total is not None and gradient is not None and added.output.dim() == x.dim():
                     parts.append(total.to(gradient).reshape(1, -1, *[1] * (x.dim() - 2)) * gradient)
@@ -94,12 +95,13 @@ class FullGrad(Attribution):
 
         return task.once(maps)
 
-    def gradients(self, task: Task) -> tuple[Tensor, list[Added], tuple[Tensor, ...]]:
+    def gradients(self, task: Task) -> tuple[Tensor, list[Added], Tensor, tuple[Tensor | None, ...]]:
         """One pass: the first input, what has a bias, and the gradients by the input and by the results of these.
 
         Raises:
             TypeError: for a model with TorchScript parts.
-            ValueError: for scores that do not depend on the inputs, or depend on convolutions that no function shows.
+            Unreached: for scores that do not depend on the first input through autograd.
+            ValueError: for scores that depend on convolutions that no function shows.
         """
         biases = Biases()
         with task.context(eager=True), torch.enable_grad():
@@ -108,19 +110,23 @@ class FullGrad(Attribution):
                 raise TypeError("forward_func: it has TorchScript parts, whose biases cannot be reached; " + PYTHON)
             leaf = scratch(task.inputs[0]).requires_grad_()
             copies = (leaf.clone(), *map(scratch, task.inputs[1:]))
-            with biases:
-                output = run(biases.of(task.forward_func), copies, tuple(map(scratch, task.additional)))
+            try:
+                with biases:
+                    output = run(biases.of(task.forward_func), copies, tuple(map(scratch, task.additional)))
+            except (RuntimeError, ValueError) as error:
+                if leaves_autograd(task.forward_func, error):
+                    reached(task, (None,), (leaf,))
+                raise
             task.note(output)
             scores = task.select()(output)
             if not scores.requires_grad:
-                raise ValueError("forward_func: its output does not depend on the inputs through autograd")
+                reached(task, (None,), (leaf,))
             hidden = unmet(scores, biases.met)
             if hidden is not None:
                 raise ValueError(f"forward_func: the biases behind {hidden} cannot be reached; {PYTHON}")
             wanted = [leaf, *(added.output for added in biases.met)]
             gradients = torch.autograd.grad(scores.sum(), wanted, allow_unused=True)
-        first = torch.zeros_like(leaf) if gradients[0] is None else gradients[0]
-        return leaf.detach(), biases.met, (first, *gradients[1:])
+        return leaf.detach(), biases.met, *reached(task, gradients[:1], (leaf,)), gradients[1:]
 
 
 def _scaled(values: Tensor) -> Tensor:

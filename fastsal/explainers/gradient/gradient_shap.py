@@ -68,6 +68,7 @@ class GradientShap(GradientAttribution):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         create_graph: bool = False,
+        allow_unused: bool = False,
     ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -85,6 +86,8 @@ class GradientShap(GradientAttribution):
             perturbations_per_eval: draws per model call; chosen from memory when None.
             show_progress: show a bar.
             create_graph: keep the graph, so that the attribution can be trained through; memory grows with n_samples.
+            allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
+                uses in ways without a gradient is an error always.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
@@ -95,6 +98,7 @@ class GradientShap(GradientAttribution):
             additional_forward_args,
             per_call=perturbations_per_eval,
             create_graph=create_graph,
+            allow_unused=allow_unused,
             show_progress=show_progress,
         )
         n_samples = at_least_one("n_samples", n_samples)

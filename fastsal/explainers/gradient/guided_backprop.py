@@ -46,6 +46,7 @@ class GuidedBackprop(ModifiedRelu):
         *,
         abs: bool = False,
         create_graph: bool = False,
+        allow_unused: bool = False,
     ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -55,8 +56,10 @@ class GuidedBackprop(ModifiedRelu):
             additional_forward_args: further arguments of the model.
             abs: the absolute value.
             create_graph: keep the graph, so that the attribution can be trained through.
+            allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
+                uses in ways without a gradient is an error always.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        return self.described(inputs, target, additional_forward_args, abs, create_graph)
+        return self.described(inputs, target, additional_forward_args, abs, create_graph, allow_unused)

@@ -67,6 +67,7 @@ class IntegratedGradients(Estimating, GradientAttribution):
         first_layer_once: bool | str = "auto",
         show_progress: bool = False,
         create_graph: bool = False,
+        allow_unused: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
     ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
@@ -86,6 +87,8 @@ class IntegratedGradients(Estimating, GradientAttribution):
                 also where it does not, with an error where it cannot be; False: never.
             show_progress: show a bar.
             create_graph: keep the graph, so that the attribution can be trained through; memory grows with n_steps.
+            allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
+                uses in ways without a gradient is an error always.
             grad_kwargs: further arguments of ``torch.autograd.grad``.
 
         Raises:
@@ -100,6 +103,7 @@ class IntegratedGradients(Estimating, GradientAttribution):
             named="internal_batch_size",
             create_graph=create_graph,
             floating=True,
+            allow_unused=allow_unused,
             show_progress=show_progress,
         )
         checked_rule(method, n_steps)

@@ -34,6 +34,7 @@ class Saliency(GradientAttribution):
         additional_forward_args: Any = None,
         *,
         create_graph: bool = False,
+        allow_unused: bool = False,
     ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -43,11 +44,13 @@ class Saliency(GradientAttribution):
             abs: the absolute value; the signed gradient otherwise.
             additional_forward_args: further arguments of the model.
             create_graph: keep the graph, so that the attribution can be trained through.
+            allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
+                uses in ways without a gradient is an error always.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
         """
-        task = self.task(inputs, target, additional_forward_args, create_graph=create_graph)
+        task = self.task(inputs, target, additional_forward_args, create_graph=create_graph, allow_unused=allow_unused)
 
         def run() -> Any:
             with task.context():

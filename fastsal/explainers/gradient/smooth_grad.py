@@ -49,6 +49,7 @@ class SmoothGrad(Estimating, GradientAttribution):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         create_graph: bool = False,
+        allow_unused: bool = False,
     ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -65,6 +66,8 @@ class SmoothGrad(Estimating, GradientAttribution):
             perturbations_per_eval: draws per model call; chosen from memory when None.
             show_progress: show a bar.
             create_graph: keep the graph, so that the attribution can be trained through; memory grows with n_samples.
+            allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
+                uses in ways without a gradient is an error always.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above.
@@ -83,4 +86,5 @@ class SmoothGrad(Estimating, GradientAttribution):
             abs=abs,
             additional_forward_args=additional_forward_args,
             create_graph=create_graph,
+            allow_unused=allow_unused,
         )

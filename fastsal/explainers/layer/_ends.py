@@ -77,6 +77,12 @@ class Ends:
         """The same of attributions: what was left out has none."""
         return self._as_values(rows, [torch.zeros_like(tensor) for tensor in self._tensors])
 
+    @property
+    def counts(self) -> list[int]:
+        """How many of :attr:`stops` are of each layer."""
+        kept = iter([place is not None for place in self._places_of] or [True] * len(self._tensors))
+        return [sum(next(kept) for _ in range(sum(sizes))) for sizes in self.uses]
+
     def _as_values(self, rows: Iterable[Tensor], others: list[Tensor]) -> list[Tensor]:
         if not self.by_example:
             return [row[0] for row in rows]

@@ -49,6 +49,7 @@ class GuidedGradCam(GradientAttribution):
         attribute_to_layer_input: bool = False,
         *,
         create_graph: bool = False,
+        allow_unused: bool = False,
     ) -> Call[Any]:
         """Attribution in the form, shapes and dtypes of the inputs.
 
@@ -59,6 +60,8 @@ class GuidedGradCam(GradientAttribution):
             interpolate_mode: of ``torch.nn.functional.interpolate``, from the layer's size to the input's.
             attribute_to_layer_input: Grad-CAM at the layer's input rather than its output.
             create_graph: keep the graph, so that the attribution can be trained through.
+            allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
+                uses in ways without a gradient is an error always.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a layer and an input of which one has more
@@ -88,7 +91,12 @@ class GuidedGradCam(GradientAttribution):
                     )
             task.note(coarse.task.output)
             fine = describe(
-                self.guided_backprop, inputs, task.target, additional_forward_args, create_graph=create_graph
+                self.guided_backprop,
+                inputs,
+                task.target,
+                additional_forward_args,
+                create_graph=create_graph,
+                allow_unused=allow_unused,
             )
             fine.task.copies = task.copies
             guided = fine.task.given.parts(fine.run())

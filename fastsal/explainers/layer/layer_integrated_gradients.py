@@ -129,6 +129,10 @@ class LayerIntegratedGradients(LayerAttribution):
                     grad_kwargs=grad_kwargs,
                 )
                 behind.task.copies = task.copies
+                # Of a layer's tensors one may be of no use, such as the last state of a recurrent one.
+                behind.task.parts = [
+                    (f"layer[{i}]" if len(layers) > 1 else "layer", n) for i, n in enumerate(ends.counts)
+                ]
                 result = behind.run()
             delta = self._delta(task, ends, result) if return_convergence_delta else None
             each = iter(ends.attributions(result))

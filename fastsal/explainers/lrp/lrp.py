@@ -85,6 +85,7 @@ class LRP(GradientAttribution):
         verbose: bool = False,
         *,
         composite: str | Composite | Rules | None = None,
+        allow_unused: bool = False,
     ) -> Call[Any]:
         """Relevances in the form, shapes and dtypes of the inputs; their sum is the score, but for what biases and
         epsilon absorb.
@@ -103,12 +104,14 @@ class LRP(GradientAttribution):
                 under a name, batch normalisation right after such a layer is one layer with it. Or a
                 :class:`Composite`; or a mapping from module names, module types and function names to rules; or a
                 function (name, module) -> rule.
+            allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
+                uses in ways without a gradient is an error always.
 
         Raises:
             TypeError: for a function of the model that has no rule, naming it.
             TypeError, ValueError: for arguments outside of the above.
         """
-        task = self.task(inputs, target, additional_forward_args)
+        task = self.task(inputs, target, additional_forward_args, allow_unused=allow_unused)
         # Replicas on other threads would not see the mode.
         model = self.model.module if isinstance(self.model, nn.DataParallel) else self.model
         mode = RelevanceMode(model, as_composite(composite), verbose)

@@ -25,9 +25,13 @@ def difference(found: Any, expected: Any) -> float:
         if not isinstance(a, Tensor) or a.shape != b.shape:
             return float("inf")
         a, b = a.to(b.device, torch.float64), b.to(torch.float64)
-        if not torch.equal(a.isnan(), b.isnan()):
+        finite = b.isfinite()
+        # Infinities are equal or not, and would make any spread infinite.
+        if not torch.equal(a.isfinite(), finite) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
             return float("inf")
-        a, b = a.nan_to_num(), b.nan_to_num()
+        a, b = a[finite], b[finite]
+        if not b.numel():
+            continue
         spread = max(float(b.abs().max()), float(b.max() - b.min()))
         worst = max(worst, float((a - b).abs().max()) / spread if spread else float((a - b).abs().max()))
     return worst

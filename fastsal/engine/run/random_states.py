@@ -1,0 +1,30 @@
+"""The generators that a pass may draw from, and how to set them back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+
+def random_states(devices: Iterable[torch.device]) -> list[tuple[Any, Any]]:
+    """(function, argument) that set each generator back that a pass on the devices may draw from."""
+    states: list[tuple[Any, Any]] = [(torch.set_rng_state, torch.get_rng_state())]
+    for device in {device for device in devices if device.type == "cuda"}:
+        if not torch.cuda.is_current_stream_capturing():  # generators cannot be asked meanwhile
+            state = torch.cuda.get_rng_state(device)
+            states.append((lambda state, device=device: torch.cuda.set_rng_state(state, device), state))
+    return states
+
+
+@contextlib.contextmanager
+def keeping_random_states(device: torch.device) -> Iterator[None]:
+    """What is drawn inside is drawn again by what comes after."""
+    states = random_states([device])
+    try:
+        yield
+    finally:
+        for draw, state in states:
+            draw(state)

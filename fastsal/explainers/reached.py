@@ -1,0 +1,123 @@
+"""Whether a gradient reaches the inputs: the map of one that none reaches would be zeros, however much it matters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastsal.engine.run import difference, evaluation, keeping_random_states, run, scratch
+from fastsal.explainers.scores import one_score_each
+
+if TYPE_CHECKING:
+    from fastsal.explainers.task import Task
+
+CAUSES = "torch.no_grad, detach, a cast to integers, integer weights or NumPy on the way"
+CURES = "FeatureAblation, Occlusion, RISE and KernelShap need no gradient"
+BEHIND = "LayerIntegratedGradients explains a layer behind that, such as an embedding"
+ROUNDINGS = 16
+"""By which two runs on the same values may differ, where a device adds in no fixed order."""
+
+
+class Unreached(ValueError):
+    """Raised for an input on which the target does not depend through autograd."""
+
+
+def reached(
+    task: Task, gradients: Sequence[Tensor | None], like: Sequence[Tensor], allow_unused: bool = False
+) -> tuple[Tensor, ...]:
+    """The gradients, and zeros in the place of those that are None by right.
+
+    None says that autograd met no way from the input to the target, not that there is none.
+
+    Args:
+        task: what is explained.
+        gradients: by its inputs, or the first of them.
+        like: tensors in the shapes of the gradients.
+        allow_unused: take zeros, with a warning, for an input that the target does not depend on in any way: other
+            values leave the target as it was.
+
+    Raises:
+        Unreached: for an input that no gradient reaches, and that is not known to be unused.
+    """
+    parts = list(_parts(task, len(gradients)))
+    missing = [(name, places) for name, places in parts if places and all(gradients[place] is None for place in places)]
+    if missing and not (allow_unused or task.allows_unused):
+        raise Unreached(_refusal([name for name, _ in missing], len(missing) == len(parts), task.parts is not None))
+    used = [name for name, places in missing if any(_changes_target(task, place) for place in places)]
+    if used:
+        raise Unreached(
+            f"{', '.join(used)}: not unused, as other values change the target, which does not depend on it through "
+            f"autograd ({CAUSES}); {CURES}, {BEHIND}"
+        )
+    if missing:
+        names = ", ".join(name for name, _ in missing)
+        warnings.warn(f"{names}: the target does not use it, so its attribution is 0", UserWarning, stacklevel=2)
+    return tuple(
+        torch.zeros_like(tensor) if gradient is None else gradient
+        for gradient, tensor in zip(gradients, like, strict=True)
+    )
+
+
+def _parts(task: Task, count: int) -> Iterator[tuple[str, range]]:
+    """(name, places among the inputs) of what must be reached: each input, or what the task says."""
+    if task.parts is None:
+        for place in range(count):
+            yield task.given.called(place), range(place, place + 1)
+        return
+    start = 0
+    for name, size in task.parts:
+        yield name, range(start, start + size)
+        start += size
+
+
+def _refusal(names: Sequence[str], all_of_them: bool, of_layer: bool) -> str:
+    what = f"{', '.join(names)}: the target does not depend on it through autograd ({CAUSES})"
+    if of_layer:
+        return f"{what}; choose a layer behind that; {CURES}"
+    if all_of_them:
+        return f"{what}; {CURES}, {BEHIND}"
+    return (
+        f"{what}; pass it in additional_forward_args to explain the others; {CURES}, {BEHIND}; allow_unused=True gives "
+        "zeros for what the target does not use at all"
+    )
+
+
+def _changes_target(task: Task, place: int) -> bool:
+    """Whether other values of an input change the target's scores, or are refused."""
+    inputs, given = list(task.inputs), task.inputs[place]
+    with evaluation(task.model), torch.no_grad():
+
+        def scores() -> Tensor:
+            with keeping_random_states(task.device):
+                output = run(task.forward_func, tuple(map(scratch, inputs)), tuple(map(scratch, task.additional)))
+            found = one_score_each(output, task.target, task.examples)
+            return found if found.is_floating_point() else found.to(torch.float32)
+
+        expected = scores()
+        for other in _others(given):
+            inputs[place] = other
+            try:
+                found = scores()
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # whatever a model's code makes of values that it does not take
+                return True
+            if not difference(found, expected) <= ROUNDINGS * torch.finfo(expected.dtype).eps:
+                return True
+    return False
+
+
+def _others(given: Tensor) -> Iterator[Tensor]:
+    """Other values of an input. On a device without those that are no index where the given ones are: a lookup there
+    ends the process."""
+    yield torch.zeros_like(given)
+    yield torch.ones_like(given)
+    yield given / 2
+    yield given.flatten().flip(0).view_as(given)
+    if given.device.type == "cpu":
+        yield -given
+        yield 2 * given + 1
