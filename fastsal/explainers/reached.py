@@ -77,7 +77,7 @@ def _parts(task: Task, count: int) -> Iterator[tuple[str, range]]:
 def _refusal(names: Sequence[str], all_of_them: bool, of_layer: bool) -> str:
     what = f"{', '.join(names)}: the target does not depend on it through autograd ({CAUSES})"
     if of_layer:
-        return f"{what}; choose a layer behind that; {CURES}"
+        return f"{what}, or another of the layers between; choose one behind that; {CURES}"
     if all_of_them:
         return f"{what}; {CURES}, {BEHIND}"
     return (

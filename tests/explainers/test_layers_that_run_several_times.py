@@ -167,8 +167,10 @@ def test_checkpointed_steps_are_not_further_uses(name: str) -> None:
     options: dict[str, Any] = {} if name == "LayerActivation" else {"target": 1}
     for times in (1, 3):
         plain, saving = Loop(times=times).eval(), Loop(saves=True, times=times).eval()
-        expected = getattr(fastsal, name)(plain, ["inner", "cell"]).attribute(x, **options)
-        explainer = getattr(fastsal, name)(saving, ["inner", "cell"])
+        # A path along both would have no way from the first to the target, as the second's value is given.
+        layers = ["cell"] if name == "LayerIntegratedGradients" else ["inner", "cell"]
+        expected = getattr(fastsal, name)(plain, layers).attribute(x, **options)
+        explainer = getattr(fastsal, name)(saving, layers)
         if name == "LayerIntegratedGradients" and times > 1:
             with pytest.raises(ValueError, match="layer: it runs several times, and activation checkpointing"):
                 explainer.attribute(x, **options)
