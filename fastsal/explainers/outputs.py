@@ -42,10 +42,24 @@ def example_outputs(output: Any, examples: int) -> list[Any]:
         raise TypeError(f"forward_func: its output is a {type(output).__name__}, which has no part for each example")
     if isinstance(output, Tensor) and output.dim() == 0 and examples == 1:
         return [output]
+    if not isinstance(output, Tensor) and output and _are_several(output, examples):
+        shapes = ", ".join(str(tuple(each.shape)) for each in output)
+        raise ValueError(
+            f"forward_func: its output is a {type(output).__name__} of tensors {shapes}: several outputs rather than a "
+            "part for each example; return the one to explain"
+        )
     size = len(output) if not isinstance(output, Tensor) else (output.shape[0] if output.dim() else 0)
     if size != examples:
         raise ValueError(f"forward_func: its output has {size} entries for {examples} examples")
     return list(output)
+
+
+def _are_several(output: list[Any] | tuple[Any, ...], examples: int) -> bool:
+    """Whether tensors are outputs for all examples, not one for each: a tuple, or a list that could be either."""
+    if not all(isinstance(each, Tensor) for each in output):
+        return False
+    alike = all(each.dim() > 0 and each.shape[0] == examples for each in output)
+    return isinstance(output, tuple) or (alike and examples > 1)
 
 
 def example_scores(output: Any, target: Any, examples: int) -> Tensor:

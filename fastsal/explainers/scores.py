@@ -17,7 +17,7 @@ Target = Any
 
 
 def tile(value: Any, count: int, examples: int) -> Any:
-    """A per-example tensor or list repeated for ``count`` altered copies, copy-major; anything else as it is."""
+    """A per-example tensor repeated for ``count`` altered copies, copy-major; anything else as it is."""
     if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == examples:
         return value.repeat(count, *[1] * (value.dim() - 1))
     return value
@@ -26,6 +26,11 @@ def tile(value: Any, count: int, examples: int) -> Any:
 def could_be_per_example(additional: tuple[Any, ...], examples: int) -> bool:
     """Whether an extra argument has as many entries as there are examples, on purpose or by accident."""
     return any(isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == examples for value in additional)
+
+
+def unrepeatable(additional: tuple[Any, ...], examples: int) -> bool:
+    """Whether an extra argument that is no tensor has as many entries as there are examples: it goes as it is."""
+    return any(isinstance(value, (list, tuple, np.ndarray)) and len(value) == examples for value in additional)
 
 
 def tile_target(target: Target, count: int, examples: int) -> Target:
@@ -163,7 +168,8 @@ def select_target(output: Tensor, target: Target) -> Tensor:
     index = _index("target", target)
     if output.dim() < 2:
         raise ValueError(
-            f"target: {index} given, but the output {tuple(output.shape)} has one score per example; use None"
+            f"target: {index} given, but the output {tuple(output.shape)} has one score per example (use None), or its "
+            "batch dimension was squeezed (keep it)"
         )
     _in_range((index,), rest)
     return output[:, index]
@@ -188,6 +194,7 @@ def one_score_each(output: Any, target: Target, examples: int) -> Tensor:
     output = main_output(output)
     if not isinstance(output, Tensor):
         raise TypeError(f"forward_func: its output is a {type(output).__name__}, not a tensor; wrap it to return one")
+    check_batch(output, examples)
     scores = select_target(output, target)
     if scores.numel() != examples and scores.numel() != 1:
         raise ValueError(
@@ -195,6 +202,20 @@ def one_score_each(output: Any, target: Target, examples: int) -> Tensor:
             "name one score per example"
         )
     return scores.reshape(-1)
+
+
+def check_batch(output: Tensor, examples: int) -> None:
+    """Refuses an output of one dimension with neither one score for each example nor one for all.
+
+    Raises:
+        ValueError: for such an output.
+    """
+    if output.dim() == 1 and len(output) not in (1, examples):
+        given = "1 example" if examples == 1 else f"{examples} examples"
+        raise ValueError(
+            f"forward_func: its output {tuple(output.shape)} for {given} has no batch dimension; was it squeezed? "
+            "return [B, K]"
+        )
 
 
 def per_example(part: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from fastsal.explainers.scores import (
     target_of,
     tile,
     tile_target,
+    unrepeatable,
 )
 
 Result = TypeVar("Result")
@@ -321,7 +322,8 @@ class Task:
         """Chunk sizes for a sweep of ``total`` items.
 
         Where an extra tensor has as many entries as there are examples, only the caller knows whether to repeat it:
-        unless told how many, items run one at a time then.
+        unless told how many, items run one at a time then. So they do where a list or an array has, which may be one
+        for each example and is never repeated.
 
         Args:
             total: items.
@@ -333,6 +335,8 @@ class Task:
         """
         examples_of(self.inputs)
         given = self.per_call
+        if given is None and not by_row and unrepeatable(self._extra, self.examples):
+            given = 1
         if given is None and (alone or (not (repeats or by_row) and could_be_per_example(self._extra, self.examples))):
             given = 1
         row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in self.inputs)

@@ -15,7 +15,7 @@ from fastsal.explainers import Attribution, Task, describe
 from fastsal.explainers.arguments import Given, Inputs, as_arguments, at_least_one
 from fastsal.explainers.outputs import main_output
 from fastsal.explainers.registry import find, keywords, options
-from fastsal.explainers.scores import Target, one_score_each
+from fastsal.explainers.scores import Target, check_batch, one_score_each
 from fastsal.explanation.explanation import AXES, Explanation, kind_of
 
 
@@ -103,6 +103,8 @@ class _Explained:
         """Take over the prediction of a task, and the target that it was asked for."""
         task.asks = True
         self._output = main_output(task.output)
+        if isinstance(self._output, Tensor):
+            check_batch(self._output, task.examples)
         self.target = _resolved(self._output, self.target)
 
     def add(self, name: str, chosen: dict[str, Any]) -> None:

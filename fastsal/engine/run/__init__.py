@@ -8,7 +8,7 @@ from fastsal.engine.run.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
 from fastsal.engine.run.random_states import keeping_random_states
-from fastsal.engine.run.sweep import ChunkTooLarge, Sweep, Swept, chunks, note, observed
+from fastsal.engine.run.sweep import ChunkTooLarge, Sweep, Swept, chunks, is_too_large, note, observed
 
 __all__ = [
     "ChunkSizes",
@@ -27,6 +27,7 @@ __all__ = [
     "hookable",
     "host_may_wait",
     "input_gradients",
+    "is_too_large",
     "keeping_random_states",
     "leaves_autograd",
     "module_of",

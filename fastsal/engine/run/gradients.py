@@ -41,7 +41,9 @@ def input_gradients(
     """
     for tensor in inputs:
         if not (tensor.is_floating_point() or tensor.is_complex()):
-            raise TypeError(f"inputs: {tensor.dtype} has no gradient; pass a floating point tensor")
+            raise TypeError(
+                f"inputs: {tensor.dtype} has no gradient; pass a floating point tensor, or name a layer behind it"
+            )
     with torch.enable_grad():
         # detach() makes a tensor of its own over the same memory, so the caller's flag stays; the model gets a copy.
         leaves = [

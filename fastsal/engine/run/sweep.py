@@ -71,7 +71,8 @@ class ChunkTooLarge(RuntimeError):
     """Raised inside a step that can only run with fewer items: the chunk is halved and done again."""
 
 
-def _is_too_large(error: BaseException) -> bool:
+def is_too_large(error: BaseException) -> bool:
+    """Whether a step failed for want of memory, or asked for fewer items."""
     return isinstance(error, (ChunkTooLarge, torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
     )
@@ -85,7 +86,7 @@ def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
     try:
         return True, work()
     except (MemoryError, RuntimeError) as error:
-        if not _is_too_large(error):
+        if not is_too_large(error):
             raise
         # Whoever holds the error would hold the frames, and with them the batch that did not fit.
         return False, str(error.with_traceback(None))

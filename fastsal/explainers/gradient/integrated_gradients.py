@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal.engine.run import is_too_large
 from fastsal.explainers.anytime import relative
 from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import Estimating, GradientAttribution, attribution
@@ -139,6 +140,8 @@ class _Path:
     ) -> None:
         self._multiplies, self._task, self._points = explainer.multiplies_by_inputs, task, points
         self._grad_kwargs = grad_kwargs
+        given = (tensor.dtype for tensor in task.given.tensors if not tensor.is_floating_point())
+        self._whole = next((dtype for dtype in given if not dtype.is_complex), None)
         self._front: Front | None = None
         if not task.create_graph:
             with task.context():
@@ -165,7 +168,15 @@ class _Path:
             path.batch(tensor, self._points.positions(start, stop, tensor), baseline=begin) for tensor, begin in ends
         )
         forward_func = None if front is None else front.behind
-        gradients = task.gradients(stop - start, batches, forward_func=forward_func, grad_kwargs=self._grad_kwargs)
+        try:
+            gradients = task.gradients(stop - start, batches, forward_func=forward_func, grad_kwargs=self._grad_kwargs)
+        except (RuntimeError, IndexError) as error:
+            if self._whole is None or is_too_large(error):
+                raise
+            raise TypeError(
+                f"inputs: {self._whole} is taken as floating point along the path, which the model does not take; "
+                "explain what is behind an embedding of ids with LayerIntegratedGradients(model, layer)"
+            ) from error
         return self._points.added(gradients, start, stop)
 
     def _attributed(self, means: Sums) -> tuple[Tensor, ...]:

@@ -91,6 +91,12 @@ class RISE(Estimating, PerturbationAttribution):
         if len(task.inputs) > 1:
             given = len(task.inputs)
             raise ValueError(f"inputs: {given} given; RISE masks one, the others go in additional_forward_args")
+        shape = tuple(task.inputs[0].shape)
+        if not 3 <= len(shape) <= 5:
+            raise ValueError(
+                f"inputs: shape {shape} is not [B, C, *spatial] with 1 to 3 spatial dimensions, which RISE masks; "
+                "FeatureAblation, KernelShap and ShapleyValues take any form"
+            )
         n_masks = at_least_one("n_masks", n_masks)
         if not 0.0 < probability <= 1.0:
             raise ValueError(f"probability: {probability} is not in (0, 1]")
