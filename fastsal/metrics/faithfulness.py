@@ -60,7 +60,8 @@ def deletion(
         baselines: what stands for a missing element: None (0), a number, a tensor that broadcasts, or ``"blur"``.
         step: elements exchanged at a time; 1/224 of them when None, as in the paper.
         additional_forward_args: further arguments of the model; per-example tensors follow their examples.
-        softmax: the outputs are logits, and are made probabilities; False for a model that does so itself.
+        softmax: the outputs are logits, and are made probabilities, the only one of a binary classifier by its sigmoid;
+            False for a model that does so itself.
         show_progress: show a bar.
 
     Returns:
@@ -187,11 +188,13 @@ class _Way:
     def _classes(self) -> Tensor:
         """The class of each example, [B]."""
         self._task.note(self._task.run(1, {}))
-        output = main_output(self._task.output)
+        output = _by_class(main_output(self._task.output))
         examples = self.inputs.shape[0]
         if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != examples:
             given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"forward_func: its output {given} is not [{examples}, K], a score for each class")
+            raise ValueError(
+                f"forward_func: its output {given} is not [{examples}, K], a score for each class, or [{examples}]"
+            )
         target = output.argmax(1) if self._given is None else self._task.target
         classes = torch.as_tensor(target, device=output.device).reshape(-1)
         if classes.is_floating_point() or classes.dtype == torch.bool or classes.numel() not in (1, examples):
@@ -209,10 +212,17 @@ class _Way:
             else scratch(value)
             for value in self._task.additional
         )
-        output = main_output(run(self._task.forward_func, (rows,), additional)).to(torch.float64)
-        chances = output.softmax(1) if self._softmax else output
+        output = _by_class(main_output(run(self._task.forward_func, (rows,), additional))).to(torch.float64)
+        chances = output
+        if self._softmax:
+            chances = output.softmax(1) if output.shape[1] > 1 else output.sigmoid()
         chosen: Tensor = chances.gather(1, classes[places.to(classes.device)][:, None])[:, 0].to(rows.device)
         return chosen
+
+
+def _by_class(output: Any) -> Any:
+    """Scores [B, K]: of a binary classifier with one for each example, K = 1."""
+    return output[:, None] if isinstance(output, Tensor) and output.dim() == 1 else output
 
 
 def _area(scores: Tensor, fractions: Tensor) -> Tensor:

@@ -131,3 +131,26 @@ def test_errors_name_the_argument(change: dict[str, Any], message: str) -> None:
     given = {"forward_func": network(), "inputs": images(), "attributions": torch.zeros(3, 8, 8), **change}
     with pytest.raises((TypeError, ValueError), match=message):
         metrics.deletion(**given)
+
+
+@pytest.mark.parametrize("squeezed", [False, True], ids=["[B, 1]", "[B]"])
+@pytest.mark.parametrize("target", [None, 0], ids=str)
+def test_the_only_logit_of_a_binary_classifier(squeezed: bool, target: Any) -> None:
+    """Its sigmoid: the softmax of one number is 1, whatever is deleted."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 1)]
+    plain, x = nn.Sequential(*layers).double(), images(2)
+    model = nn.Sequential(*layers, nn.Flatten(0)) if squeezed else plain
+    both = nn.Sequential(plain, _AgainstZero())
+    for way in (metrics.deletion, metrics.insertion):
+        got = way(model, x, x.abs(), target, step=8)
+        expected = way(both, x, x.abs(), 1, step=8)
+        torch.testing.assert_close(got.scores, expected.scores)
+        assert got.scores.std() > 1e-3
+
+
+class _AgainstZero(nn.Module):
+    """Two logits whose softmax is the sigmoid of the one."""
+
+    def forward(self, score: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(score), score], 1)

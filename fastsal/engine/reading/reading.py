@@ -339,6 +339,8 @@ class Replaced:
         return output
 
     def _visit(self, index: int, tensors: Tensors) -> Tensors:
+        if not self._values:
+            return tensors
         values, use = self._values[index], 0
         if self._used is not None:
             use = self._used[index]

@@ -106,6 +106,7 @@ class LayerIntegratedGradients(LayerAttribution):
             layers = self.layers(task)
             ends = Ends(task, layers, attribute_to_layer_input, constants=self._multiply_by_inputs)
 
+            target = task.target  # asked now, since it may take a pass of the model
             with Replaced(layers, ends.uses, at_input=attribute_to_layer_input) as replaced:
 
                 @calling(task.forward_func)
@@ -118,7 +119,7 @@ class LayerIntegratedGradients(LayerAttribution):
                     IntegratedGradients(after, self._multiply_by_inputs),
                     ends.stops,
                     ends.starts,
-                    task.target if ends.by_example else None,
+                    target if ends.by_example else None,
                     task.inputs + task.additional,
                     n_steps,
                     method,
