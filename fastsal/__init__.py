@@ -32,7 +32,7 @@ _HOMES: dict[str, tuple[str, ...] | None] = {
     "explainers": None,
     "explanation": None,
     "engine.prepare": ("Prepared", "prepare"),
-    "engine.reading": ("layers",),
+    "engine.reading": ("Geometry", "layers"),
     "deploy": ("Package", "export", "load"),
 }
 """Rooms whose names are the package's own: these, or all that they list."""

@@ -16,6 +16,7 @@ from torch._functorch import autograd_function as _autograd_function
 from torch._subclasses import fake_tensor as _fake_tensor
 from torch.autograd import forward_ad
 from torch.autograd import function as _function
+from torch.multiprocessing import reductions as _reductions
 from torch.nn.modules import module as _module
 from torch.utils import _python_dispatch, _pytree
 
@@ -61,6 +62,9 @@ class TorchDispatchMode(_python_dispatch.TorchDispatchMode):
         """Nothing inside is compiled, and to say so to torch._dynamo would import it, which takes over a second."""
         return False
 
+
+StorageWeakRef = _reductions.StorageWeakRef
+"""A tensor's memory, which it does not keep, and whose number no other has while this lives."""
 
 # What is in a graph, and of what kind a module is.
 OpOverload = _ops.OpOverload

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastsal.compat.grad_cam._rendering import scaled
+from fastsal.engine.reading import Unsettled
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 
 if TYPE_CHECKING:
@@ -134,20 +135,27 @@ class BaseCAM:
         x = self.as_input(input_tensor)
         explainer = self.explainer()
         target = read_targets(targets, len(x)) if self.needs_targets else None
-        found = explainer.read(x, target, **self.options(len(x)))
+        try:
+            found = explainer.read(x, target, **self.options(len(x)))
+        except Unsettled as error:
+            raise ValueError(self._misfit(error.shape, x, error.why)) from error
         self.outputs = found.output
         maps = []
         with torch.inference_mode(False), torch.no_grad():
             for activations, field in zip(found.activations, found.fields, strict=True):
                 if activations.dim() != x.dim():
-                    raise ValueError(
-                        f"target_layers: an output {tuple(activations.shape)} has not the dimensions of the input "
-                        f"{tuple(x.shape)}; pass reshape_transform, or another layer"
-                    )
+                    raise ValueError(self._misfit(tuple(activations.shape), x))
                 wide = activations.float() if activations.dtype in (torch.float16, torch.bfloat16) else activations
                 summed = self.combined(explainer, wide, field, eigen_smooth and self.smooths)
                 maps.append(scaled(summed.relu(), x.shape[2:]))
         return maps
+
+    @staticmethod
+    def _misfit(shape: tuple[int, ...], x: Tensor, why: str = "") -> str:
+        lacks = f"has no positions that are known: {why}"
+        if len(shape) != x.dim():
+            lacks = f"has not the dimensions of the input {tuple(x.shape)}"
+        return f"target_layers: an output {shape} {lacks}; pass reshape_transform, or another layer"
 
     needs_targets = True
 

@@ -1,6 +1,7 @@
 """Values at layers: which layers there are, where their positions are, one pass that is read or altered on the way."""
 
 from fastsal.engine.reading.first_layer import FirstLayer, first_layer
+from fastsal.engine.reading.geometry import Geometry, Unsettled, geometry_of
 from fastsal.engine.reading.grid import Grid, grid_of
 from fastsal.engine.reading.layers import Layer, default_layer, layers
 from fastsal.engine.reading.reading import Reading, Replaced, Unrelated, read
@@ -9,15 +10,18 @@ from fastsal.engine.reading.tail import Tail, begins_with
 
 __all__ = [
     "FirstLayer",
+    "Geometry",
     "Grid",
     "Layer",
     "Reading",
     "Replaced",
     "Tail",
     "Unrelated",
+    "Unsettled",
     "begins_with",
     "default_layer",
     "first_layer",
+    "geometry_of",
     "grid_of",
     "layers",
     "read",

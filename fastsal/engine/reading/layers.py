@@ -1,72 +1,96 @@
-"""A model's layers that a class activation map can read."""
+"""A model's layers that a class activation map can read, and the one that it reads by default."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from fastsal.engine.reading.grid import Grid, grid_of
+from fastsal.engine.reading.geometry import Geometry, Seen, survey
 from fastsal.engine.reading.reading import read
-from fastsal.engine.reading.resolving import prepared_of, resolve_layer, the_module
-from fastsal.engine.run.forward import evaluation, find, one_example, run
+from fastsal.engine.reading.resolving import resolve_layer
+
+FEWEST_POSITIONS = 4
+"""Of a default layer; with fewer there is hardly a place to tell."""
 
 
-class Layer(NamedTuple):
-    """A module's dotted name, the shape of its output as [B, C, *spatial], and how that follows from its value."""
-
+class _Named(NamedTuple):
     name: str
     shape: tuple[int, ...]
-    grid: Grid
+    geometry: Geometry | None
 
 
-def layers(model: Callable[..., Any], inputs: Any, additional_forward_args: Any = ()) -> list[Layer]:
+class Layer(_Named):
+    """A module's dotted name, the shape of its output as [B, C, *spatial], and where its positions are.
+
+    Attributes:
+        name: the module's dotted name.
+        shape: of its output as [B, C, *spatial]; as it is where it has no geometry.
+        geometry: a :class:`fastsal.Geometry`; None where the layer has none.
+        passed_over: why it is no default layer, whatever the target; empty where it may be.
+    """
+
+    passed_over: str
+
+    def __new__(cls, name: str, shape: tuple[int, ...], geometry: Geometry | None, passed_over: str = "") -> Layer:
+        made = super().__new__(cls, name, shape, geometry)
+        made.passed_over = passed_over
+        return made
+
+    def __repr__(self) -> str:
+        told = self.passed_over or "may be the default"
+        return f"Layer({self.name}, {list(self.shape)}, {self.geometry or 'no positions'}; {told})"
+
+
+def _layer(seen: Seen) -> Layer:
+    if isinstance(seen.found, str):
+        return Layer(seen.name, seen.shape, None, seen.found)
+    geometry = seen.found
+    shape = (seen.shape[geometry.examples], seen.shape[geometry.channels], *geometry.size)
+    return Layer(seen.name, shape, geometry, _passed_over(seen, geometry))
+
+
+def _passed_over(seen: Seen, geometry: Geometry) -> str:
+    """Why a layer with a geometry is no default, whatever the target; empty where it may be."""
+    if seen.runs > 1:
+        return f"it runs {seen.runs} times, each with values of its own"
+    if not geometry.local:
+        return "its values are sums over all positions"
+    if geometry.resampled:
+        return "its grid was pooled to a fixed size, or enlarged"
+    if math.prod(geometry.grid) < FEWEST_POSITIONS:
+        return f"it has fewer than {FEWEST_POSITIONS} positions"
+    if isinstance(seen.module, nn.Linear):
+        return "it is a linear map of each position"
+    return ""
+
+
+def layers(
+    model: Callable[..., Any], inputs: Any, additional_forward_args: Any = (), *, refused: bool = False
+) -> list[Layer]:
     """Layers that a class activation map can read, in the order in which they finish.
 
-    These are the modules whose output is one tensor with more than one position: [B, C, *spatial] with as many
-    dimensions as the first input; or, for images and volumes, [B, *spatial, C] or a transformer's [B, tokens, C],
-    whose patches make a grid of the input's form. Costs one pass, on the first example (on all where an extra argument
-    has as many entries as there are examples), and another where it takes one to find the module behind a callable.
+    These are the modules whose output is one tensor of which it is known where the examples, the channels and the
+    positions are: maps, channels first or last, tokens. A layer that runs several times is listed as of its last run.
+    Costs one pass, on the first example (on all where an extra argument has as many entries as there are examples),
+    and another where it takes one to find the module behind a callable.
+
+    Args:
+        model: module or callable around one.
+        inputs: tensor, or tuple of them.
+        additional_forward_args: further arguments of the model.
+        refused: list the others too, with the reason.
 
     Raises:
         TypeError: where there is not one module behind the model.
     """
     values = inputs if isinstance(inputs, tuple) else (inputs,)
     extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
-    first_input = next((value for value in values if isinstance(value, Tensor)), torch.empty(1))
-    dimensions = first_input.dim()
-    found: dict[str, Layer] = {}
-
-    def grid(shape: torch.Size) -> Grid | None:
-        if 3 <= dimensions <= 5:
-            return grid_of(shape, first_input.shape[2:])
-        return Grid("channels", tuple(shape[2:])) if 3 <= len(shape) <= 5 and shape[2:].numel() > 1 else None
-
-    def reader(name: str) -> Callable[..., None]:
-        def visit(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            found.pop(name, None)
-            if isinstance(output, Tensor) and output.is_floating_point() and (form := grid(output.shape)) is not None:
-                channels = output.shape[1] if form.kind == "channels" else output.shape[-1]
-                found[name] = Layer(name, (output.shape[0], channels, *form.size), form)
-
-        return visit
-
-    with evaluation(model, eager=True), torch.no_grad():
-        find(model, values, extra)
-        module, folded = the_module(model), {part for each in prepared_of(model) for part in each.folded}
-        hooks = [
-            part.register_forward_hook(reader(name))
-            for name, part in module.named_modules()
-            if name and part not in folded
-        ]
-        try:
-            run(model, *one_example(values, extra))
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return list(found.values())
+    found = survey(model, values, extra).seen
+    listed = [_layer(seen) for seen in found if seen.run == seen.runs - 1]
+    return [layer for layer in listed if refused or layer.geometry is not None]
 
 
 def default_layer(
@@ -76,23 +100,38 @@ def default_layer(
     select: Callable[[Any], Tensor],
     verify: bool = False,
 ) -> Layer:
-    """The last layer that a class activation map can read, as :func:`layers` finds them.
+    """The last layer whose geometry is settled, whose values are local and more than a few, and that has influence.
 
     A transformer's classifier may read one token, so that the last layers' patches have no gradient: there it is the
-    last layer, a linear map aside, whose patches have one. Costs a second pass then, with its backward pass,
-    as for any model with ``verify``.
+    last layer whose positions have one. That costs a second pass, with its backward pass, as it does for an output that
+    has places itself, and for any model with ``verify``.
 
     Raises:
         ValueError: where there is none.
     """
-    found = [(layer, resolve_layer(model, layer.name)) for layer in layers(model, inputs, additional)]
-    found = [(layer, part) for layer, part in found if layer.grid.kind != "tokens" or not isinstance(part, nn.Linear)]
+    seen, dense = survey(model, inputs, additional)
+    found = [_layer(each) for each in seen if each.run == each.runs - 1]
+    found = [layer for layer in found if layer.geometry is not None and not layer.passed_over]
     if not found:
-        raise ValueError("layer: the model has none with an output [B, C, *spatial] or of patches; name one")
-    if found[-1][0].grid.kind != "tokens" and not verify:
-        return found[-1][0]
-    gradients = read(model, [part for _, part in found], inputs, additional, select).gradients
-    for (layer, _), gradient in zip(reversed(found), reversed(gradients), strict=True):
-        if layer.grid.arrange(gradient[0]).count_nonzero():
+        raise ValueError(
+            "layer: the model has none whose positions are known and local (fastsal.layers(..., refused=True) says why "
+            "of each); name one, and pass reshape_transform"
+        )
+    last = found[-1].geometry
+    assert last is not None
+    if len(set(last.positions)) == len(last.positions) and not verify and not dense:
+        return found[-1]
+    parts = [resolve_layer(model, layer.name) for layer in found]
+    options = {"allow_unused": True}
+    gradients = read(model, parts, inputs, additional, select, grad_kwargs=options).gradients
+    for layer, gradient in zip(reversed(found), reversed(gradients), strict=True):
+        assert layer.geometry is not None
+        if layer.geometry.arrange(gradient[0]).count_nonzero():
             return layer
-    raise ValueError("layer: no patch has influence on the target; name a layer")
+    raise ValueError("layer: no position has influence on the target; name a layer")
+
+
+def map_axes(geometry: Geometry, dimensions: int) -> Sequence[int]:
+    """The dimensions of an input that a map of a layer has: all behind the channels, or those that it runs along."""
+    spatial = range(2, dimensions)
+    return spatial if set(geometry.axes) <= set(spatial) else sorted(geometry.axes)

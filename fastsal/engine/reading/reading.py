@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from fastsal._torch import tree_flatten, tree_unflatten
 from fastsal.engine.reading.affine import Escapes, is_affine, reaches
+from fastsal.engine.reading.geometry.asking import Noted
+from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.resolving import resolve_layer
 from fastsal.engine.run.forward import detached, evaluation, run, scratch
 from fastsal.engine.run.modules import calling, modules_of, unwrapped
@@ -46,6 +48,7 @@ class Reading(NamedTuple):
         uses: how many tensors each use of a layer had.
         apart: whether the scores depend on an earlier use of a layer other than through its last, as far as the graph
             tells.
+        noted: what a lineage noted of the first tensor of each layer's last use.
     """
 
     output: Any
@@ -54,6 +57,7 @@ class Reading(NamedTuple):
     affine: bool = False
     uses: Sequence[tuple[int, ...]] = ()
     apart: bool = False
+    noted: Sequence[Noted | None] = ()
 
 
 def _swap(value: Any, visit: Callable[[Tensors], Tensors]) -> Any:
@@ -101,13 +105,18 @@ class _Recording:
         differentiated: whether autograd starts at the layers.
         at_input: whether their inputs are read.
         every_use: keep them all also where nothing is differentiated.
+        lineage: which tells where the tensors come from.
     """
 
-    def __init__(self, layers: int, differentiated: bool, at_input: bool, every_use: bool) -> None:
+    def __init__(
+        self, layers: int, differentiated: bool, at_input: bool, every_use: bool, lineage: Lineage | None = None
+    ) -> None:
         self._differentiated, self._at_input, self._every = differentiated, at_input, every_use or differentiated
         self.uses: list[list[Tensors]] = [[] for _ in range(layers)]
         self.sizes: list[list[int]] = [[] for _ in range(layers)]
+        self.noted: list[Noted | None] = [None] * layers
         self.flagged: list[Tensor] = []
+        self._lineage = lineage
         self.escapes = Escapes()
         self._running = False
 
@@ -131,6 +140,8 @@ class _Recording:
         """What the model goes on with in the place of the tensors at a layer."""
         if self._running:
             self.sizes[index].append(len(tensors))
+            if self._lineage is not None:
+                self.noted[index] = Noted(tuple(tensors[0].shape), self._lineage.layout(tensors[0]))
             if not self._every:
                 self.uses[index].clear()
         if not self._differentiated:
@@ -171,6 +182,7 @@ def read(
     affine: bool = False,
     note: Callable[[Any], None] | None = None,
     grad_kwargs: Mapping[str, Any] | None = None,
+    lineage: Lineage | None = None,
 ) -> Reading:
     """Run the model once and read what passes at layers, and the gradient of the selected scores by it.
 
@@ -192,18 +204,21 @@ def read(
         affine: find out whether the scores are an affine function of the one layer's value.
         note: told of the output before the scores are selected. What it does with it makes no score less affine.
         grad_kwargs: further arguments of ``torch.autograd.grad``.
+        lineage: notes where the layers' values come from.
 
     Raises:
         ValueError: when a layer does not run, or its value holds no tensor.
         Unrelated: when the scores do not depend on one of them, unless ``grad_kwargs`` allow it.
     """
-    recording = _Recording(len(layers), select is not None, at_input, every_use)
+    recording = _Recording(len(layers), select is not None, at_input, every_use, lineage)
     watch: Any = recording.escapes if affine else contextlib.nullcontext()
     hooks = _hooked(layers, recording.visit, at_input)
     try:
         with evaluation(model, eager=True), torch.set_grad_enabled(create_graph), hooks:
             copies = tuple(x.clone() if create_graph and isinstance(x, Tensor) else scratch(x) for x in inputs)
-            with watch:
+            with watch, contextlib.nullcontext() if lineage is None else lineage:
+                if lineage is not None:
+                    lineage.begin(copies)
                 output = run(recording.of(model), copies, tuple(map(scratch, additional)))
             if note is not None:
                 note(output)
@@ -227,10 +242,11 @@ def read(
                     affine=affine,
                     note=note,
                     grad_kwargs=grad_kwargs,
+                    lineage=lineage,
                 )
             found, sizes = recording.values(every_use), [tuple(each) for each in recording.sizes]
             if select is None:
-                return Reading(output, found, [], uses=sizes)
+                return Reading(output, found, [], uses=sizes, noted=recording.noted)
             wanted = [tensor for value in found for tensor in value if tensor.requires_grad]
             if not wanted:
                 raise ValueError(f"layer: its value of {found[0][0].dtype} has no gradient; choose one after it")
@@ -266,7 +282,7 @@ def read(
         output = detached(output)
     if not create_graph and not tail_graph:
         found = [tuple(t.detach() for t in value) for value in found]
-    return Reading(output, found, by_layer, straight, sizes, apart)
+    return Reading(output, found, by_layer, straight, sizes, apart, recording.noted)
 
 
 def _names(model: Callable[..., Any], layers: Sequence[nn.Module], places: Sequence[int]) -> list[str]:

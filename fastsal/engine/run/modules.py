@@ -61,7 +61,7 @@ class _Meanwhile(threading.local):
         self.kept: list[tuple[ForwardFunc, _Kept]] = []
 
 
-class _WhileAlive(Generic[Value]):
+class WhileAlive(Generic[Value]):
     """Values for objects as long as these live, by identity: some say that they equal others, or have no hash."""
 
     def __init__(self) -> None:
@@ -88,12 +88,12 @@ class _WhileAlive(Generic[Value]):
         kept[place] = weakref.ref(key, remove), value
 
 
-_remembered: _WhileAlive[_Kept] = _WhileAlive()
+_remembered: WhileAlive[_Kept] = WhileAlive()
 """By callable."""
-_methods: _WhileAlive[_WhileAlive[_Kept]] = _WhileAlive()
+_methods: WhileAlive[WhileAlive[_Kept]] = WhileAlive()
 """By what a bound method is of, then by its function."""
 _meanwhile = _Meanwhile()
-_closed: _WhileAlive[tuple[int, int]] = _WhileAlive()
+_closed: WhileAlive[tuple[int, int]] = WhileAlive()
 """Of modules that run none but their parts, the state in which that was seen."""
 
 
@@ -191,7 +191,7 @@ def remember(forward_func: ForwardFunc, found: Behind) -> None:
             return
         functions = _methods.get(forward_func.__self__)
         if functions is None:
-            functions = _WhileAlive()
+            functions = WhileAlive()
             _methods.set(forward_func.__self__, functions)
         functions.set(forward_func.__func__, kept)
     except TypeError:

@@ -99,8 +99,8 @@ class AblationCAM(SweptMap):
         """(y - y_c) / y, [B, C, 1, ...] per layer."""
         scores = one_score_each(task.output, task.target, task.examples)
         fields: list[Tensor | None] = []
-        for layer, activations, gradients in zip(self.layers, values.activations, values.gradients, strict=True):
-            drops = self._parts(activations, gradients) if values.affine else self._drops(task, layer, activations)
+        for index, (activations, gradients) in enumerate(zip(values.activations, values.gradients, strict=True)):
+            drops = self._parts(activations, gradients) if values.affine else self._drops(task, index, activations)
             whole = scores.to(drops.dtype).reshape(-1, *[1] * (drops.dim() - 1))
             fields.append(drops / torch.where(whole == 0, 1, whole))
         return fields
@@ -111,13 +111,13 @@ class AblationCAM(SweptMap):
         taken = wide - self.replacement(wide)
         return (gradients.to(wide.dtype) * taken).sum(tuple(range(2, wide.dim())), keepdim=True)
 
-    def _drops(self, task: Task, layer: nn.Module, activations: Tensor) -> Tensor:
+    def _drops(self, task: Task, index: int, activations: Tensor) -> Tensor:
         """y - y_c, [B, C, 1, ...]."""
         channels, rows = activations.shape[1], []
         with task.context(eager=True):
             for row in range(task.examples):
-                tail = self._tail(task, layer, row)
-                axis = self._channel_axis(tail.value, channels, task.inputs)
+                tail = self._tail(task, self.layers[index], row)
+                axis = self._channel_axis(index, tail.value, channels, task.inputs)
                 rows.append(self._drops_of(task, tail, axis, channels, row))
         return torch.stack(rows).reshape(task.examples, channels, *[1] * (activations.dim() - 2))
 
@@ -162,8 +162,13 @@ class AblationCAM(SweptMap):
         task.swept(channels, work, keep, chunk_sizes=chunk_sizes).run()
         return result
 
-    def _channel_axis(self, value: Tensor, channels: int, inputs: tuple[Tensor, ...]) -> int:
-        arranged = self._arrange(value, inputs)
+    def _channel_axis(self, index: int, value: Tensor, channels: int, inputs: tuple[Tensor, ...]) -> int:
+        geometry = self._places.geometry(index, inputs)
+        if geometry is not None:
+            if geometry.examples != 0:
+                raise ValueError("layer: AblationCAM repeats examples, which are not dimension 0 of this layer")
+            return geometry.channels
+        arranged = self._places.arrange(index, value, inputs)
         if arranged.shape == value.shape and arranged.data_ptr() == value.data_ptr():
             return 1
         if value.shape[-1] == channels:

@@ -14,7 +14,6 @@ from fastsal.engine.reading import (
     Reading,
     Unrelated,
     default_layer,
-    grid_of,
     read,
     resolvable,
     resolve_layer,
@@ -24,6 +23,8 @@ from fastsal.engine.run import evaluation
 from fastsal.explainers.arguments import Inputs, as_inputs
 from fastsal.explainers.base import Attribution, Display, describe
 from fastsal.explainers.call import Call
+from fastsal.explainers.cam._places import Places
+from fastsal.explainers.cam._places import ReshapeTransform as ReshapeTransform
 from fastsal.explainers.cam._uses import any_score, check_uses
 from fastsal.explainers.cam.principal import principal_projection
 from fastsal.explainers.cam.records import CamReading, LayerValues, MapCall, Rendering, Summed, Weigh
@@ -32,7 +33,6 @@ from fastsal.explainers.task import Task
 from fastsal.ops import accumulation_dtype, cam
 
 FUSIONS = ("mean", "max", "product")
-ReshapeTransform = Callable[[Tensor], Tensor]
 logger = logging.getLogger("fastsal")
 
 
@@ -88,6 +88,7 @@ class ActivationMap(Attribution):
         )
         self.layer_names = [each if isinstance(each, str) else None for each in given]
         self.reshape_transform = reshape_transform
+        self._places = Places(reshape_transform)
 
     def described(
         self, task: Task, weigh: Weigh, how: Rendering, targets: Sequence[Target] | None = None
@@ -298,8 +299,9 @@ class ActivationMap(Attribution):
                 if self.needs_gradients:
                     gradient = found.gradients[index][0]
                     gradient = self.adjust(value[0], gradient[None] if targets is None else gradient, found.affine)
-                    gradients.append(self._arrange(gradient.flatten(0, 1), task.inputs))
-                activation = self._arrange(value[0], task.inputs)
+                    each = [self._places.arrange(index, part, task.inputs) for part in gradient]
+                    gradients.append(torch.cat(each) if len(each) > 1 else each[0])
+                activation = self._places.arrange(index, value[0], task.inputs)
                 affine = affine and activation.numel() == value[0].numel()
                 activations.append(activation.repeat(count, *[1] * (activation.dim() - 1)) if count > 1 else activation)
         if self.tail_graph and not task.create_graph:
@@ -310,6 +312,7 @@ class ActivationMap(Attribution):
         """One pass, read at the layers; where none was named, they are found before it."""
 
         def run(layers: Sequence[nn.Module]) -> Reading:
+            lineage = self._places.lineage(layers, task)
             found = read(
                 task.forward_func,
                 layers,
@@ -320,7 +323,10 @@ class ActivationMap(Attribution):
                 tail_graph=self.tail_graph,
                 affine=self.asks_affine,
                 note=task.note,
+                lineage=lineage,
             )
+            if lineage is not None:
+                self._places.learn(layers, self.layer_names, task, found, lineage)
             check_uses(found, self.needs_gradients, task, layers)
             return found
 
@@ -356,16 +362,6 @@ class ActivationMap(Attribution):
         self.layers, self.layer_names = parts, [layer.name]
         logger.info("layer %s %s, by default", layer.name, list(layer.shape)[1:])
         return found
-
-    def _arrange(self, value: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
-        """[N, C, *spatial] of a layer's value."""
-        if self.reshape_transform is not None:
-            arranged = self.reshape_transform(value)
-            if not isinstance(arranged, Tensor) or arranged.dim() < 3 or arranged.shape[0] != value.shape[0]:
-                raise ValueError("reshape_transform: what it returned is no tensor [B, C, *spatial]")
-            return arranged
-        grid = grid_of(value.shape, inputs[0].shape[2:]) if inputs[0].dim() >= 3 else None
-        return value if grid is None else grid.arrange(value)
 
 
 def _fused(maps: list[Tensor], fuse: str, normalize: bool) -> Tensor:

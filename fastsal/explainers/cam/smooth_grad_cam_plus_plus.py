@@ -116,7 +116,7 @@ class SmoothGradCAMPlusPlus(SweptMap):
             ).gradients
             added = []
             for index, (gradient,) in enumerate(gradients):
-                g = self._arrange(gradient, task.inputs)
+                g = self._places.arrange(index, gradient, task.inputs)
                 g = g.to(accumulation_dtype(g.dtype))
                 before = state[index] if state else [None] * 3
                 added.append(

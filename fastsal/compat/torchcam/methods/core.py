@@ -49,7 +49,8 @@ def last_layer(model: nn.Module, input_shape: Sequence[int]) -> str:
         ValueError: where there is none.
     """
     first = next(model.parameters(), torch.empty(0))
-    found = [layer for layer in layers(model, first.new_zeros((1, *input_shape))) if layer.grid.kind == "channels"]
+    listed = layers(model, first.new_zeros((1, *input_shape)))
+    found = [layer for layer in listed if layer.geometry is not None and layer.geometry.channels == 1]
     if not found:
         raise ValueError(
             "target_layer: the model has none with an output [N, C, *spatial]; name one, or fix input_shape"

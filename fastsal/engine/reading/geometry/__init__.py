@@ -1,0 +1,22 @@
+"""Where a layer's positions are and look: proved by the operations that lead to it, else measured, else refused."""
+
+from fastsal.engine.reading.geometry.asking import Noted, Seen, geometry_of, judged, settled, survey
+from fastsal.engine.reading.geometry.lineage import Lineage
+from fastsal.engine.reading.geometry.memory import Kind, kind_of, recall, remember
+from fastsal.engine.reading.geometry.record import Geometry, Unsettled
+
+__all__ = [
+    "Geometry",
+    "Kind",
+    "Lineage",
+    "Noted",
+    "Seen",
+    "Unsettled",
+    "geometry_of",
+    "judged",
+    "kind_of",
+    "recall",
+    "remember",
+    "settled",
+    "survey",
+]

@@ -1,0 +1,81 @@
+"""Where the positions of an explainer's layers are, and how a layer's value becomes [N, C, *spatial]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastsal.engine.reading import Geometry, Reading, Unsettled
+from fastsal.engine.reading.geometry import Kind, Lineage, kind_of, recall, settled
+from fastsal.engine.reading.layers import map_axes
+from fastsal.explainers.task import Task
+
+ReshapeTransform = Callable[[Tensor], Tensor]
+
+
+class Places:
+    """What is known of an explainer's layers, by their number and the inputs' shapes.
+
+    Args:
+        reshape_transform: what arranges every layer in the place of its geometry.
+    """
+
+    def __init__(self, reshape_transform: ReshapeTransform | None) -> None:
+        self._transform = reshape_transform
+        self._known: dict[tuple[int, Kind], Geometry] = {}
+
+    def lineage(self, layers: Sequence[nn.Module], task: Task) -> Lineage | None:
+        """What has to note a pass of the layers; None where their geometry is known, or need not be.
+
+        Raises:
+            Unsettled: where it is known that one has none.
+        """
+        if self._transform is not None:
+            return None
+        kind = kind_of(task.inputs)
+        for index, layer in enumerate(layers):
+            if (index, kind) in self._known:
+                continue
+            found = recall(task.model, layer, -1, kind)
+            if found is None:
+                return Lineage()
+            if isinstance(found, Unsettled):
+                raise found.again()
+            self._known[index, kind] = found
+        return None
+
+    def learn(
+        self, layers: Sequence[nn.Module], names: Sequence[str | None], task: Task, found: Reading, lineage: Lineage
+    ) -> None:
+        """What a pass has shown.
+
+        Raises:
+            Unsettled: for a layer without a geometry.
+        """
+        kind = kind_of(task.inputs)
+        for index, (layer, noted) in enumerate(zip(layers, found.noted, strict=True)):
+            if noted is None or len(found.values[index]) != 1:
+                continue  # which is refused where the values are read
+            name = names[index] if index < len(names) else None
+            self._known[index, kind] = settled(task.model, layer, name, noted, lineage, task.inputs, task.additional)
+
+    def geometry(self, index: int, inputs: tuple[Any, ...]) -> Geometry | None:
+        """Of a layer, for inputs of these shapes, after a pass over such; None where a function arranges it."""
+        return None if self._transform is not None else self._known[index, kind_of(inputs)]
+
+    def arrange(self, index: int, value: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+        """[N, C, *spatial] of a layer's value."""
+        geometry = self.geometry(index, inputs)
+        if geometry is None:
+            assert self._transform is not None
+            arranged = self._transform(value)
+            if not isinstance(arranged, Tensor) or arranged.dim() < 3 or arranged.shape[0] != value.shape[0]:
+                raise ValueError("reshape_transform: what it returned is no tensor [B, C, *spatial]")
+            return arranged
+        arranged = geometry.arrange(value)
+        for place, axis in enumerate(map_axes(geometry, inputs[geometry.input].dim())):
+            if axis not in geometry.axes:  # all along it is one position
+                arranged = arranged.unsqueeze(2 + place)
+        return arranged
