@@ -115,6 +115,8 @@ def program_of(
     plain = x.detach()[:1]
     found = explained(explainer, plain, passed, lambda output: output.argmax(1))
     for swept in explainer.plan().sweeps:
+        if swept.alone and items > 1:
+            raise ValueError(f"perturbations_per_eval: {items} would make the map wrong: {swept.alone}; pass 1")
         passes = -(-swept.total // items)
         if passes > MOST_PASSES:
             raise ValueError(

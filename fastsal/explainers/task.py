@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import ChunkSizes, ChunkTooLarge, Sweep, detached, evaluation, input_gradients, run, scratch
+from fastsal.engine.run import (
+    ChunkSizes,
+    ChunkTooLarge,
+    Rows,
+    Sweep,
+    detached,
+    evaluation,
+    input_gradients,
+    run,
+    scratch,
+)
 from fastsal.explainers.arguments import (
     Baselines,
     Given,
@@ -23,6 +33,7 @@ from fastsal.explainers.arguments import (
 )
 from fastsal.explainers.call import Anytime, Call, Estimated
 from fastsal.explainers.reached import reached
+from fastsal.explainers.row_check import found_rows
 from fastsal.explainers.scores import (
     Target,
     chooses,
@@ -112,10 +123,13 @@ class Task:
         self.additional = (*self.given.others, *self._extra)
         self.create_graph, self.show_progress, self.name = create_graph, show_progress, name
         self.per_call = None if per_call is None else at_least_one(named, per_call)
+        given = per_call if rows_per_call is None else rows_per_call
+        self._given = "" if given is None else f"{named}={given}"
         if rows_per_call is not None:
             self.per_call = max(1, at_least_one(named, rows_per_call) // max(1, self.examples))
         self.copies, self.asks, self.allows_unused = 1, False, allow_unused
         self.parts: list[tuple[str, int]] | None = None
+        self._rows: Rows | None = None
         self._target, self._output = target, None
 
     # What is explained
@@ -151,6 +165,11 @@ class Task:
                     "target: a function would choose anew for each altered copy; pass what it returns for the inputs"
                 )
             self.note(self.output)
+        return self._target
+
+    @property
+    def wanted(self) -> Target:
+        """What is explained as it was asked for, whether or not a function has chosen yet."""
         return self._target
 
     def note(self, output: Any) -> None:
@@ -307,6 +326,19 @@ class Task:
         """One example's target, for copies of it alone."""
         return tile_target(target_of(self.target, example, self.examples), count, 1)
 
+    def rows(self) -> Rows:
+        """What the rows of a batch of copies have to do with each other: known, or found by two or three passes.
+
+        Inside another method's sweep, which has looked, and where a graph is being made, nothing is asked.
+        """
+        if self._rows is None:
+            self._rows = Rows() if self.copies > 1 else found_rows(self)
+        return self._rows
+
+    def take_rows(self, other: Task) -> None:
+        """What was found of another task holds for this one, which runs a part of the same model."""
+        self._rows = other.rows()
+
     # Descriptions
 
     def chunk_sizes(
@@ -351,8 +383,12 @@ class Task:
         *,
         chunk_sizes: ChunkSizes | None = None,
         context: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
+        checked: bool = True,
     ) -> Sweep[Kept]:
-        """A sweep over ``total`` items; ``work`` and ``keep`` as of :class:`fastsal.engine.run.Sweep`."""
+        """A sweep over ``total`` items; ``work`` and ``keep`` as of :class:`fastsal.engine.run.Sweep`.
+
+        ``checked``: copies of the inputs are scored one at a time where the rows of a batch depend on each other.
+        """
         return Sweep(
             total,
             work,
@@ -361,6 +397,8 @@ class Task:
             self.name,
             self.show_progress,
             self.context if context is None else context,
+            self.rows if checked else None,
+            self._given,
         )
 
     def sweep(

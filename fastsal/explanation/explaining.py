@@ -194,10 +194,10 @@ def _resolved(output: Any, target: Target) -> Target:
 
 
 class _Probabilities:
-    """A classifier with softmax, as the papers of perturbation methods score it."""
+    """A classifier with softmax, as the papers of perturbation methods score it; its rows are as the classifier's."""
 
     def __init__(self, model: Callable[..., Any]) -> None:
-        self.model = self.__wrapped__ = model
+        self.model = self.__wrapped__ = self.rows_as = model
 
     def __call__(self, *inputs: Any) -> Tensor:
         scores: Tensor = main_output(self.model(*inputs))

@@ -5,6 +5,7 @@ from fastsal.engine.run.comparing import difference
 from fastsal.engine.run.forward import detached, evaluation, find, one_example, run, scratch
 from fastsal.engine.run.gradients import input_gradients, leaves_autograd
 from fastsal.engine.run.graphs import Graph, host_may_wait, without_waiting
+from fastsal.engine.run.independence import Rows, output_tensors, rows_of
 from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
 from fastsal.engine.run.random_states import keeping_random_states
@@ -15,6 +16,7 @@ __all__ = [
     "ChunkTooLarge",
     "Graph",
     "Managed",
+    "Rows",
     "Sweep",
     "Swept",
     "calling",
@@ -35,6 +37,8 @@ __all__ = [
     "note",
     "observed",
     "one_example",
+    "output_tensors",
+    "rows_of",
     "run",
     "scratch",
     "without_waiting",

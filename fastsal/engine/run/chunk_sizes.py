@@ -101,6 +101,10 @@ class ChunkSizes:
         if 2 * taken < room:
             self.size = min(2 * self.size, self._most)
 
+    def one_at_a_time(self) -> None:
+        """Items are not to be run together."""
+        self.size, self._fixed, self._unknown = 1, True, None
+
     def out_of_memory(self, count: int) -> bool:
         """A chunk of ``count`` items did not fit: halve. False when one item alone did not."""
         if count <= 1:

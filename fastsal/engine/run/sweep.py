@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import re
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 
 from fastsal.engine.run.chunk_sizes import ChunkSizes
+from fastsal.engine.run.independence import Rows
 
 Kept = TypeVar("Kept")
 
@@ -29,6 +31,7 @@ class Swept(NamedTuple):
         sizes: items of each chunk, in order.
         retried: chunks that did not fit and were halved.
         seconds: wall-clock; on a GPU, until the last chunk was issued.
+        alone: why there was one item in each model call, where more were wanted.
     """
 
     description: str
@@ -36,13 +39,14 @@ class Swept(NamedTuple):
     sizes: tuple[int, ...]
     retried: int
     seconds: float
+    alone: str = ""
 
     def __str__(self) -> str:
         halved = f", {self.retried} halved for want of memory" if self.retried else ""
         most = max(self.sizes, default=0)
         return (
             f"{self.description}: {self.total} in {len(self.sizes)} model calls of at most {most}{halved}, "
-            f"{self.seconds:.3f} s"
+            f"{self.seconds:.3f} s{self.alone and f'; one at a time: {self.alone}'}"
         )
 
 
@@ -106,6 +110,8 @@ class Sweep(Generic[Kept]):
         name: of the method, for the bar and for :class:`Swept`.
         show_progress: show a bar on standard error.
         context: around every chunk: the model's mode, and whether there are gradients.
+        rows: looks for what the rows of a batch have to do with each other, before the first chunk of several items.
+        given: how many items the caller wanted in a chunk, as in ``perturbations_per_eval=8``; empty where not told.
     """
 
     total: int
@@ -115,6 +121,8 @@ class Sweep(Generic[Kept]):
     name: str = ""
     show_progress: bool = False
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    rows: Callable[[], Rows] | None = None
+    given: str = ""
 
     def run(self) -> None:
         """All chunks. The caller enters :attr:`context`.
@@ -124,6 +132,24 @@ class Sweep(Generic[Kept]):
         """
         for _ in chunks(self):
             pass
+
+
+def _why_alone(sweep: Sweep[Any]) -> str:
+    """Why the items must be run one at a time, which is told; empty where they need not."""
+    assert sweep.rows is not None
+    rows, name = sweep.rows(), sweep.name or "sweep"
+    if rows.random:
+        warnings.warn(
+            f"{name}: the model's output changes from run to run (it draws random numbers in evaluation mode too, as "
+            "functional dropout does), so the map is one of many; whether the rows of a batch depend on each other "
+            "cannot be told: if they do, only one copy per model call is right",
+            UserWarning,
+            stacklevel=3,
+        )
+    if rows.alone:
+        given = f", not {sweep.given}, with which the map would be wrong" if sweep.given else ""
+        warnings.warn(f"{name}: {rows.alone}, so copies are run one at a time{given}", UserWarning, stacklevel=3)
+    return rows.alone
 
 
 def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
@@ -143,9 +169,15 @@ def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
     start, retried = 0, 0
     sizes: list[int] = []
     began = time.perf_counter()
+    looked, alone = sweep.rows is None, ""
     try:
         while start < total:
             stop = min(start + chunk_sizes.size, total)
+            if stop - start > 1 and not looked:
+                looked, alone = True, _why_alone(sweep)
+                if alone:
+                    chunk_sizes.one_at_a_time()
+                    continue
             done, outcome = _attempt(lambda start=start, stop=stop: sweep.work(start, stop))  # type: ignore[misc]
             if not done:
                 if not chunk_sizes.out_of_memory(stop - start):
@@ -164,4 +196,4 @@ def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
     finally:
         if bar is not None:
             bar.close()
-        note(Swept(sweep.name, start, tuple(sizes), retried, time.perf_counter() - began))
+        note(Swept(sweep.name, start, tuple(sizes), retried, time.perf_counter() - began, alone))

@@ -159,7 +159,8 @@ class AblationCAM(SweptMap):
 
         given = 1 if tail.one_at_a_time else task.per_call
         chunk_sizes = ChunkSizes(channels, 1, value.numel() * value.element_size(), value.device, given)
-        task.swept(channels, work, keep, chunk_sizes=chunk_sizes).run()
+        # The tail has looked itself.
+        task.swept(channels, work, keep, chunk_sizes=chunk_sizes, checked=False).run()
         return result
 
     def _channel_axis(self, index: int, value: Tensor, channels: int, inputs: tuple[Tensor, ...]) -> int:

@@ -107,6 +107,8 @@ class LayerIntegratedGradients(LayerAttribution):
             ends = Ends(task, layers, attribute_to_layer_input, constants=self._multiply_by_inputs)
 
             target = task.target  # asked now, since it may take a pass of the model
+            if ends.by_example:
+                task.rows()  # before the layers' values are replaced
             with Replaced(layers, ends.uses, at_input=attribute_to_layer_input) as replaced:
 
                 @calling(task.forward_func)
@@ -130,6 +132,7 @@ class LayerIntegratedGradients(LayerAttribution):
                     grad_kwargs=grad_kwargs,
                 )
                 behind.task.copies = task.copies
+                behind.task.take_rows(task)
                 # Of a layer's tensors one may be of no use, such as the last state of a recurrent one.
                 behind.task.parts = [
                     (f"layer[{i}]" if len(layers) > 1 else "layer", n) for i, n in enumerate(ends.counts)

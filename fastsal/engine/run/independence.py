@@ -1,0 +1,205 @@
+"""Whether what a model computes of a row depends on the other rows of its batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastsal._torch import tree_leaves
+from fastsal.engine.run.comparing import difference
+from fastsal.engine.run.model_state import State, model_state
+from fastsal.engine.run.modules import ForwardFunc, WhileAlive, modules_of
+from fastsal.engine.run.random_states import keeping_random_states
+
+ROUNDINGS = 4
+"""Of a result as it is stored, by which rows that are computed alike may differ: inputs, sums and outputs are rounded
+in other orders in a batch of another size."""
+TF32 = 2.0**-10
+"""The rounding of float32 where a GPU multiplies in TF32, which may hold for one batch size and not for another."""
+MOST = 32
+"""Forms of call that are remembered of a callable."""
+
+
+class Rows(NamedTuple):
+    """What was found of the rows of a batch.
+
+    Attributes:
+        alone: why copies of the inputs must be run one at a time; empty where they need not.
+        random: whether the output changes from run to run, so that nothing can be told.
+    """
+
+    alone: str = ""
+    random: bool = False
+
+
+class _Kept(NamedTuple):
+    rows: Rows
+    state: State
+    changing: frozenset[Any]
+
+
+_kept: WhileAlive[dict[Hashable, _Kept]] = WhileAlive()
+"""By callable, then by form of call."""
+
+Outputs = Callable[[str], Sequence[Tensor]]
+"""The tensors of the model's output for copies of the inputs: ``s`` for an altered one, ``x`` for one as it is."""
+
+
+def rows_of(
+    owner: ForwardFunc,
+    form: Hashable,
+    outputs: Outputs,
+    device: torch.device,
+    dtypes: Iterable[torch.dtype],
+    *,
+    may_run: bool = True,
+) -> Rows | None:
+    """What is known of the rows of a callable, or found by a few passes where it or its modules are not as they were.
+
+    An altered copy of the inputs is run alone and behind a copy of the inputs as they are. Call inside ``evaluation``
+    and ``torch.no_grad``; random states are afterwards as before.
+
+    Args:
+        owner: the callable, which is remembered weakly.
+        form: shapes and further arguments.
+        outputs: runs copies.
+        device: of the inputs.
+        dtypes: of the inputs.
+        may_run: whether passes can be made now; else None stands for what is not known.
+    """
+    form = (getattr(owner, "__name__", ""), form)  # of one object's methods
+    known = _recalled(owner)
+    found = None if known is None else known.get(form)
+    if found is not None and _same(found, model_state(owner, modules_of(owner))):
+        return found.rows
+    if not may_run:
+        return None
+    states: list[State] = []
+
+    def noting(copies: str) -> Sequence[Tensor]:
+        got = outputs(copies)
+        states.append(model_state(owner, modules_of(owner)))
+        return got
+
+    with keeping_random_states(device):
+        rows = _judged(noting, lambda leaf: _rounding(leaf, dtypes, owner))
+    if rows is None or not states:
+        return Rows()
+    first, last = states[0], states[-1]
+    changing = frozenset(key for key in first.keys() | last.keys() if first.get(key, first) != last.get(key, last))
+    _remember(owner, form, _Kept(rows, last, changing))
+    return rows
+
+
+def _judged(outputs: Outputs, rounding: Callable[[Tensor], float]) -> Rows | None:
+    """What the passes show; None where they show nothing.
+
+    The tolerance: the row alone and in a batch may differ by :data:`ROUNDINGS` of the output's scale, whatever the
+    depth. Up to the square root of a rounding (half of the digits, 3e-4 in float32, 3e-2 in float16) it is for the
+    exact test to tell: the same row beside another one, in a batch of the same shape, is computed by the same
+    operations in the same order, so that it differs only where it depends on the other. Beyond, it depends on it, or
+    is random, which a second run alone tells.
+    """
+    copy = "s"
+    try:
+        alone = outputs(copy)
+    except torch.OutOfMemoryError:
+        return None
+    except Exception:  # whatever a model's code makes of altered values: then it is asked for those as they are
+        copy = "x"
+        try:
+            alone = outputs(copy)
+        except Exception:  # the model's own error is raised where the explainer runs it
+            return None
+    try:
+        beside = outputs("x" + copy)
+    except torch.OutOfMemoryError:
+        return None
+    except Exception as error:  # a model for so many rows and no others
+        said = str(error).strip().split("\n", 1)[0]
+        return Rows(f"the model does not take two copies in one batch ({said[:100]})")
+    pairs = _with_a_row_for_each(alone, beside)
+    if not pairs:
+        return None
+    coarsest = max(rounding(one) for one, _ in pairs)
+    least = ROUNDINGS * coarsest
+    apart = max(_apart(one, two) for one, two in pairs)
+    if apart <= least:
+        return Rows()
+    if apart <= math.sqrt(coarsest):
+        others = [two[len(one) :] for one, two in _with_a_row_for_each(alone, outputs(copy + copy))]
+        if max(_apart(other, two) for other, (_, two) in zip(others, pairs, strict=True)) <= least:
+            return Rows()
+    if not difference(outputs(copy), alone) <= least:
+        return Rows(random=True)
+    return Rows(
+        f"the rows of a batch depend on each other (an altered copy scored alone and in a batch differs by {apart:.0e} "
+        "of the output)"
+    )
+
+
+def _with_a_row_for_each(alone: Sequence[Tensor], beside: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The outputs that grow with the batch: of one copy, and of two."""
+    return [
+        (one, two)
+        for one, two in zip(alone, beside, strict=False)
+        if one.numel() and one.dim() and two.shape == (2 * len(one), *one.shape[1:])
+    ]
+
+
+def _apart(one: Tensor, two: Tensor) -> float:
+    """How far the last rows of an output are from others, by the scale of all of it."""
+    return difference(torch.cat([two[: len(one)], one]), two)
+
+
+def _rounding(leaf: Tensor, dtypes: Iterable[torch.dtype], owner: ForwardFunc) -> float:
+    """The coarsest rounding of what may be on the way to an output."""
+    weights = (p.dtype for module in modules_of(owner) for p in module.parameters())
+    floating = [dtype for dtype in {leaf.dtype, *dtypes, *weights} if dtype.is_floating_point]
+    kind = leaf.device.type
+    if torch.is_autocast_enabled(kind):
+        floating.append(torch.get_autocast_dtype(kind))
+    coarsest = max((torch.finfo(dtype).eps for dtype in floating), default=0.0)
+    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return max(coarsest, TF32) if kind == "cuda" and torch.float32 in floating and tf32 else coarsest
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """The tensors of an output, in whatever they are nested, in floating point."""
+    leaves = (leaf.detach() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+    real = (torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf in leaves)
+    return [leaf if leaf.is_floating_point() else leaf.to(torch.float32) for leaf in real]
+
+
+def _same(found: _Kept, state: State) -> bool:
+    if not found.changing:
+        return found.state == state
+    keys = (found.state.keys() | state.keys()) - found.changing
+    return all(key in state and key in found.state and found.state[key] == state[key] for key in keys)
+
+
+def _recalled(owner: ForwardFunc) -> dict[Hashable, _Kept] | None:
+    return _kept.get(_anchor(owner))
+
+
+def _remember(owner: ForwardFunc, form: Hashable, kept: _Kept) -> None:
+    known = _recalled(owner)
+    if known is None:
+        known = {}
+        try:
+            _kept.set(_anchor(owner), known)
+        except TypeError:  # what cannot be referred to weakly is asked again
+            return
+    known.pop(form, None)
+    known[form] = kept
+    if len(known) > MOST:
+        del known[next(iter(known))]
+
+
+def _anchor(owner: ForwardFunc) -> Any:
+    """What lives as long as a callable: of a bound method, which is made anew each time, its object."""
+    return getattr(owner, "__self__", owner)
