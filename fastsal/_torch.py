@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import _C, _decomp, _ops, nn, overrides
 from torch._dispatch import python as _python_dispatcher
 from torch._functorch import autograd_function as _autograd_function
@@ -118,12 +117,6 @@ def check_torch(oldest: str, what: str) -> None:
 def forward_ad_is_active() -> bool:
     """Whether tensors may carry tangents, which an op must go through the dispatcher for."""
     return forward_ad._current_level >= 0
-
-
-def get_softmax_dim(name: str, dimensions: int) -> int:
-    """The dimension that a softmax without one takes, with PyTorch's warning."""
-    found: int = F._get_softmax_dim(name, dimensions, 4)  # type: ignore[attr-defined]
-    return found
 
 
 def aoti_compile_and_package(program: Any, path: str, configs: dict[str, Any]) -> str:

@@ -277,6 +277,7 @@ class Task:
         *,
         forward_func: Callable[..., Any] | None = None,
         grad_kwargs: Mapping[str, Any] | None = None,
+        scored: Callable[[Tensor], None] | None = None,
     ) -> tuple[Tensor, ...]:
         """Gradients of the scores by the inputs, or by copies of them; call inside :meth:`context`.
 
@@ -285,11 +286,18 @@ class Task:
             batches: [count * B, ...] for each input; None takes the inputs as they are, whose output is noted.
             forward_func: what runs instead of the model.
             grad_kwargs: further arguments of ``torch.autograd.grad``.
+            scored: told of the scores, with their graph, before the gradients are taken.
 
         Raises:
             Unreached: for an input that no gradient reaches.
         """
-        select = self.select(count)
+        choose = self.select(count)
+
+        def select(output: Any) -> Tensor:
+            scores = choose(output)
+            if scored is not None:
+                scored(scores)
+            return scores
 
         def noting(output: Any) -> Tensor:
             self.note(output)

@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine.run import ChunkTooLarge
 from fastsal.explainers.arguments import Baselines, Inputs, examples_of
 from fastsal.explainers.base import GradientAttribution, attribution
 from fastsal.explainers.call import Call
-from fastsal.explainers.gradient._rescale import RescaleMode
-from fastsal.explainers.scores import Target
+from fastsal.explainers.gradient.multipliers.differences import Differences
+from fastsal.explainers.scores import Target, per_example
 from fastsal.explainers.task import Task
 
 Custom = Callable[..., Any]
+
+
+def _total(parts: tuple[Tensor, ...]) -> Tensor:
+    """Of each example, over all inputs."""
+    return torch.stack([per_example(part).sum(1) for part in parts]).sum(0)
 
 
 class DeepLift(GradientAttribution):
     """(x - b) times the multipliers of Shrikumar, Greenside, Kundaje, "Learning Important Features Through Propagating
     Activation Differences" (ICML 2017), by the Rescale rule.
 
-    The attributions add up to F(x) - F(b) where the network is made of affine layers, functions of one element
-    (rectifiers, sigmoids, GELU and the like) and pooling; softmax counts differences between classes. Products of two
-    activations and normalisation by the activations' own statistics have no such rule: they keep their gradient, and
-    the convergence delta tells by how much the sum is off. Every form of a function is met, as a module (also one that
-    is used twice), as a function or in place. Costs one forward and one backward pass of inputs and baselines together.
+    The attributions add up to F(x) - F(b) where the network is made of affine layers (also convolutions, pooling,
+    resizing, batch normalisation, indexing); of functions of one element, and of several (``pow``, ``hypot``, ``glu``,
+    ``addcmul``, ``lerp`` ...); maxima and minima (of two tensors, over dimensions, max pooling); products and quotients
+    of two activations (also matrices and kernels); ``softmax``, ``log_softmax`` and ``logsumexp`` over any dimension;
+    layer, group, instance and RMS normalisation, ``var``, ``std``, norms of order 1 and 2; fused attention. Every form
+    of a function is met: as a module (also one that is used twice), as a function, in place, inside another one.
+
+    These do not add up, but keep their gradient: functions that jump (``sign``, ``round``, ``floor``, ``remainder``)
+    and choices that depend on the inputs (``where``, ``masked_fill``, ``gather`` by computed masks or indices;
+    ``topk``, ``sort``, ``median``, ``cummax``); what is detached; places to sample (``grid_sample``, deformable
+    convolutions); ``prod``, ``cumprod``, ``cdist``, norms of other orders, determinants and decompositions; functions
+    of complex numbers; recurrent layers that a library runs in one call (cuDNN's and oneDNN's, in float32); scripted
+    functions and those with a derivative of the model's own. A softmax that nothing follows keeps Captum's rule, by
+    which differences between classes count; explain the logits instead. Where the sum is off by more than a tenth of
+    F(x) - F(b), a warning tells by how much, with the functions of these kinds that ran.
+
+    Costs a forward pass of the baselines, which is remembered, and a forward and a backward pass of the inputs, which
+    are compared with it function by function. From where the model runs other functions on the inputs than it did on
+    the baselines the gradient is kept, and the warning names the first of them.
 
     >>> maps, delta = fastsal.DeepLift(model).attribute(images, target=classes, return_convergence_delta=True)
 
     Args:
-        model: a torch.nn.Module in Python code, with the examples as dimension 0 of its activations.
+        model: a torch.nn.Module in Python code.
         multiply_by_inputs: the factor (x - b); without it the multipliers are returned.
         eps: a difference below it is not divided by; the gradient stands in.
 
@@ -42,7 +61,7 @@ class DeepLift(GradientAttribution):
     """
 
     summary = "differences from a baseline, sent back by the Rescale rule"
-    cost = "1 forward, 1 backward of two rows an example"
+    cost = "2 forward, 1 backward"
     reads = "functions"
 
     def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10) -> None:
@@ -80,43 +99,44 @@ class DeepLift(GradientAttribution):
             inputs: tensor [B, ...] or tuple of them, floating point.
             baselines: compared with: None (0), a number, a tensor that broadcasts, a tuple of these.
             target: which output to explain, one for all or one per example.
-            additional_forward_args: further arguments of the model; per-example tensors are repeated for the baselines.
+            additional_forward_args: further arguments of the model, for the baselines too.
             return_convergence_delta: also return sum(attribution) - (F(x) - F(b)), [B].
             custom_attribution_func: (multipliers[, inputs[, baselines]]), tuples all, into the attributions.
             allow_unused: give zeros, with a warning, for an input that the target does not use in any way. One that it
                 uses in ways without a gradient is an error always.
 
         Raises:
-            TypeError, ValueError: for arguments outside of the above, or a model that mixes the examples.
+            TypeError, ValueError: for arguments outside of the above, or a model with one score for the whole batch.
         """
         task = self.task(inputs, target, additional_forward_args, baselines=baselines, allow_unused=allow_unused)
         examples_of(task.inputs)
 
         def run() -> Any:
             starts = task.starts()
-            found = self.attributions(task, task.inputs, starts, custom_attribution_func)
+            found, delta, excess = self.attributions(task, task.inputs, starts, custom_attribution_func)
+            if excess is not None:
+                warnings.warn(f"{type(self).__name__}: {excess}", UserWarning, stacklevel=4)
             result = task.result(found)
-            return (result, task.delta(found, starts)) if return_convergence_delta else result
+            return (result, delta) if return_convergence_delta else result
 
         return task.once(run)
 
     def attributions(
         self, task: Task, ends: tuple[Tensor, ...], starts: tuple[Tensor, ...], custom: Custom | None, count: int = 1
-    ) -> tuple[Tensor, ...]:
-        """Of ``count`` copies of the inputs [count * B, ...] against as many baselines."""
-        rows = count * task.examples
-        both = tuple(torch.cat(pair) for pair in zip(ends, starts, strict=True))
-        with task.context(eager=True), RescaleMode(2 * rows, self.eps):
-            try:
-                gradients = task.gradients(2 * count, both)
-            except ChunkTooLarge as error:
-                raise ValueError("model: its output is one score per call; DeepLift needs one per example") from error
-        multipliers = tuple(gradient[:rows] for gradient in gradients)
+    ) -> tuple[tuple[Tensor, ...], Tensor, str | None]:
+        """Of ``count`` copies of the inputs [count * B, ...] against as many baselines.
+
+        Returns:
+            The attributions; their sum less F(x) - F(b), [count * B]; what to tell where the multipliers are far off.
+        """
+        differences = Differences(task, count, self.eps)
+        multipliers, change = differences.multipliers(ends, starts)
+        with torch.no_grad():
+            products = tuple((x - b) * m for x, b, m in zip(ends, starts, multipliers, strict=True))
+            excess = differences.excess(_total(products) - change, change)
+        found = products if self._multiply_by_inputs else multipliers
         if custom is not None:
             parameters = len(inspect.signature(custom).parameters)
-            found = custom(*(multipliers, ends, starts)[: max(1, min(parameters, 3))])
-            return found if isinstance(found, tuple) else (found,)
-        if not self._multiply_by_inputs:
-            return multipliers
-        with torch.no_grad():
-            return tuple((x - b) * m for x, b, m in zip(ends, starts, multipliers, strict=True))
+            returned = custom(*(multipliers, ends, starts)[: max(1, min(parameters, 3))])
+            found = returned if isinstance(returned, tuple) else (returned,)
+        return found, _total(found).detach() - change, excess

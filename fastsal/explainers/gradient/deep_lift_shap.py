@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -20,17 +21,18 @@ class DeepLiftShap(DeepLift):
     """Mean of DeepLIFT over baselines: Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS
     2017), section 4.2.
 
-    Costs a forward and a backward pass of two rows per example and baseline; memory does not grow with the baselines.
+    Adds up, or warns, as :class:`fastsal.DeepLift` does for each pair. Costs two forward passes and a backward pass per
+    example and baseline; memory does not grow with the baselines.
 
     >>> maps = fastsal.DeepLiftShap(model).attribute(images, torch.zeros(3, *images.shape[1:]), target=classes)
 
     Args:
-        model: a torch.nn.Module in Python code, with the examples as dimension 0 of its activations.
+        model: a torch.nn.Module in Python code.
         multiply_by_inputs: the factor (x - b); without it the mean multipliers are returned.
     """
 
     summary = "DeepLIFT averaged over baselines"
-    cost = "1 forward, 1 backward of two rows for each example and baseline"
+    cost = "2 forward, 1 backward for each example and baseline"
     per_call = "perturbations_per_eval"
 
     @classmethod
@@ -74,7 +76,7 @@ class DeepLiftShap(DeepLift):
                 uses in ways without a gradient is an error always.
 
         Raises:
-            TypeError, ValueError: for arguments outside of the above, or a model that mixes the examples.
+            TypeError, ValueError: for arguments outside of the above, or a model with one score for the whole batch.
         """
         task = self.task(
             inputs,
@@ -92,7 +94,9 @@ class DeepLiftShap(DeepLift):
         dtypes: list[torch.dtype] = []
         deltas: list[Tensor] = []
 
-        def work(start: int, stop: int) -> tuple[list[Tensor], list[torch.dtype], Tensor | None]:
+        told: list[str] = []
+
+        def work(start: int, stop: int) -> tuple[list[Tensor], list[torch.dtype], Tensor, str | None]:
             count = stop - start
             ends = tuple(tensor.repeat(count, *[1] * (tensor.dim() - 1)) for tensor in task.inputs)
             starts = tuple(
@@ -103,21 +107,23 @@ class DeepLiftShap(DeepLift):
                 .repeat_interleave(task.examples, 0)
                 for each, tensor in zip(rows, task.inputs, strict=True)
             )
-            found = self.attributions(task, ends, starts, custom_attribution_func, count)
+            found, delta, excess = self.attributions(task, ends, starts, custom_attribution_func, count)
             folded = [
                 noise.fold(part.detach(), count, start=start, partial=state[i] if state else None)
                 for i, part in enumerate(found)
             ]
-            delta = task.delta(found, starts, ends, count).detach() if return_convergence_delta else None
-            return folded, [part.dtype for part in found], None if delta is None else delta.reshape(count, -1)
+            return folded, [part.dtype for part in found], delta.reshape(count, -1), excess
 
-        def keep(start: int, stop: int, found: tuple[list[Tensor], list[torch.dtype], Tensor | None]) -> None:
-            state[:], dtypes[:], delta = found
-            if delta is not None:
-                deltas.append(delta)
+        def keep(start: int, stop: int, found: tuple[list[Tensor], list[torch.dtype], Tensor, str | None]) -> None:
+            state[:], dtypes[:], delta, excess = found
+            deltas.append(delta)
+            if excess is not None:
+                told.append(excess)
 
         def finish() -> Any:
+            if told:
+                warnings.warn(f"{type(self).__name__}: {told[0]}", UserWarning, stacklevel=5)
             result = task.result([moments[0].to(dtype) for moments, dtype in zip(state, dtypes, strict=True)])
             return (result, torch.cat(deltas).T.reshape(-1)) if return_convergence_delta else result
 
-        return task.sweep(total, work, keep, finish, chunk_sizes=task.chunk_sizes(total, cost=2, rows=2))
+        return task.sweep(total, work, keep, finish, chunk_sizes=task.chunk_sizes(total, cost=3))
