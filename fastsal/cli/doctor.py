@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import platform
 import sys
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from fastsal import ops
 from fastsal._version import __version__
+from fastsal.cli.console import Console
 from fastsal.cli.native import native_report, native_text
 
 _CORE = ("torch", "triton", "numpy", "Pillow", "safetensors", "tqdm")
@@ -20,14 +20,12 @@ _CORE = ("torch", "triton", "numpy", "Pillow", "safetensors", "tqdm")
 _OPTIONAL = {"matplotlib": "plot", "timm": "timm", "torchvision": "torchvision", "transformers": "hf"}
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, console: Console) -> int:
     """Prints the report."""
-    if arguments.native is not None:
-        inside = native_report(arguments.native)
-        print(json.dumps(inside, indent=1) if arguments.json else native_text(inside))
-        return 0
-    found = report()
-    print(json.dumps(found, indent=1) if arguments.json else text(found))
+    native = arguments.native is not None
+    found = native_report(arguments.native) if native else report()
+    console.line(native_text(found) if native else text(found))
+    console.document(found)
     return 0
 
 

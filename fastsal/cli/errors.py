@@ -1,4 +1,4 @@
-"""What the command line refuses, in one line."""
+"""What the command line refuses or cannot do, in one line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ class Refused(Exception):
     """A request that cannot be met; its text is the one line that the user reads, and the exit code is 2."""
 
 
+class Failed(Exception):
+    """One image or method that failed; its text is one line, and the others go on."""
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type's name where there is none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """The first line of an error's text, with its class where the text alone says little."""
+    try:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    except Exception:  # an error of somebody else's whose text fails
+        lines = []
+    if not lines:
+        return type(error).__name__
+    bare = isinstance(error, (LookupError, AssertionError, NameError, ZeroDivisionError, SystemExit))
+    return f"{type(error).__name__}: {lines[0]}" if bare else lines[0]
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import ast
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from fastsal import explainers, models
+from fastsal import models
 from fastsal._version import __version__
 from fastsal.cli import results
 from fastsal.cli.console import Console
-from fastsal.cli.errors import Refused, first_line, nearest
-from fastsal.cli.session import Session
+from fastsal.cli.errors import Failed, Refused, first_line
+from fastsal.cli.progress import Watch
+from fastsal.cli.request import ALL, choose_methods, load_model, parse_options, parse_target
+from fastsal.cli.results import Results
+from fastsal.cli.session import Limits, Session
+from fastsal.cli.streams import printable
+from fastsal.explainers.base import Estimating
 from fastsal.explainers.registry import find
-from fastsal.explainers.registry import options as method_options
 from fastsal.viz import seconds_text
 
-ALL = "all"
-"""Every method that can explain this model: the others say why they cannot."""
-# What loading a model or reading a file may raise for a reason that is the request's; anything else is a bug of ours.
-_LOADING = (ValueError, TypeError, OSError, ImportError)
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Explains every image; 0, or 2 when some image could not be read."""
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Explains every image; 0, 1 where something failed, 2 where nothing was explained."""
     methods = choose_methods(arguments.method)
     options = parse_options(arguments.option, methods)
     target = parse_target(arguments.target)
@@ -35,170 +34,155 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refused(f"--alpha must be between 0 and 1, got {arguments.alpha}")
     paths = [Path(image) for image in arguments.images]
     for path in paths:
-        if not path.is_file():
+        if not _is_file(path):
             raise Refused(f"{path} is {'a folder, not an image' if path.is_dir() else 'not there'}")
-    loaded = load_model(arguments)
-    folder = results.make_folder(arguments.out)
+    given = [
+        Path(each) for each in (arguments.model, arguments.weights, arguments.classes, arguments.class_names) if each
+    ]
+    places = Results(Path(arguments.out), [*paths, *filter(_is_file, given)], arguments.overwrite)
+    stems = places.stems(paths, methods)
+    for path, stem in zip(paths, stems, strict=True):
+        if path.stem != stem:
+            console.note(f"results of {printable(str(path))} are named {stem}")
+    loaded, names = load_model(arguments)
+    results.make_folder(arguments.out)
     every = arguments.method.strip().lower() == ALL
-    session = Session(loaded, methods, arguments.layer, arguments.batch_size, every)
-    with Console(arguments.json, len(paths) * len(methods)) as console:
-        explained, errors = explain_all(session, paths, methods, options, target, folder, arguments.alpha, console)
-        console.document(
-            {
-                "fastsal": __version__,
-                "model": arguments.model,
-                "device": str(loaded.device),
-                "precision": str(loaded.dtype).removeprefix("torch."),
-                "layer": session.layer_used,
-                "images": explained,
-                "errors": errors,
-            }
-        )
-    return 2 if errors else 0
-
-
-def load_model(arguments: argparse.Namespace) -> models.LoadedModel:
-    """The model that the arguments describe; Refused where it cannot be had."""
+    limits = Limits(arguments.tolerance, arguments.deadline, arguments.batch_size)
+    session = Session(loaded, methods, arguments.layer, limits, every, names)
+    console.expect(len(paths) * len(methods))
+    job = Job(session, methods, options, target, places, arguments.alpha, _told(arguments, loaded))
+    facts = {
+        "fastsal": __version__,
+        "model": arguments.model,
+        "weights": "random" if arguments.untrained else arguments.weights,
+        "device": str(loaded.device),
+        "precision": str(loaded.dtype).removeprefix("torch."),
+        "preprocess": {
+            "size": list(loaded.preprocess.size),
+            "mean": list(loaded.preprocess.mean),
+            "std": list(loaded.preprocess.std),
+            "crop": loaded.preprocess.crop,
+            "interpolation": loaded.preprocess.interpolation,
+        },
+    }
     try:
-        names = None
-        if arguments.class_names is not None:
-            names = Path(arguments.class_names).read_text(encoding="utf-8").splitlines()
-        return models.load(
-            arguments.model,
-            arguments.weights,
-            arguments.device,
-            arguments.precision,
-            size=arguments.size,
-            mean=arguments.mean,
-            std=arguments.std,
-            class_names=names,
-        )
-    except FileNotFoundError as error:
-        raise Refused(f"{error.filename} is not there" if error.filename else first_line(error)) from error
-    except _LOADING as error:
-        raise Refused(first_line(error)) from error
+        job.run(paths, stems, console)
+    except KeyboardInterrupt:
+        facts["interrupted"] = True
+        raise
+    except Refused as error:
+        facts["error"] = str(error)
+        raise
+    finally:
+        console.document({**facts, "layer": session.layer_used, "images": job.explained, "errors": job.errors})
+    return 0 if not job.errors else 1 if job.explained else 2
 
 
-def explain_all(
-    session: Session,
-    paths: Sequence[Path],
-    methods: Sequence[str],
-    options: Mapping[str, Mapping[str, Any]],
-    target: int | None,
-    folder: Path,
-    alpha: float,
-    console: Console,
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Explains image after image, each written before the next is read: the facts of each, and what went wrong.
-
-    An image that cannot be read is reported and passed over; what the model or a method refuses ends the command, since
-    it would refuse the other images too.
-    """
-    explained: list[dict[str, Any]] = []
-    errors: list[dict[str, str]] = []
-    for path, stem in zip(paths, results.unique_stems(list(paths)), strict=True):
-        try:
-            image = models.read_image(path)
-        except (ValueError, OSError) as error:
-            errors.append({"image": str(path), "error": first_line(error)})
-            console.problem(f"error: {first_line(error)}")
-            continue
-        explained.append(_explain_one(session, path, stem, image, methods, options, target, folder, alpha, console))
-    return explained, errors
-
-
-def _explain_one(
-    session: Session,
-    path: Path,
-    stem: str,
-    image: Image.Image,
-    methods: Sequence[str],
-    options: Mapping[str, Mapping[str, Any]],
-    target: int | None,
-    folder: Path,
-    alpha: float,
-    console: Console,
-) -> dict[str, Any]:
-    picture = session.loaded.preprocess.picture(image)
-    subject = session.subject(picture, target)
-    if subject.layer_note:
-        console.line(subject.layer_note)
-    attributions, seconds, refusals = {}, {}, {}
-    for name in methods:
-        console.doing(f"{path.name} {name}")
-        try:
-            attributions[name], seconds[name] = session.explain(subject, name, options.get(name, {}))
-        except Refused as refused:
-            if not session.every:
-                raise
-            refusals[name] = str(refused)
-        console.step()
-    title = f"{path.name}: {subject.predicted_text}"
-    detail = "" if subject.target == subject.predicted else f"maps of {subject.target_name}"
-    lines = (f"input: {subject.predicted_text}", detail)
-    facts = results.write(folder, stem, picture, title, lines, attributions, seconds, alpha)
-    for name, method in facts["methods"].items():
-        if not method["finite"]:
-            console.problem(f"warning: the {name} map of {path} has values that are not finite")
-    for refusal in refusals.values():
-        console.line(f"{path}: not made: {refusal}")
-    times = ", ".join(f"{name} {seconds_text(value)}" for name, value in seconds.items())
-    console.line(f"{path}: {subject.predicted_text}{f', {detail}' if detail else ''}; {times}; {facts['sheet']}")
-    return {"image": str(path), **subject.facts(), **facts, "refused": refusals}
-
-
-def choose_methods(text: str) -> list[str]:
-    """The methods named in "a,b" (or "all"), without repeats; Refused, with the nearest names, for an unknown one."""
-    known = list(explainers.methods())
-    wanted = [name.strip().lower().replace("_", "-") for name in text.split(",") if name.strip()]
-    if wanted == [ALL]:
-        return known
-    for name in wanted:
-        try:
-            find(name)
-        except ValueError:
-            raise Refused(f"unknown method {name!r}{nearest(name, known)}") from None
-    if not wanted:
-        raise Refused(f"--method names no method; known: {', '.join(known)}")
-    return list(dict.fromkeys(wanted))
-
-
-def parse_target(text: str) -> int | None:
-    """None for "auto", else the output's number."""
-    if text == "auto":
-        return None
-    if text.isascii() and text.isdigit():
-        return int(text)
-    raise Refused(f"--target must be auto or the number of an output, from 0, got {text!r}")
-
-
-def parse_options(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """For each method its options: "key=value" goes to every method that takes the key, "method.key=value" to one.
-
-    Values are Python literals where they read as such (8, 0.5, (3, 8, 8), True, None), text otherwise. Refused for an
-    option that none of the methods takes, or that is not written so.
-    """
-    accepted = {name: method_options(name) for name in methods}
-    chosen: dict[str, dict[str, Any]] = {name: {} for name in methods}
-    for text in texts:
-        left, equals, value_text = text.partition("=")
-        method, dot, key = left.rpartition(".")
-        method, key = method.strip().lower(), key.strip().replace("-", "_")
-        if not equals or not key:
-            raise Refused(f"--option must be KEY=VALUE or METHOD.KEY=VALUE, got {text!r}")
-        if dot and method not in chosen:
-            raise Refused(f"--option {text!r} is for a method that is not asked for{nearest(method, methods)}")
-        takers = [name for name in ([method] if dot else methods) if key in accepted[name]]
-        if not takers:
-            known = sorted({option for name in ([method] if dot else methods) for option in accepted[name]})
-            raise Refused(f"no method here takes the option {key!r}{nearest(key, known)}")
-        for name in takers:
-            chosen[name][key] = _literal(value_text.strip())
-    return chosen
-
-
-def _literal(text: str) -> Any:
+def _is_file(path: Path) -> bool:
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _told(arguments: argparse.Namespace, loaded: models.LoadedModel) -> str:
+    """What the model is and what it is given, with what would change it; nothing of the built-in one as it is."""
+    given = loaded.preprocess
+    if arguments.model == "demo" and (arguments.size, arguments.mean, arguments.std, arguments.weights) == (None,) * 4:
+        return "model: demo with random weights" if arguments.untrained else ""
+
+    def numbers(values: tuple[float, ...]) -> str:
+        return ",".join(f"{value:g}" for value in values)
+
+    weights = "random weights" if arguments.untrained else arguments.weights or ""
+    crop = "squashed" if given.squash else f"crop {given.crop:.3g}"
+    return (
+        f"model: {arguments.model}{weights and f' with {weights}'} on {loaded.device}, input "
+        f"{given.size[0]}x{given.size[1]} ({crop}, {given.interpolation}), mean {numbers(given.mean)}, std "
+        f"{numbers(given.std)} (--size, --mean and --std for others)"
+    )
+
+
+@dataclass
+class Job:
+    """What is asked of every image; ``explained`` and ``errors`` are what came of it, as far as it went.
+
+    Each image is written before the next is read. An image that cannot be read, a model that fails on one and a method
+    that refuses are reported and passed over; what would go wrong for every image alike ends the command.
+    """
+
+    session: Session
+    methods: Sequence[str]
+    options: Mapping[str, Mapping[str, Any]]
+    target: int | None
+    places: Results
+    alpha: float
+    told: str = ""
+
+    def __post_init__(self) -> None:
+        self.explained: list[dict[str, Any]] = []
+        self.errors: list[dict[str, str]] = []
+
+    def run(self, paths: Sequence[Path], stems: Sequence[str], console: Console) -> None:
+        """All images, one after the other; the stems name their results."""
+        for path, stem in zip(paths, stems, strict=True):
+            try:
+                image = models.read_image(path)
+                self.explained.append(self._one(path, stem, image, console))
+            except (Failed, ValueError, OSError, MemoryError) as error:
+                # A name may hold line breaks, and an error's text the name.
+                text = first_line(
+                    ValueError(str(error).replace(str(path), printable(str(path))) or type(error).__name__)
+                )
+                self._failed(path, text, console)
+
+    def _failed(self, path: Path, text: str, console: Console, method: str | None = None) -> None:
+        told = {"image": str(path), "error": text}
+        self.errors.append(told if method is None else {**told, "method": method})
+        name = printable(str(path))
+        named = text if name in text else f"{name}: {text}"
+        console.problem(f"error: {named}")
+
+    def _one(self, path: Path, stem: str, image: Image.Image, console: Console) -> dict[str, Any]:
+        session = self.session
+        picture = session.loaded.preprocess.picture(image)
+        subject = session.subject(picture, self.target)
+        if subject.layer_note:
+            console.line(subject.layer_note)
+        attributions, seconds, refusals = {}, {}, {}
+        for name in self.methods:
+            what = f"{path.name} {name}"
+            console.doing(what)
+            watch = Watch(console.problem, what, self._hint(name))
+            try:
+                attributions[name], seconds[name] = session.explain(subject, name, self.options.get(name, {}), watch)
+            except Failed as failed:
+                refusals[name] = str(failed)
+            console.step()
+        if not attributions:
+            raise Failed(next(iter(refusals.values())))
+        for name, refusal in refusals.items() if not session.every else ():
+            self._failed(path, refusal, console, name)
+        title = f"{printable(path.name)}: {subject.predicted_text}"
+        detail = "" if subject.target == subject.predicted else f"maps of {subject.target_name}"
+        lines = (f"input: {subject.predicted_text}", detail)
+        facts = results.write(self.places, stem, path, picture, title, lines, attributions, seconds, self.alpha)
+        for name, method in facts["methods"].items():
+            if not method["finite"]:
+                console.problem(f"warning: the {name} map of {path} has values that are not finite")
+        for refusal in refusals.values() if session.every else ():
+            console.line(f"{printable(str(path))}: not made: {refusal}")
+        for note in filter(None, (self.told, subject.note)):
+            console.note(note)
+        self.told = ""
+        times = ", ".join(f"{name} {seconds_text(value)}" for name, value in seconds.items())
+        said = f"{subject.predicted_text}{f', {detail}' if detail else ''}"
+        console.line(f"{printable(str(path))}: {said}; {times}; {printable(facts['sheet'])}")
+        return {"image": str(path), **subject.facts(), **facts, "refused": refusals}
+
+    def _hint(self, name: str) -> str:
+        """What ends a method earlier."""
+        explainer = find(name)
+        if issubclass(explainer, Estimating) and not explainer.exact and not self.session.limits.early:
+            return "; --deadline S or --tolerance T ends it earlier"
+        return ""

@@ -11,8 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 import fastsal
-from fastsal.cli.errors import Refused, first_line, nearest
+from fastsal.cli.errors import Failed, Refused, first_line, nearest
+from fastsal.cli.progress import Watch
+from fastsal.cli.scores import Scores, read_scores
+from fastsal.cli.streams import printable
 from fastsal.engine.reading import default_layer
+from fastsal.explainers.outputs import main_output
 from fastsal.explainers.registry import find
 from fastsal.models import LoadedModel
 
@@ -27,7 +31,9 @@ class Subject:
     probability: float
     target: int
     target_name: str
+    scores: Scores
     layer_note: str = ""
+    note: str = ""
 
     @property
     def predicted_text(self) -> str:
@@ -44,7 +50,23 @@ class Subject:
                 "probability": round(self.probability, 6),
             },
             "target": {"index": self.target, "name": self.target_name},
+            "ends_in": self.scores.final,
         }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a method that can end early does: relative error, seconds; and rows of a model pass."""
+
+    tolerance: float | None = None
+    deadline: float | None = None
+    batch_size: int | None = None
+
+    @property
+    def early(self) -> dict[str, float]:
+        """Those that are given."""
+        given = {"tolerance": self.tolerance, "deadline": self.deadline}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class Session:
@@ -54,6 +76,7 @@ class Session:
     layer: the layer for the methods that read one; None for the default, which is found with the first picture.
     layer_used: its name, None as long as it is not known.
     every: all methods are asked for, so that one that refuses is passed over.
+    names: how many names of classes were given, which must be the outputs'; None for the source's own.
     Raises Refused for a layer that the model does not have.
     """
 
@@ -62,80 +85,122 @@ class Session:
         loaded: LoadedModel,
         methods: Sequence[str],
         layer: str | None = None,
-        batch_size: int | None = None,
+        limits: Limits | None = None,
         every: bool = False,
+        names: int | None = None,
     ) -> None:
         self.loaded = loaded
         self.reads_layer = any(find(name).reads == "layer" for name in methods)
-        self.batch_size = batch_size
+        self.limits = limits or Limits()
         self.every = every
         self.layer_used = layer
+        self._names = names
+        self._told: set[str] = set()
         if layer is not None and loaded.has_layers:
-            names = [name for name, _ in loaded.model.named_modules() if name]
-            if layer not in names:
-                raise Refused(f"the model has no layer {layer!r}{nearest(layer, names)}")
+            known = [name for name, _ in loaded.model.named_modules() if name]
+            if layer not in known:
+                raise Refused(f"the model has no layer {layer!r}{nearest(layer, known)}")
 
     def subject(self, picture: Image.Image, target: int | None) -> Subject:
-        """The picture's prediction and target; Refused where the model fails on it or has no such output."""
-        inputs = self.loaded.preprocess.tensor(picture)[None].to(self.loaded.device, self.loaded.dtype)
+        """The picture's prediction and target.
+
+        Raises:
+            Failed: where the model fails on it.
+            Refused: where it has no such output, or another number of them.
+        """
         try:
+            inputs = self.loaded.preprocess.tensor(picture)[None].to(self.loaded.device, self.loaded.dtype)
             with torch.no_grad():
                 output = self.loaded.model(inputs)
-        except Exception as error:
-            if isinstance(error, KeyError | AttributeError | NameError):
-                raise
-            shape = tuple(inputs.shape)
-            raise Refused(f"the model fails on an input of shape {shape}: {first_line(error)}") from error
-        if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != 1:
-            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise Refused(f"the model must return one row of scores for an image, [1, classes], got {found}")
-        classes = output.shape[1]
-        if target is not None and target >= classes:
-            raise Refused(f"--target {target} is out of range: the model has {classes} outputs, 0 to {classes - 1}")
-        predicted = int(output.argmax(1))
+        except (Exception, SystemExit) as error:
+            shape = (1, 3, *self.loaded.preprocess.size)
+            raise Failed(f"the model fails on an input of shape {shape}: {first_line(error)}") from error
+        scores = read_scores(self.loaded.model, inputs, output)
+        classes = len(scores.probabilities)
+        self._check(classes, target)
+        predicted = int(scores.probabilities.argmax())
         chosen = predicted if target is None else target
-        note = ""
+        layer_note = ""
         if self.reads_layer and self.layer_used is None and self.loaded.has_layers:
-            note = self._find_layer(inputs)
+            layer_note = self._find_layer(inputs, chosen)
+        note = "" if scores.note in self._told else scores.note
+        self._told.add(note)
+        names = self.loaded.class_names
+        # Two names of one output are of its two sides.
+        sided = classes == 1 and names is not None and len(names) == 2
+        side = int(scores.probabilities[0] > 0.5)
+        probability = float(scores.probabilities[predicted])
         return Subject(
             inputs=inputs,
             predicted=predicted,
-            predicted_name=self.loaded.class_name(predicted),
-            probability=float(output.float().softmax(1)[0, predicted]),
+            predicted_name=self._name(side if sided else predicted),
+            probability=1 - probability if sided and not side else probability,
             target=chosen,
-            target_name=self.loaded.class_name(chosen),
-            layer_note=note,
+            target_name=self._name(1 if sided else chosen),
+            scores=scores,
+            layer_note=layer_note,
+            note=note,
         )
 
-    def explain(self, subject: Subject, method: str, options: Mapping[str, Any]) -> tuple[Tensor, float]:
-        """A method's map [C, H, W] of the subject and the seconds that it took; Refused where it cannot be made."""
-        reads = find(method).reads
-        if reads and not self.loaded.has_layers:
+    def _name(self, index: int) -> str:
+        return printable(self.loaded.class_name(index))
+
+    def _check(self, classes: int, target: int | None) -> None:
+        """What was said of the outputs beside what they are."""
+        if target is not None and target >= classes:
+            raise Refused(f"--target {target} is out of range: the model has {classes} outputs, 0 to {classes - 1}")
+        if self._names is not None and self._names != classes and (self._names, classes) != (2, 1):
             raise Refused(
+                f"there are {self._names} names of classes, and the model has {classes} outputs: give one each"
+            )
+        if self.loaded.classes not in (None, classes) and (self.loaded.classes, classes) != (2, 1):
+            raise Refused(
+                f"--classes {self.loaded.classes}: the model has {classes} outputs; a callable that takes num_classes "
+                f"is given it"
+            )
+
+    def explain(self, subject: Subject, method: str, options: Mapping[str, Any], watch: Watch) -> tuple[Tensor, float]:
+        """A method's map [C, H, W] of the subject and the seconds that it took; Failed where it cannot be made."""
+        explainer = find(method)
+        if explainer.reads and not self.loaded.has_layers:
+            raise Failed(
                 f"{method} reads or hooks layers, which a TorchScript archive does not allow: "
                 f"export the model with torch.export (.pt2), or use saliency, occlusion or rise"
             )
-        arguments = dict(options)
-        if self.batch_size is not None:
-            arguments.setdefault("batch_size", self.batch_size)
+        arguments = {**self.limits.early, **options}
+        if self.limits.batch_size is not None:
+            arguments.setdefault("batch_size", self.limits.batch_size)
+        if explainer.perturbs and subject.scores.final:
+            arguments.setdefault("score", "output")  # they are probabilities as they are
         try:
-            explained = fastsal.explain(
-                self.loaded.model,
-                subject.inputs,
-                method=method,
-                target=subject.target,
-                layer=self.layer_used if reads == "layer" else None,
-                **arguments,
-            )
-        except (ValueError, TypeError, IndexError, RuntimeError, NotImplementedError) as error:
-            raise Refused(f"{method}: {first_line(error)}") from error
-        return explained.maps[method][0], explained.seconds[method]
+            with watch.watching():
+                explained = fastsal.explain(
+                    self.loaded.model,
+                    subject.inputs,
+                    method=method,
+                    target=None if subject.scores.squeezed else subject.target,
+                    layer=self.layer_used if explainer.reads == "layer" else None,
+                    **arguments,
+                )
+            found = explained.maps[method]
+            if not isinstance(found, Tensor) or found.dim() < 2:
+                raise Failed(f"{method}: its map is not one of the image")
+            return found[0], explained.seconds[method]
+        except Failed:
+            raise
+        except (Exception, SystemExit) as error:
+            raise Failed(f"{method}: {first_line(error)}") from error
 
-    def _find_layer(self, inputs: Tensor) -> str:
+    def _find_layer(self, inputs: Tensor, target: int) -> str:
         """Finds the default layer; the line that tells of it, empty where no layer has spatial extent."""
+
+        def score(output: Any) -> Tensor:
+            found: Tensor = main_output(output).reshape(len(inputs), -1)[:, target]
+            return found
+
         try:
-            found = default_layer(self.loaded.model, (inputs,), (), lambda output: output.amax(1))
-        except ValueError:
+            found = default_layer(self.loaded.model, (inputs,), (), score)
+        except Exception:  # each method that reads one says why it cannot
             return ""
         self.layer_used, shape, _ = found
         return f"layer: {self.layer_used} {list(shape)[1:]} (default; --layer NAME for another)"

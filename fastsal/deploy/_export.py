@@ -40,7 +40,7 @@ def export(
     ``output`` and ``map``, for the methods and models whose operations ONNX has.
 
     >>> path = fastsal.export(fastsal.GradCAM(model), images, "gradcam.pt2")  # doctest: +SKIP
-    >>> output, target, maps = fastsal.load("gradcam.pt2")(images)  # doctest: +SKIP
+    >>> output, target, maps = fastsal.load("gradcam.pt2", trust_code=True)(images)  # doctest: +SKIP
 
     The package takes the input [B, ...] and targets int64 [B], and returns the model's output [B, K] and the map. A
     negative target stands for the class with the highest output; for one of K or more the map is NaN. The gradient is

@@ -76,23 +76,30 @@ def _index(device_index: int) -> int:
     return torch.cuda.current_device() if device_index < 0 else device_index
 
 
-def load(path: str | os.PathLike[str], *, device_index: int = -1) -> Package:
+def load(path: str | os.PathLike[str], *, device_index: int = -1, trust_code: bool = False) -> Package:
     """A package that :func:`export` wrote, ready to be called.
 
-    >>> output, target, maps = fastsal.load("gradcam.pt2")(images)  # doctest: +SKIP
+    >>> output, target, maps = fastsal.load("gradcam.pt2", trust_code=True)(images)  # doctest: +SKIP
 
-    It is compiled code: load only what you would run.
+    It is compiled code, which runs as it is loaded: nothing in the file can show who made it.
 
     Args:
         path: of the file.
         device_index: which GPU, for a package of a CUDA device; -1 is the current one.
+        trust_code: that the file's native code may run, your own's too.
 
     Raises:
         FileNotFoundError: where there is none.
-        ValueError: for a damaged file, one that fastsal did not make, one of another format, PyTorch or device.
+        ValueError: without ``trust_code``; for a damaged or altered file, one that fastsal did not make, one of another
+            format, PyTorch or device.
         RuntimeError: for a PyTorch before 2.11.
     """
     check_torch("2.11", "fastsal.load")
     metadata = read_metadata(path)
     check_runs_here(metadata, os.fspath(path))
+    if not trust_code:
+        raise ValueError(
+            f"path: {os.fspath(path)!r} is native code, which would run while it is loaded; pass trust_code=True for a "
+            f"package of your own or of somebody whom you trust"
+        )
     return Package(os.fspath(path), metadata, device_index)

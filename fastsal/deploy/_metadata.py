@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 
 from fastsal._torch import valid_vec_isa_list
 from fastsal._version import __version__
+from fastsal.models.archives import FAULTS, Unsafe, opened
 
 FORMAT = "1"
 """Of packages; kernels/native/run/package.cpp reads the same."""
@@ -79,34 +80,62 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
 
     Raises:
         FileNotFoundError: where there is none.
-        ValueError: for a truncated file, one that fastsal did not make, or one of another format.
+        ValueError: for a truncated or altered file, one that fastsal did not make, or one of another format.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"path: there is no file {path!r}")
+    texts: Any = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as archive:
             # The directory is at the end of the file, so one that was cut has none; one with a hole fails here.
             broken = archive.testzip()
             name = next((each for each in archive.namelist() if each.endswith("_metadata.json")), None)
             texts = {} if name is None else json.loads(archive.read(name))
-    except (zipfile.BadZipFile, EOFError, json.JSONDecodeError):
+    except Unsafe as error:
+        raise ValueError(f"path: {error}") from None
+    except (*FAULTS, RecursionError):
         broken = path
     if broken is not None:
         raise ValueError(f"path: {path!r} is damaged or truncated; export or copy it again")
-    if "fastsal_format" not in texts:
+    if not isinstance(texts, dict) or "fastsal_format" not in texts:
         raise ValueError(f"path: {path!r} was not made by fastsal.export; torch._inductor.aoti_load_package opens it")
     if texts["fastsal_format"] != FORMAT:
         raise ValueError(
             f"path: {path!r} has format {texts['fastsal_format']} (made by fastsal {texts.get('fastsal')}), this "
             f"fastsal {__version__} reads format {FORMAT}; export it again"
         )
+    try:
+        return _of_texts(texts)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0][:200]
+        raise ValueError(f"path: {path!r} was altered after its export: its metadata {what}; export it again") from None
+
+
+def _of_texts(texts: Mapping[str, str]) -> Metadata:
+    """What :meth:`Metadata.texts` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: for what it would not have written.
+    """
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"has a {type(text).__name__} as {name!r}")
     low, high = texts["batch"].split("-")
+    if texts["device"] not in ("cpu", "cuda"):
+        raise ValueError(f"has the device {texts['device']!r}")
+    if texts["input_dtype"] not in FLOATS:
+        raise ValueError(f"has the dtype {texts['input_dtype']!r}")
+    options, layers = json.loads(texts["options"]), json.loads(texts["layers"])
+    if not isinstance(options, dict) or not isinstance(layers, list) or not all(isinstance(x, str) for x in layers):
+        raise ValueError("has options or layers of another form")
+    if re.match(r"\d+\.\d+", texts["torch"]) is None:
+        raise ValueError(f"has the torch {texts['torch']!r}")
     cuda = texts["device"] == "cuda"
-    return Metadata(
+    found = Metadata(
         method=texts["method"],
-        options=json.loads(texts["options"]),
-        layers=tuple(json.loads(texts["layers"])),
+        options=options,
+        layers=tuple(layers),
         input_shape=_numbers(texts["input_shape"]),
         dtype=FLOATS[texts["input_dtype"]],
         batch=(int(low), int(high)),
@@ -117,6 +146,11 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
         fastsal=texts["fastsal"],
         torch=texts["torch"],
     )
+    if not 1 <= found.batch[0] <= found.batch[1] or found.outputs < 1 or min((*found.input_shape, 1)) < 1:
+        raise ValueError(
+            f"has the batch {texts['batch']!r}, {texts['outputs']!r} outputs, inputs {texts['input_shape']!r}"
+        )
+    return found
 
 
 def _numbers(text: str) -> tuple[int, ...]:

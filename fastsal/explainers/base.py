@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastsal.engine.prepare import Prepared, Step
 from fastsal.engine.run import Swept, evaluation, modules_of, observed, run, scratch
-from fastsal.explainers.anytime import Estimate, limits_of, until, within
+from fastsal.explainers.anytime import Estimate, Limits, limits_of, until, within
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, baseline_inputs
 from fastsal.explainers.call import Anytime, Call
 from fastsal.explainers.scores import Target, one_score_each, per_example
@@ -83,6 +83,13 @@ def _copied(function: Any) -> Any:
         return function(*args, **kwargs)
 
     return made
+
+
+def estimate_of(call: Call[Any], limits: Limits) -> Estimate:
+    """What a described call estimates within limits; only for one that can end early."""
+    assert call.anytime is not None
+    with _outside_of_inference():
+        return within(call.anytime(), limits)
 
 
 @contextlib.contextmanager

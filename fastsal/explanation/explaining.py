@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from fastsal.engine.reading import default_layer
 from fastsal.engine.run import module_of
 from fastsal.explainers import Attribution, Task, describe
+from fastsal.explainers.anytime import limits_of
 from fastsal.explainers.arguments import Given, Inputs, as_arguments, at_least_one
+from fastsal.explainers.base import Estimating, estimate_of
 from fastsal.explainers.outputs import main_output
 from fastsal.explainers.registry import find, keywords, options
 from fastsal.explainers.scores import Target, check_batch, one_score_each
@@ -28,6 +30,8 @@ def explain(
     *,
     additional_forward_args: Any = None,
     kind: str | None = None,
+    tolerance: float | None = None,
+    deadline: float | None = None,
     **method_options: Any,
 ) -> Explanation:
     """Predict, and explain the prediction by one or several methods.
@@ -45,6 +49,9 @@ def explain(
         layer: for methods that read one; None takes the last that has positions.
         additional_forward_args: further arguments of the model.
         kind: of the inputs: image, volume, video, series, tokens or table; None tells it from their form.
+        tolerance, deadline: end each method that has an ``estimate`` (RISE, Integrated Gradients, SmoothGrad,
+            KernelShap, Shapley sampling) as soon as its relative error is estimated to be below the tolerance, or
+            before so many seconds have passed since it began. Other methods take the time that they take.
         method_options: go to every method that takes them. ``batch_size`` bounds the altered copies per model call;
             ``score`` of a perturbation method is ``softmax`` (default, for outputs [B, K]) or ``output``. What a
             method needs and is not told it gets a default of: Occlusion windows of an eighth of each spatial dimension,
@@ -69,7 +76,8 @@ def explain(
         raise ValueError(f"kind: {kind!r} is not one of {', '.join(AXES)}")
     tensors = Given(inputs).tensors
     kind = kind_of(tensors) if kind is None else kind
-    run = _Explained(model, inputs, target, layer, additional_forward_args)
+    limits_of(tolerance, deadline)
+    run = _Explained(model, inputs, target, layer, additional_forward_args, (tolerance, deadline))
     for name in names:
         run.add(name, {key: value for key, value in method_options.items() if key in taken[name]})
     axes = AXES[kind][: tensors[0].dim()]
@@ -82,10 +90,17 @@ class _Explained:
     """The methods of one call one after the other: the first pass of them is the prediction, if it can be."""
 
     def __init__(
-        self, model: Callable[..., Any], inputs: Inputs, target: Target, layer: Any, additional_forward_args: Any
+        self,
+        model: Callable[..., Any],
+        inputs: Inputs,
+        target: Target,
+        layer: Any,
+        additional_forward_args: Any,
+        limits: tuple[float | None, float | None],
     ) -> None:
         self._model, self._inputs, self._layer, self._additional = model, inputs, layer, additional_forward_args
         self.target = target
+        self._limits = limits
         self._output: Any = None
         self.maps: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
@@ -126,9 +141,14 @@ class _Explained:
         arguments: dict[str, Any] = {"additional_forward_args": self._additional, **given}
         if "target" in _parameters(explainer):
             arguments["target"] = self.target if known or self.target is not None else _argmax
+        limits = limits_of(*self._limits)
         call = describe(explainer, self._inputs, **arguments)
         call.task.asks = True
-        self.maps[name] = call.run()
+        early = isinstance(explainer, Estimating) and not explainer.exact and call.anytime is not None
+        if early and self._limits != (None, None):
+            self.maps[name] = estimate_of(call, limits).attribution
+        else:
+            self.maps[name] = call.run()
         if not known:
             self._predicted(call.task)
         self.seconds[name] = _now(tensors) - began

@@ -1,33 +1,48 @@
-"""Models and weights from files: exported archives, TorchScript, safetensors and state dicts."""
+"""Models from files: exported archives and TorchScript."""
 
 from __future__ import annotations
 
-import os
-import pickle
+import contextlib
+import logging
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastsal.models.archives import FAULTS, Unsafe, opened
+from fastsal.models.exported import as_data
+from fastsal.models.weights import first_line
 
-def load_model_file(path: Path) -> tuple[nn.Module, tuple[int, int] | None, bool]:
+
+def load_model_file(path: Path, trust_code: bool = False) -> tuple[nn.Module, tuple[int, int] | None, bool]:
     """A whole model from a file: the module, its input's height and width where known, whether it has hookable layers.
 
+    Nothing in the file is executed unless ``trust_code``: an exported archive is read as data, TorchScript is refused.
+
     Raises FileNotFoundError; ValueError, saying what would work, for anything that is not an exported or TorchScript
-    archive.
+    archive, is damaged, or would execute code.
     """
     if not path.is_file():
         raise FileNotFoundError(f"model file {path} does not exist")
     kind = _kind(path)
     if kind == "export":
-        return _exported(path)
+        return _exported(path, trust_code)
     if kind == "torchscript":
+        if not trust_code:
+            raise ValueError(
+                f"{path} is TorchScript, which is a program and would run: trust_code (--trust-code) allows it; "
+                f"torch.export.save writes a model as data (.pt2)"
+            )
         return _torchscript(path), None, False
+    if kind == "native":
+        raise ValueError(
+            f"{path} is a package of AOTInductor, native code without a model to explain: "
+            f"fastsal.load(path, trust_code=True) runs one that fastsal.export wrote"
+        )
     if kind == "weights":
         raise ValueError(
             f"{path} holds weights but no model: name the model with --model (module:callable, timm:NAME, ...) "
@@ -38,27 +53,41 @@ def load_model_file(path: Path) -> tuple[nn.Module, tuple[int, int] | None, bool
             f"{path} is a pickle of a whole model, which can run any code while it loads, so it is refused: save "
             f"torch.export.save(...) (.pt2), or a state dict to give with --weights"
         )
+    if kind == "damaged":
+        raise ValueError(f"{path} is damaged or truncated: export or copy it again")
     raise ValueError(f"{path} is no model file: expected an archive of torch.export (.pt2) or TorchScript (.pt)")
 
 
 def _kind(path: Path) -> str:
-    """What the file is, from its content: "export", "torchscript", "weights", "pickle" or "other"."""
+    """What the file is, from its content: "export", "torchscript", "native", "weights", "pickle", "damaged" or "other".
+
+    Raises Unsafe, a ValueError, for an archive whose members are not what they seem.
+    """
     if path.suffix == ".safetensors":
         return "weights"
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.namelist()
+        try:
+            with opened(path) as archive:
+                entries = archive.namelist()
+        except Unsafe:
+            raise
+        except FAULTS:
+            return "damaged"
         names = {name.partition("/")[2] for name in entries}
         if "serialized_exported_program.json" in entries:  # of PyTorch 2.6
             return "export"
         if "constants.pkl" in names:
             return "torchscript"
+        if any(name.startswith("data/aotinductor/") for name in (*names, *entries)):
+            return "native"
         if "archive_format" in names or any(name.endswith("model.json") for name in names):
             return "export"
         if "data.pkl" not in names:
             return "other"
-    elif path.read_bytes()[:1] != b"\x80":  # every pickle of protocol 2 and later starts with it
-        return "other"
+    else:
+        with path.open("rb") as file:
+            if file.read(1) != b"\x80":  # every pickle of protocol 2 and later starts with it
+                return "other"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -68,18 +97,37 @@ def _kind(path: Path) -> str:
     return "weights"
 
 
-def _exported(path: Path) -> tuple[nn.Module, tuple[int, int] | None, bool]:
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without warnings, and without the tracebacks that PyTorch's reader logs of damaged files."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.load(path)
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _exported(path: Path, trust_code: bool) -> tuple[nn.Module, tuple[int, int] | None, bool]:
+    try:
+        source: Any = path
+        size = None
+        if not trust_code:
+            source, size = as_data(path)
+        with _quietly():
+            program = torch.export.load(source)
             # Not program.module(): hooks never fire on its one flat graph, and Grad-CAM needs layers.
             model = torch.export.unflatten(program)
+    except Unsafe:
+        raise
     except Exception as error:  # whatever the archive's reader raises, the file is at fault
-        raise ValueError(f"{path} cannot be read as an archive of torch.export: {_first_line(error)}") from None
+        raise ValueError(f"{path} cannot be read as an archive of torch.export: {first_line(error)}") from None
     example = program.example_inputs
-    first = example[0][0] if example is not None and example[0] else None
-    size = (int(first.shape[2]), int(first.shape[3])) if isinstance(first, Tensor) and first.dim() == 4 else None
+    first = example[0][0] if example and example[0] else None
+    if isinstance(first, Tensor) and first.dim() == 4:
+        size = (int(first.shape[2]), int(first.shape[3]))
     return model, size, True
 
 
@@ -89,65 +137,5 @@ def _torchscript(path: Path) -> nn.Module:
             warnings.simplefilter("ignore", DeprecationWarning)
             model: nn.Module = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as TorchScript: {_first_line(error)}") from None
+        raise ValueError(f"{path} cannot be read as TorchScript: {first_line(error)}") from None
     return model
-
-
-def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Loads a state dict into the model, in place; every parameter must be there, and nothing else.
-
-    The file is .safetensors, or one of torch.save read with weights_only. A state dict inside a checkpoint is found
-    under "state_dict", "model_state_dict" or "model"; the "module." that DataParallel puts before names is dropped.
-
-    Raises FileNotFoundError; ValueError for another file, or names or shapes that do not fit.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"weights file {path} does not exist")
-    state = _state_dict(path)
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or unexpected:
-        parts = [f"lacks {_some(missing)}"] * bool(missing) + [f"has unknown {_some(unexpected)}"] * bool(unexpected)
-        raise ValueError(f"weights {path} do not fit the model: the file {' and '.join(parts)}")
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            shapes = f"{tuple(tensor.shape)} in the file and {tuple(own[name].shape)} in the model"
-            raise ValueError(f"weights {path} do not fit the model: {name} is {shapes}")
-    model.load_state_dict(state)
-
-
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    loaded: object
-    try:
-        if path.suffix == ".safetensors":
-            loaded = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ValueError(f"weights {path} cannot be read as safetensors: {error}") from None
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"weights {path} hold more than tensors, and such a pickle can run any code while it loads, so it is "
-            f"refused: save model.state_dict() alone, best as safetensors"
-        ) from None
-    except Exception as error:  # a file that is no checkpoint may fail in the reader in any way
-        raise ValueError(f"weights {path} cannot be read: {_first_line(error)}") from None
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"weights {path} are no state dict: expected names with tensors, got {type(loaded).__name__}")
-    return dict(loaded)
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -32,9 +32,8 @@ def read_image(path: str | PathLike[str]) -> Image.Image:
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ValueError(f"{path} has more than {limit / 1e6:.0f} million pixels; scale it down first") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
-        # Pillow's decoders raise any of these on damaged files, SyntaxError for PNG among them.
-        raise ValueError(f"{path} is a broken image: {error}") from None
+    except Exception as error:  # Pillow's decoders raise anything on damaged files, SyntaxError for PNG among them
+        raise ValueError(f"{path} is a broken image: {str(error) or type(error).__name__}") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LARGEST = 8192 * 8192
+"""Pixels of a model's input that a command may ask for."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,12 @@ class Preprocess:
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size must be two positive numbers, height and width, got {self.size}")
+        if self.size[0] * self.size[1] > LARGEST:
+            raise ValueError(f"size must be at most {LARGEST:,} pixels, got {self.size[0]} x {self.size[1]}")
         if len(self.mean) not in (1, 3) or len(self.std) not in (1, 3):
             raise ValueError(f"mean and std must have one or three numbers, got {self.mean} and {self.std}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {self.std}")
+        if not min(self.std) > 0 or not all(map(math.isfinite, (*self.std, *self.mean))):
+            raise ValueError(f"std must be positive, mean and std finite, got {self.mean} and {self.std}")
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must be above 0 and at most 1, got {self.crop}")
         if self.interpolation.upper() not in Image.Resampling.__members__:
@@ -53,7 +58,13 @@ class Preprocess:
         # The source rectangle of the crop: resizing it alone is the same as resizing all and cropping after.
         scale = self.crop * min(image.width / width, image.height / height)
         left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-        box = (left, top, left + scale * width, top + scale * height)
+        # By rounding alone it may reach out of the image, which Pillow refuses.
+        box = (
+            max(0.0, left),
+            max(0.0, top),
+            min(float(image.width), left + scale * width),
+            min(float(image.height), top + scale * height),
+        )
         return image.resize((width, height), method, box)
 
     def tensor(self, picture: Image.Image) -> Tensor:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
+from fastsal.models.network import Unknown, fetching
 from fastsal.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from fastsal.models.weights import first_line
 
 Found = tuple[nn.Module, Preprocess, tuple[str, ...] | None]
 
@@ -23,17 +28,36 @@ def _package(name: str, extra: str) -> ModuleType:
         raise ImportError(f"{extra} models need the package {name}: pip install 'fastsal[{extra}]'") from None
 
 
-def from_timm(name: str, pretrained: bool) -> Found:
-    """A timm model, with the preprocessing of its own data configuration.
+def _near(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, 3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
-    Raises ImportError without timm, ValueError for a name that timm does not know.
+
+def _own(**options: Any) -> dict[str, Any]:
+    """The options that are given, so that what the package has by itself stays its own."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def from_timm(name: str, pretrained: bool, classes: int | None = None) -> Found:
+    """A timm model, with the preprocessing of its own data configuration; ``classes`` in place of its own number.
+
+    Raises ImportError without timm, ValueError for a name that timm does not know, or weights that cannot be had.
     """
     timm = _package("timm", "timm")
     data = importlib.import_module("timm.data")
+    known = getattr(timm, "is_model", None)
+    if known is not None and "/" not in name and not known(name):
+        raise ValueError(f"timm has no model {name!r}{_near(name, timm.list_models())}")
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained)
-    except RuntimeError as error:
-        raise ValueError(f"timm has no model {name!r}: {error}") from None
+        with fetching("timm", name) if pretrained else contextlib.nullcontext():
+            try:
+                model: nn.Module = timm.create_model(name, pretrained=pretrained, **_own(num_classes=classes))
+            except RuntimeError as error:
+                if "Unknown model" in str(error):
+                    raise Unknown(f"timm has no model {name!r}: {first_line(error)}") from None
+                raise
+    except (RuntimeError, TypeError, OSError) as error:
+        raise ValueError(f"timm cannot make {name!r}: {first_line(error)}") from None
     config: dict[str, Any] = data.resolve_model_data_config(model)
     height, width = config["input_size"][1:]
     preprocess = Preprocess(
@@ -52,19 +76,29 @@ def from_timm(name: str, pretrained: bool) -> Found:
     return model, preprocess, tuple(names) if names else None
 
 
-def from_torchvision(name: str, pretrained: bool) -> Found:
-    """A torchvision classifier, with its default weights' transforms and categories.
+def from_torchvision(name: str, pretrained: bool, classes: int | None = None) -> Found:
+    """A torchvision classifier, with its default weights' transforms and categories; ``classes`` in place of its own.
 
-    Raises ImportError without torchvision, ValueError for a name that torchvision does not know.
+    Raises ImportError without torchvision, ValueError for a name that torchvision does not know, or weights that cannot
+    be had.
     """
     _package("torchvision", "torchvision")
     models = importlib.import_module("torchvision.models")
     try:
         weights = models.get_model_weights(name).DEFAULT
-        model: nn.Module = models.get_model(name, weights=weights if pretrained else None)
     except ValueError as error:
-        raise ValueError(f"torchvision has no model {name!r}: {error}") from None
+        known = models.list_models() if hasattr(models, "list_models") else []
+        raise ValueError(f"torchvision has no model {name!r}{_near(name, known)}: {error}") from None
+    try:
+        with fetching("torchvision", name) if pretrained else contextlib.nullcontext():
+            model: nn.Module = models.get_model(
+                name, weights=weights if pretrained else None, **_own(num_classes=classes)
+            )
+    except (RuntimeError, TypeError, OSError) as error:
+        raise ValueError(f"torchvision cannot make {name!r}: {first_line(error)}") from None
     preset = weights.transforms()
+    if not hasattr(preset, "crop_size"):
+        raise ValueError(f"torchvision:{name} is no classifier of images")
     crop, resize = int(preset.crop_size[0]), int(preset.resize_size[0])
     preprocess = Preprocess(
         size=(crop, crop),
@@ -89,26 +123,29 @@ class Logits(nn.Module):
         return logits
 
 
-def from_hf(name: str, pretrained: bool) -> Found:
+def from_hf(name: str, pretrained: bool, classes: int | None = None) -> Found:
     """A transformers image classifier, from the hub or a local folder, with its image processor's configuration.
+
+    ``classes`` is in place of its own number. No code of a hub's repository is run.
 
     Raises ImportError without transformers, ValueError for a name that is not there or no image classifier.
     """
     transformers = _package("transformers", "hf")
     classifier = transformers.AutoModelForImageClassification
-    try:
-        if pretrained:
-            model = classifier.from_pretrained(name)
-        else:
-            model = classifier.from_config(transformers.AutoConfig.from_pretrained(name))
-    except (OSError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"transformers cannot load {name!r} as an image classifier: {lines[0]}") from None
-    try:
+    config: Mapping[str, Any] = {}
+    # The configuration is fetched too, weights or not.
+    with contextlib.nullcontext() if Path(name).is_dir() else fetching("hf", name):
+        try:
+            if pretrained:
+                model = classifier.from_pretrained(name)
+            else:
+                own = transformers.AutoConfig.from_pretrained(name, **_own(num_labels=classes))
+                model = classifier.from_config(own)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ValueError(f"transformers cannot load {name!r} as an image classifier: {first_line(error)}") from None
         # The dictionary rather than the processor, which would ask for torchvision.
-        config, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
-    except OSError:
-        config = {}
+        with contextlib.suppress(OSError):
+            config, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
     labels: Mapping[int, str] | None = getattr(model.config, "id2label", None)
     names = tuple(labels[index] for index in sorted(labels)) if labels else None
     return Logits(model), hf_preprocess(config), names

@@ -37,7 +37,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def contact_sheet(panels: Sequence[Panel], title: str, *, columns: int = 4, tile: int = 224) -> Image.Image:
-    """The panels in rows of `columns`, under a title, as an RGB picture.
+    """The panels in rows of at most `columns`, as even as can be, under a title, as an RGB picture.
 
     Each image is scaled to fit a square of `tile` pixels, its proportions kept; small images are enlarged without
     smoothing, so that their pixels stay visible. Text too long for its place is cut with an ellipsis.
@@ -48,8 +48,8 @@ def contact_sheet(panels: Sequence[Panel], title: str, *, columns: int = 4, tile
         raise ValueError("panels must hold at least one panel")
     if columns < 1 or tile < 1:
         raise ValueError(f"columns and tile must be at least 1, got {columns} and {tile}")
-    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
+    columns = -(-len(panels) // rows)
     line = _NAME + _DETAIL + 18
     top = _MARGIN + _TITLE + 18
     width = 2 * _MARGIN + columns * tile + (columns - 1) * _GAP
@@ -83,6 +83,7 @@ def _text(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, ink: tuple[int, int, int], room: int
 ) -> None:
     font = ImageFont.load_default(size)
+    text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text[:1000])
     if draw.textlength(text, font=font) > room:
         while text and draw.textlength(text + "…", font=font) > room:
             text = text[:-1]

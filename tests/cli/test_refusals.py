@@ -78,6 +78,8 @@ def test_torchscript_has_no_layers(refused: Refused, fastsal: Command, canvas: P
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.trace(models.demo(), torch.rand(1, 3, 96, 96)), tmp_path / "m.pt")
     arguments = ("explain", canvas, "--model", tmp_path / "m.pt", "--size", "96", "--mean", "0", "--std", "1")
+    assert "is TorchScript, which is a program and would run" in refused(*arguments, "--out", tmp_path / "out")
+    arguments = (*arguments, "--trust-code")
     message = refused(*arguments, "--out", tmp_path / "out")
     assert "a TorchScript archive does not allow" in message
     assert fastsal(*arguments, "--method", "saliency", "--out", tmp_path / "out").code == 0

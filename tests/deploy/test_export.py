@@ -74,7 +74,7 @@ def test_a_package_gives_the_explainers_maps(name: str, tmp_path: Path) -> None:
     with unchanged(model):
         path = fastsal.export(explainer, images(5), tmp_path / "explained.pt2", dynamic_batch=8, **options)
     assert all(module.training for module in model.modules())
-    package = fastsal.load(path)
+    package = fastsal.load(path, trust_code=True)
     model.eval()
     for batch in (1, 2, 7, 8):
         x = images(batch, batch)
@@ -92,7 +92,7 @@ def test_a_largest_batch_below_the_traced_one(largest: int, tmp_path: Path) -> N
     model = network().eval()
     explainer = fastsal.SmoothGrad(model)
     path = fastsal.export(explainer, images(2), tmp_path / "a.pt2", dynamic_batch=largest, n_samples=3)
-    package = fastsal.load(path)
+    package = fastsal.load(path, trust_code=True)
     for batch in range(1, largest + 1):
         x = images(batch)
         expected = explainer.attribute(x, target=1, n_samples=3)
@@ -125,7 +125,7 @@ def test_what_it_says_of_itself(package: Path) -> None:
 
 def test_float32_and_a_fixed_batch(package: Path) -> None:
     x, model = images(2, 3).float(), network().float().eval()
-    found = fastsal.load(package)(x)
+    found = fastsal.load(package, trust_code=True)(x)
     expected = fastsal.GradCAM(model, "4").attribute(x, target=model(x).argmax(1))
     # Each map is a sum of 8 channels of products of two numbers, then scaled: some tens of roundings.
     torch.testing.assert_close(found.attribution, expected, rtol=1e-5, atol=1e-6)
@@ -142,7 +142,7 @@ def test_float32_and_a_fixed_batch(package: Path) -> None:
 )
 def test_inputs_that_do_not_fit(package: Path, given: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
-        fastsal.load(package)(given)
+        fastsal.load(package, trust_code=True)(given)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_inputs_that_do_not_fit(package: Path, given: Any, error: Any, message: 
 )
 def test_targets_that_do_not_fit(package: Path, target: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
-        fastsal.load(package)(torch.zeros(2, 3, 12, 10), target)
+        fastsal.load(package, trust_code=True)(torch.zeros(2, 3, 12, 10), target)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_it_compiles() -> None:
 @pytest.mark.skipif(torch.__version__ < (2, 11), reason="fastsal.export needs PyTorch 2.11")
 def test_it_is_exported(tmp_path: Path) -> None:
     model, x = small(), image()
-    package = fastsal.load(fastsal.export(BandDarkening(model), x, tmp_path / "bands.pt2", n_bands=3))
+    package = fastsal.load(fastsal.export(BandDarkening(model), x, tmp_path / "bands.pt2", n_bands=3), trust_code=True)
     found = package(x, torch.tensor([2, 1, 0]))
     torch.testing.assert_close(found.attribution, by_hand(model, x, torch.tensor([2, 1, 0]), 3))
 

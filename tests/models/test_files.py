@@ -55,7 +55,7 @@ def test_exported_layers_can_be_hooked(exported: Path) -> None:
 
 
 def test_torchscript_archive(scripted: Path) -> None:
-    loaded = models.load(str(scripted), device="cpu", size=(96, 96), mean=(0.0,), std=(1.0,))
+    loaded = models.load(str(scripted), device="cpu", trust_code=True, size=(96, 96), mean=(0.0,), std=(1.0,))
     assert not loaded.has_layers
     images = models.demo_canvases(2).images
     torch.testing.assert_close(loaded.model(images), models.demo()(images))
@@ -122,7 +122,7 @@ def test_broken_archives(exported: Path, scripted: Path, tmp_path: Path) -> None
                 broken = name.endswith(("model.json", "exported_program.json", ".py", "model_spec.json"))
                 part.writestr(name, b"{" if broken else data)
         with pytest.raises(ValueError, match=message):
-            models.load(str(path), device="cpu")
+            models.load(str(path), device="cpu", trust_code=True)
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -14,10 +14,16 @@ def panel(height: int = 96, width: int = 96, name: str = "gradcam", value: int =
     return Panel(torch.full((height, width, 3), value, dtype=torch.uint8), name, "12 ms")
 
 
-def test_a_row_holds_the_columns() -> None:
-    one, four, five = (contact_sheet([panel()] * count, "title", columns=4, tile=100) for count in (1, 4, 5))
-    assert one.height == four.height < five.height
-    assert one.width < four.width == five.width
+def test_rows_are_even() -> None:
+    """Five are three and two, not four and one."""
+    sheets = [contact_sheet([panel()] * count, "title", columns=4, tile=100) for count in (1, 3, 4, 5, 6, 8, 9)]
+    one, three, four, five, six, eight, nine = sheets
+    assert one.height == three.height == four.height < five.height == six.height == eight.height < nine.height
+    assert one.width < three.width == five.width == six.width == nine.width < four.width == eight.width
+
+
+def test_text_of_several_lines_is_one() -> None:
+    contact_sheet([panel(name="a\nb\r\x1b[31mc")], "new\nline\x00")
 
 
 def test_images_keep_their_colour_and_proportions() -> None:

@@ -9,7 +9,7 @@ from fastsal.engine.run.independence import Rows, output_tensors, rows_of
 from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
 from fastsal.engine.run.random_states import keeping_random_states
-from fastsal.engine.run.sweep import ChunkTooLarge, Sweep, Swept, chunks, is_too_large, note, observed
+from fastsal.engine.run.sweep import ChunkTooLarge, Sweep, Swept, chunks, is_too_large, note, observed, watched
 
 __all__ = [
     "ChunkSizes",
@@ -41,5 +41,6 @@ __all__ = [
     "rows_of",
     "run",
     "scratch",
+    "watched",
     "without_waiting",
 ]

@@ -64,6 +64,21 @@ def observed() -> Iterator[list[Swept]]:
         _observers.reset(token)
 
 
+Watcher = Callable[[str, int, int], None]
+"""What is told of a sweep after each chunk: the method's name, the items that are done, and how many there are."""
+_watcher: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar("fastsal watcher", default=None)
+
+
+@contextlib.contextmanager
+def watched(told: Watcher) -> Iterator[None]:
+    """Tell of every chunk of the sweeps inside, in the thread that runs them."""
+    token = _watcher.set(told)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
 def note(swept: Swept) -> None:
     """Tell whoever observes of sweeps that count as one."""
     observer = _observers.get()
@@ -170,6 +185,7 @@ def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
     sizes: list[int] = []
     began = time.perf_counter()
     looked, alone = sweep.rows is None, ""
+    told = _watcher.get()
     try:
         while start < total:
             stop = min(start + chunk_sizes.size, total)
@@ -192,6 +208,8 @@ def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
             if bar is not None:
                 bar.update(stop - start)
             start = stop
+            if told is not None:
+                told(sweep.name, start, total)
             yield start
     finally:
         if bar is not None:
