@@ -15,10 +15,8 @@ SECONDS = 1.5
 """How long a connection may take before the host counts as out of reach."""
 
 
-def host_of(package: str) -> str:
-    """Where a package's weights come from."""
-    if package == "torchvision":
-        return "download.pytorch.org"
+def hub() -> str:
+    """The hub of timm's and transformers' models."""
     return urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "")).hostname or "huggingface.co"
 
 
@@ -29,7 +27,7 @@ def reachable(host: str) -> bool:
     found: list[bool] = []
 
     def connect() -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, OverflowError):
             socket.create_connection((parts.hostname or host, parts.port or 443), SECONDS).close()
             found.append(True)
 
@@ -45,14 +43,14 @@ class Unknown(ValueError):
 
 
 @contextlib.contextmanager
-def fetching(package: str, name: str) -> Iterator[None]:
-    """Around what may fetch a pretrained model: without the network it takes what is in the cache, and does not wait.
+def fetching(package: str, name: str, host: str) -> Iterator[None]:
+    """Around what may fetch a pretrained model from a host, which may not be known: out of its reach the package takes
+    what is in its cache, and does not wait.
 
     Raises:
         ValueError: where that fails; it names the model and what works without a network.
     """
-    host = host_of(package)
-    if reachable(host):
+    if not host or reachable(host):
         yield
         return
     local = " or a local folder, hf:FOLDER" if package == "hf" else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastsal.models.network import Unknown, fetching
+from fastsal.models.network import Unknown, fetching, hub
 from fastsal.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fastsal.models.weights import first_line
 
@@ -49,7 +50,7 @@ def from_timm(name: str, pretrained: bool, classes: int | None = None) -> Found:
     if known is not None and "/" not in name and not known(name):
         raise ValueError(f"timm has no model {name!r}{_near(name, timm.list_models())}")
     try:
-        with fetching("timm", name) if pretrained else contextlib.nullcontext():
+        with fetching("timm", name, hub()) if pretrained else contextlib.nullcontext():
             try:
                 model: nn.Module = timm.create_model(name, pretrained=pretrained, **_own(num_classes=classes))
             except RuntimeError as error:
@@ -90,7 +91,8 @@ def from_torchvision(name: str, pretrained: bool, classes: int | None = None) ->
         known = models.list_models() if hasattr(models, "list_models") else []
         raise ValueError(f"torchvision has no model {name!r}{_near(name, known)}: {error}") from None
     try:
-        with fetching("torchvision", name) if pretrained else contextlib.nullcontext():
+        host = urllib.parse.urlsplit(getattr(weights, "url", "")).hostname or ""
+        with fetching("torchvision", name, host) if pretrained else contextlib.nullcontext():
             model: nn.Module = models.get_model(
                 name, weights=weights if pretrained else None, **_own(num_classes=classes)
             )
@@ -134,7 +136,7 @@ def from_hf(name: str, pretrained: bool, classes: int | None = None) -> Found:
     classifier = transformers.AutoModelForImageClassification
     config: Mapping[str, Any] = {}
     # The configuration is fetched too, weights or not.
-    with contextlib.nullcontext() if Path(name).is_dir() else fetching("hf", name):
+    with contextlib.nullcontext() if Path(name).is_dir() else fetching("hf", name, hub()):
         try:
             if pretrained:
                 model = classifier.from_pretrained(name)

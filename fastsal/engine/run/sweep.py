@@ -50,38 +50,44 @@ class Swept(NamedTuple):
         )
 
 
-_observers: contextvars.ContextVar[list[Swept] | None] = contextvars.ContextVar("fastsal sweeps", default=None)
+Watcher = Callable[[str, int, int], None]
+"""What is told of a sweep after each chunk: the method's name, the items that are done, and how many there are."""
+
+
+class _Observers(NamedTuple):
+    """Who is told of sweeps."""
+
+    found: list[Swept] | None = None
+    watcher: Watcher | None = None
+
+
+_observers: contextvars.ContextVar[_Observers] = contextvars.ContextVar("fastsal sweeps", default=_Observers())  # noqa: B039
 
 
 @contextlib.contextmanager
 def observed() -> Iterator[list[Swept]]:
     """What the sweeps inside did; one of another ``observed()`` inside is that one's."""
     found: list[Swept] = []
-    token = _observers.set(found)
+    token = _observers.set(_observers.get()._replace(found=found))
     try:
         yield found
     finally:
         _observers.reset(token)
 
 
-Watcher = Callable[[str, int, int], None]
-"""What is told of a sweep after each chunk: the method's name, the items that are done, and how many there are."""
-_watcher: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar("fastsal watcher", default=None)
-
-
 @contextlib.contextmanager
 def watched(told: Watcher) -> Iterator[None]:
     """Tell of every chunk of the sweeps inside, in the thread that runs them."""
-    token = _watcher.set(told)
+    token = _observers.set(_observers.get()._replace(watcher=told))
     try:
         yield
     finally:
-        _watcher.reset(token)
+        _observers.reset(token)
 
 
 def note(swept: Swept) -> None:
     """Tell whoever observes of sweeps that count as one."""
-    observer = _observers.get()
+    observer = _observers.get().found
     if observer is not None:
         observer.append(swept)
 
@@ -185,7 +191,7 @@ def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
     sizes: list[int] = []
     began = time.perf_counter()
     looked, alone = sweep.rows is None, ""
-    told = _watcher.get()
+    told = _observers.get().watcher
     try:
         while start < total:
             stop = min(start + chunk_sizes.size, total)
