@@ -19,8 +19,8 @@ MODEL_PACKAGES := cv2|pytorch_grad_cam|timm|torchvision|transformers
 MODEL_TESTS = $(shell grep -rlE 'importorskip..($(MODEL_PACKAGES))\b' --include='test_*.py' tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-models test-newest test-oldest gate kernels lint docs bench bench-report gpu-check \
-	gpu-rehearsal install install-models clean _all-tests _model-tests
+.PHONY: help demo test test-fast test-models models-small models test-newest test-oldest gate kernels lint docs bench \
+	bench-report gpu-check gpu-rehearsal install install-models clean _all-tests _model-tests _models
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,12 @@ test-fast: $(VENV)/.test ## the tests of the inner loop, under two minutes
 
 test-models: install-models ## tests with torchvision, timm, transformers, pytorch-grad-cam, OpenCV; in .venv-models
 	@$(MODELS) _model-tests
+
+models-small: install-models ## every method on some forty small architectures, each cell checked; in .venv-models
+	@$(MODELS) _models MATRIX='--subset --strict --results build/models/small'
+
+models: install-models ## the matrix of every architecture and method, into docs/models.md; resumable, hours
+	@$(MODELS) _models
 
 test-newest: install-models ## every test on the newest PyTorch that is tested, in .venv-models
 	@$(MODELS) _all-tests
@@ -80,13 +86,16 @@ install-models: ## make .venv-models: several GB
 clean: ## remove the environments, builds and caches
 	rm -rf .venv .venv-* build dist demo-output gpu-check-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-# These two run in an environment that is there already.
+# These run in an environment that is there already.
 _all-tests:
 	$(PYTEST)
 
 _model-tests:
 	$(BIN)/python -c 'import cv2, pytorch_grad_cam, timm, torchvision, transformers'
 	$(PYTEST) $(MODEL_TESTS)
+
+_models:
+	$(QUIET_THREADS) PYTHONPATH=.:kernels $(BIN)/python -m tools.models $(MATRIX)
 
 # The stamp VENV/.EXTRA says that the project is installed with that extra, at the pinned versions.
 .PRECIOUS: $(VENV)/.%
