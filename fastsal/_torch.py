@@ -6,6 +6,7 @@ what PyTorch calls them, less a leading underscore.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -91,6 +92,14 @@ def warn_of_global_hooks(ours: bool) -> None:
     """Whether a compiled module warns also of one forward pre-hook, ours, that is gone before compiled code runs."""
     if _has_any_global_hook is not None:
         _module._has_any_global_hook = _has_any_global_hook if ours else _others_have_a_global_hook
+
+
+def abandon_capture(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+    """End a capture that failed: what it leaves undone would make the allocator refuse to give memory back for ever."""
+    with contextlib.suppress(RuntimeError):
+        graph.capture_end()
+    with contextlib.suppress(RuntimeError, AttributeError):
+        torch._C._cuda_endAllocateToPool(torch._C._cuda_getDevice(), pool)  # type: ignore[attr-defined]
 
 
 def cuda_sleep(cycles: int) -> None:

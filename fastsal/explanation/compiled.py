@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 from collections.abc import Callable, Mapping
@@ -11,7 +12,17 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.prepare import Prepared, Step, Watch, difference, unprepared
-from fastsal.engine.run import Graph, evaluation, find, modules_of, observed, run, scratch, without_waiting
+from fastsal.engine.run import (
+    Graph,
+    NotCapturable,
+    evaluation,
+    find,
+    modules_of,
+    observed,
+    run,
+    scratch,
+    without_waiting,
+)
 from fastsal.explainers import Attribution, describe
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, examples_of
 from fastsal.explainers.base import Report
@@ -66,13 +77,13 @@ class Compiled:
         self._takes_target = target is not None
         plain = tuple(map(scratch, tensors))
         if target is None:
-            first = self._explain(*plain)
+            first = self._first(plain)
         else:
             with evaluation(explainer.forward_func), torch.no_grad():
                 additional = tuple(map(scratch, as_arguments(options.get("additional_forward_args"))))
                 self._outputs = _classes(run(explainer.forward_func, tuple(map(scratch, plain)), additional))
             plain = (*plain, self._column(target))
-            first = self._explain(*plain)
+            first = self._first(plain)
         self._outputs = _classes(first.output)
         self._fix_batch()
         self.step = self._capture(plain, first)
@@ -84,6 +95,11 @@ class Compiled:
         return explained(
             self._explainer, form, self._options, lambda output: output.argmax(1) if given is None else given
         )
+
+    def _first(self, arguments: tuple[Tensor, ...]) -> Explained:
+        """The first explanation; where a graph may follow, with the passes that it can hold, whose rows are fixed."""
+        with without_waiting() if arguments[0].is_cuda else contextlib.nullcontext():
+            return self._explain(*arguments)
 
     def _fix_batch(self) -> None:
         """The rows per model call that the first attribution came to, for all that follow."""
@@ -98,18 +114,26 @@ class Compiled:
         name = "cuda graph"
         if device.type != "cuda":
             return Step(name, False, f"not used: the inputs are on {device}; the explainer runs as it is")
+        # A graph reads weights where they are; what was folded from them is elsewhere.
+        modules = modules_of(self._explainer.forward_func)
+        found = [(unprepared(module), isinstance(module, Prepared)) for module in modules]
         try:
-            graph = Graph(self._explain, arguments)
-            apart = difference(graph(*arguments).attribution, first.attribution)
+            weights = [tensor for module, _ in found for tensor in (*module.parameters(), *module.buffers())]
+            graph = Graph(self._explain, arguments, weights)
+            # Its own inputs would not tell a graph that recorded nothing from one that works.
+            other = tuple(map(_other, arguments))
+            apart = max(
+                difference(graph(*arguments).attribution, first.attribution),
+                difference(graph(*other).attribution, self._explain(*other).attribution),
+            )
+        except NotCapturable as error:
+            return Step(name, False, f"not used: {error}; the explainer runs as it is")
         except (RuntimeError, torch.AcceleratorError) as error:
             message = str(error).strip().split("\n", 1)[0]
             return Step(name, False, f"not used, the capture failed: {message}")
         if apart > TOLERANCE:
             return Step(name, False, f"not used: its map was off by {apart:.1e} of the spread")
         self._graph = graph
-        # A graph reads weights where they are; what was folded from them is elsewhere.
-        modules = modules_of(self._explainer.forward_func)
-        found = [(unprepared(module), isinstance(module, Prepared)) for module in modules]
         self._watches = [Watch(module, values=prepared) for module, prepared in found]
         return Step(name, True, "prediction and map are one graph")
 
@@ -250,6 +274,13 @@ def check_fixed(explainer: Attribution, options: Mapping[str, Any]) -> None:
             raise TypeError(f"{name}: {type(explainer).__name__} takes no such option when it is compiled")
     if "seed" in known and options.get("seed", 0) is None:
         raise ValueError("seed: None would be drawn once and repeated by every call; pass a number")
+
+
+def _other(argument: Tensor) -> Tensor:
+    """Another input of the same kind; integers, which may be a target, as they are."""
+    if not argument.is_floating_point():
+        return argument
+    return 0.75 * argument.flip(-1) + 0.25
 
 
 def _classes(output: Any) -> int:

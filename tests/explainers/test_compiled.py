@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fastsal
-from fastsal.engine.run import without_waiting
+from fastsal.engine.run import Capturable, NotCapturable, without_waiting
+from fastsal.explainers.cam.principal import principal_projection
 from tests.explainers.networks import image, small, unchanged
 
 A = torch.ops.aten
@@ -24,6 +25,10 @@ EXPLAINERS: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any]]] = {
     "gradcam-raw": (lambda m: fastsal.GradCAM(m, "last"), {"relu_attributions": False, "normalize": False}),
     "layercam": (lambda m: fastsal.LayerCAM(m, ["norm", "last"]), {"upsample": True}),
     "hirescam": (lambda m: fastsal.HiResCAM(m, "last"), {}),
+    "eigencam": (lambda m: fastsal.EigenCAM(m, "last"), {}),
+    "eigengradcam": (lambda m: fastsal.EigenGradCAM(m, "last"), {}),
+    "finercam": (lambda m: fastsal.FinerCAM(m, "last"), {}),
+    "randomcam": (lambda m: fastsal.RandomCAM(m, "last"), {"seed": 2}),
     "saliency": (fastsal.Saliency, {"abs": False}),
     "input-x-gradient": (fastsal.InputXGradient, {}),
     "ig": (fastsal.IntegratedGradients, {"n_steps": 8, "internal_batch_size": 6}),
@@ -104,7 +109,42 @@ def test_nothing_waits_and_no_shape_depends_on_values(name: str) -> None:
             assert static.refused == []
             assert explained.attribution.is_meta
             runs.append(static.ran)
+        with Capturable():
+            compiled._explain(*arguments)
     assert runs[0] == runs[1]
+
+
+def test_a_model_that_waits_is_refused_before_a_capture() -> None:
+    model, x = small().to("meta"), image().to("meta")
+    explainer = fastsal.Saliency(lambda z: model(z) if len(seen) < 1 else model(z) * float(z.sum()))
+    seen: list[int] = []
+    with without_waiting():
+        explainer.attribute(x, target=1)
+        seen.append(1)
+        with pytest.raises(NotCapturable, match="tells the host a value"), Capturable():
+            explainer.attribute(x, target=1)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(3, 7), (64, 4)])
+@pytest.mark.parametrize("center", [True, False])
+def test_a_principal_component_without_waiting(channels: int, side: int, center: bool) -> None:
+    """Against the singular value decomposition, where the first two are 1e-3 apart, and for what has none."""
+    torch.manual_seed(0)
+    values = torch.randn(4, channels, side, side, dtype=torch.float64)
+    left, _, right = torch.linalg.svd(values.flatten(2), full_matrices=False)
+    sizes = torch.linspace(1, 0.1, left.shape[-1], dtype=torch.float64)
+    sizes[1] = 0.999
+    values = (left * sizes @ right).view_as(values)
+    values[2], values[3, 0, 0, 0] = 0, torch.nan
+    with without_waiting():
+        found = principal_projection(values, center)
+    matrix = values[:2].flatten(2).mT
+    matrix = matrix - matrix.mean(1, keepdim=True) if center else matrix
+    vector = torch.linalg.svd(matrix, full_matrices=False)[2][:, :1]
+    expected = (matrix @ vector.mT).squeeze(2).view(2, side, side)
+    torch.testing.assert_close(found[:2].abs(), expected.abs(), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found, principal_projection(values, center), rtol=1e-8, atol=1e-10)
+    assert not found[2:].any()
 
 
 def test_a_planted_wait_is_found() -> None:

@@ -1,5 +1,6 @@
 """One call of the model, and many: sweeps, their batches, and CUDA graphs."""
 
+from fastsal.engine.run.capturable import Capturable, NotCapturable
 from fastsal.engine.run.chunk_sizes import ChunkSizes, chunks_of
 from fastsal.engine.run.comparing import difference
 from fastsal.engine.run.forward import detached, evaluation, find, one_example, run, scratch
@@ -12,10 +13,12 @@ from fastsal.engine.run.random_states import keeping_random_states
 from fastsal.engine.run.sweep import ChunkTooLarge, Sweep, Swept, chunks, is_too_large, note, observed, watched
 
 __all__ = [
+    "Capturable",
     "ChunkSizes",
     "ChunkTooLarge",
     "Graph",
     "Managed",
+    "NotCapturable",
     "Rows",
     "Sweep",
     "Swept",

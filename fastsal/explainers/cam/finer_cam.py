@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from fastsal.engine.run import host_may_wait
 from fastsal.explainers.arguments import at_least_one
 from fastsal.explainers.cam.base import ReshapeTransform
 from fastsal.explainers.cam.grad_cam import GradCAM
@@ -52,7 +54,10 @@ class FinerCAM(GradCAM):
             raise ValueError(f"rivals: {self.rivals} need an output [B, K] with more classes")
         score = one_score_each(output, target, examples)
         distance = (logits - score[:, None]).detach().abs()
-        if bool((distance.amin(1) > 0).any()):
+        foreign = distance.amin(1) > 0
+        if not host_may_wait():
+            score = torch.where(foreign, torch.nan, score)
+        elif bool(foreign.any()):
             raise ValueError("target: FinerCAM compares the scores of classes; pass the index of one")
         nearest = distance.argsort(dim=1, stable=True)[:, 1 : self.rivals + 1]
         return score - self.alpha * logits.gather(1, nearest).mean(1)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastsal.engine.run import host_may_wait
 from fastsal.ops import wide_dtype
+
+_SQUARINGS = 24
 
 
 def principal_projection(values: Tensor, center: bool = True) -> Tensor:
@@ -24,14 +27,33 @@ def principal_projection(values: Tensor, center: bool = True) -> Tensor:
     # Eigenvalues are squares: what float32 keeps of them is too little for close ones.
     wide = matrix.to(wide_dtype(matrix.device))
     if wide.shape[1] <= wide.shape[2]:
-        _, vectors = torch.linalg.eigh(wide @ wide.mT)
-        direction = (wide.mT @ vectors[..., -1:]).squeeze(-1)
-        direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(torch.finfo(direction.dtype).tiny)
+        direction = _unit((wide.mT @ _principal_vector(wide @ wide.mT)[..., None]).squeeze(-1))
     else:
-        _, vectors = torch.linalg.eigh(wide.mT @ wide)
-        direction = vectors[..., -1]
+        direction = _principal_vector(wide.mT @ wide)
     projection = (wide @ direction[..., None]).squeeze(-1).to(values.dtype)
     centered = total - total.mean(1, keepdim=True)
     opposed = (projection * centered).sum(1, keepdim=True) < 0
     result: Tensor = torch.where(opposed, -projection, projection).unflatten(1, spatial)
     return result
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    result: Tensor = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
+    return result
+
+
+def _principal_vector(gram: Tensor) -> Tensor:
+    """The unit eigenvector [N, n] of the largest eigenvalue of Gram matrices [N, n, n].
+
+    Where the host may not wait it does not ask the device whether ``eigh`` succeeded: each squaring squares the ratio
+    of eigenvalues, so after 24 of them all but the largest are gone, unless they are within 1e-6 of it.
+    """
+    if host_may_wait():
+        vector: Tensor = torch.linalg.eigh(gram)[1][..., -1]
+        return vector
+    tiny = torch.finfo(gram.dtype).tiny
+    for _ in range(_SQUARINGS):
+        gram = gram / gram.diagonal(dim1=1, dim2=2).sum(1).clamp_min(tiny)[:, None, None]  # their sum is the trace
+        gram = gram @ gram
+    largest = gram.diagonal(dim1=1, dim2=2).argmax(1)
+    return _unit(gram.gather(2, largest[:, None, None].expand(-1, gram.shape[1], 1)).squeeze(2))

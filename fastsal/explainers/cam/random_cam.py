@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastsal._torch import disable_current_modes
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
@@ -80,11 +82,18 @@ class RandomCAM(ActivationMap):
         chosen = as_seed(seed)
 
         def weigh(_task: Task, values: LayerValues) -> list[Tensor | None]:
-            return [_drawn(each, chosen) for each in values.activations]
+            return [weights_of(each, chosen) for each in values.activations]
 
         return self.described(task, weigh, how, targets)
 
 
-def _drawn(activations: Tensor, seed: int) -> Tensor:
-    shape = (1, activations.shape[1], *[1] * (activations.dim() - 2))
-    return (torch.rand(shape, generator=generator(seed), device="cpu") * 2 - 1).to(activations)
+def weights_of(activations: Tensor, seed: int) -> Tensor:
+    """One number for each channel, [1, C, 1, ...]; kept, since a copy to a GPU cannot be part of a CUDA graph."""
+    with torch.inference_mode(False), disable_current_modes():  # a mode's own kind of tensor is not kept
+        drawn = _drawn(activations.shape[1], seed, activations.dtype, activations.device)
+    return drawn.view(1, -1, *[1] * (activations.dim() - 2))
+
+
+@functools.lru_cache(maxsize=16)
+def _drawn(channels: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return (torch.rand(channels, generator=generator(seed), device="cpu") * 2 - 1).to(device, dtype)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal._torch import len_torch_dispatch_stack
+from fastsal._torch import disable_current_modes, len_torch_dispatch_stack
 
 METHODS = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 
@@ -53,10 +53,11 @@ def rule_on(method: str, n_steps: int, dtype: torch.dtype, device: torch.device)
 
     They are kept, since a copy to a GPU makes the host wait and cannot be part of a CUDA graph.
     """
-    # What a dispatch mode makes may be its own kind of tensor.
-    make = _on_device if len_torch_dispatch_stack() == 0 else _on_device.__wrapped__
     with torch.inference_mode(False):
-        return make(method, n_steps, dtype, device)
+        if len_torch_dispatch_stack() == 0:
+            return _on_device(method, n_steps, dtype, device)
+        with disable_current_modes():  # what a mode makes may be its own kind of tensor
+            return _on_device(method, n_steps, dtype, device)
 
 
 @functools.lru_cache(maxsize=16)
