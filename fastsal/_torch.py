@@ -99,7 +99,7 @@ def abandon_capture(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
     with contextlib.suppress(RuntimeError):
         graph.capture_end()
     with contextlib.suppress(RuntimeError, AttributeError):
-        torch._C._cuda_endAllocateToPool(torch._C._cuda_getDevice(), pool)  # type: ignore[attr-defined]
+        torch._C._cuda_endAllocateToPool(torch._C._cuda_getDevice(), pool)
 
 
 def cuda_sleep(cycles: int) -> None:
