@@ -33,10 +33,27 @@ from fastsal import (
     GuidedBackprop,
     GuidedGradCam,
     InputXGradient,
+    InternalInfluence,
     LayerActivation,
+    LayerConductance,
+    LayerDeepLift,
+    LayerDeepLiftShap,
+    LayerFeatureAblation,
+    LayerFeaturePermutation,
     LayerGradCam,
+    LayerGradientShap,
     LayerGradientXActivation,
+    LayerLRP,
     LimeBase,
+    NeuronConductance,
+    NeuronDeconvolution,
+    NeuronDeepLift,
+    NeuronDeepLiftShap,
+    NeuronFeatureAblation,
+    NeuronGradient,
+    NeuronGradientShap,
+    NeuronGuidedBackprop,
+    NeuronIntegratedGradients,
     NoiseTunnel,
     Saliency,
 )
@@ -90,14 +107,31 @@ CLASSES: tuple[Any, ...] = (
     GuidedGradCam,
     InputXGradient,
     IntegratedGradients,
+    InternalInfluence,
     KernelShap,
     LRP,
     LayerActivation,
+    LayerConductance,
+    LayerDeepLift,
+    LayerDeepLiftShap,
+    LayerFeatureAblation,
+    LayerFeaturePermutation,
     LayerGradCam,
+    LayerGradientShap,
     LayerGradientXActivation,
     LayerIntegratedGradients,
+    LayerLRP,
     Lime,
     LimeBase,
+    NeuronConductance,
+    NeuronDeconvolution,
+    NeuronDeepLift,
+    NeuronDeepLiftShap,
+    NeuronFeatureAblation,
+    NeuronGradient,
+    NeuronGradientShap,
+    NeuronGuidedBackprop,
+    NeuronIntegratedGradients,
     NoiseTunnel,
     Occlusion,
     Saliency,
@@ -107,7 +141,7 @@ CLASSES: tuple[Any, ...] = (
 """What stands for Captum's explainers."""
 FUNCTIONS = (infidelity, sensitivity_max)
 """What stands for Captum's metrics."""
-BASES = ("Attribution", "GradientAttribution", "LayerAttribution", "PerturbationAttribution")
+BASES = ("Attribution", "GradientAttribution", "LayerAttribution", "NeuronAttribution", "PerturbationAttribution")
 
 
 class _Either(type):
@@ -154,9 +188,18 @@ def install() -> Replaced:
     Raises:
         ImportError: without Captum.
     """
+    found = stand_ins()
+    return Replaced(_swap(found))
+
+
+def stand_ins() -> dict[int, Any]:
+    """By id of what Captum has: what stands in for it. The same until :func:`uninstall`.
+
+    Raises:
+        ImportError: without Captum.
+    """
     attr, metrics = _captum("captum.attr"), _captum("captum.metrics")
-    stand_ins = {id(original): new for new, original in _standing_in.values()}
-    if not stand_ins:
+    if not _standing_in:
         pairs = [(getattr(attr, each.__name__), _subclass(each, module="captum.attr")) for each in CLASSES]
         pairs += [
             (getattr(metrics, each.__name__), functools.wraps(each)(functools.partial(each))) for each in FUNCTIONS
@@ -165,9 +208,8 @@ def install() -> Replaced:
             ours, theirs = getattr(fastsal, name), getattr(attr, name)
             members = {"ours": ours, "theirs": theirs, "__module__": "captum.attr", "__doc__": theirs.__doc__}
             pairs.append((theirs, _Either(name, (theirs,), members)))
-        stand_ins = {id(original): new for original, new in pairs}
         _standing_in.update({id(new): (new, original) for original, new in pairs})
-    return Replaced(_swap(stand_ins))
+    return {id(original): new for new, original in _standing_in.values()}
 
 
 def uninstall() -> list[str]:

@@ -84,6 +84,7 @@ class Task:
         additional: further arguments, those of a mapping that are not explained first.
         baselines: a number or tensor for each input.
         copies: how many of the examples are altered copies of one, for a method that runs inside another's sweep.
+        ambiguous: extra arguments of which only the caller knows whether an entry of theirs is of one example.
         asks: make a pass of the inputs as they are where a target that is a function of the output needs one.
         allows_unused: as given, or by ``grad_kwargs``.
         parts: (name, number of inputs) of what a gradient must reach, in order, where that is not each input.
@@ -119,8 +120,8 @@ class Task:
         if not create_graph:
             self.inputs = tuple(scratch(t) if t.is_inference() else t.detach() for t in tensors)
         self.baselines = as_baselines(self.given.each(baselines), self.inputs)
-        self._extra = as_arguments(additional_forward_args)
-        self.additional = (*self.given.others, *self._extra)
+        self.ambiguous = as_arguments(additional_forward_args)
+        self.additional = (*self.given.others, *self.ambiguous)
         self.create_graph, self.show_progress, self.name = create_graph, show_progress, name
         self.per_call = None if per_call is None else at_least_one(named, per_call)
         given = per_call if rows_per_call is None else rows_per_call
@@ -375,9 +376,10 @@ class Task:
         """
         examples_of(self.inputs)
         given = self.per_call
-        if given is None and not by_row and unrepeatable(self._extra, self.examples):
+        if given is None and not by_row and unrepeatable(self.ambiguous, self.examples):
             given = 1
-        if given is None and (alone or (not (repeats or by_row) and could_be_per_example(self._extra, self.examples))):
+        known = repeats or by_row or not could_be_per_example(self.ambiguous, self.examples)
+        if given is None and (alone or not known):
             given = 1
         row_bytes = sum(tensor[:1].numel() * tensor.element_size() for tensor in self.inputs)
         items = 1 if by_row else rows * self.examples

@@ -375,3 +375,20 @@ class Replaced:
 
 def _other_uses(used: int, sizes: Sequence[int]) -> str:
     return f"layer: the model runs it {used} times here and {len(sizes)} times for the inputs; choose another layer"
+
+
+@contextlib.contextmanager
+def values_at(layers: Sequence[nn.Module], *, at_input: bool = False) -> Iterator[list[list[Tensors]]]:
+    """While the model runs, what passes at each layer is in its list, use by use, on the model's graph.
+
+    What is found are copies, on which the rest of the model works: its gradient by them can be asked for, and they can
+    be differentiated by what comes before, whatever is written in place on the way.
+    """
+    found: list[list[Tensors]] = [[] for _ in layers]
+
+    def visit(index: int, tensors: Tensors) -> Tensors:
+        found[index].append(tuple(tensor.clone() for tensor in tensors))
+        return tuple(tensor.clone() for tensor in found[index][-1])
+
+    with _hooked(layers, visit, at_input):
+        yield found

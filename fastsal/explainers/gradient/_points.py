@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastsal.explainers.gradient._quadrature import rule_on
+from fastsal.explainers.gradient.quadrature import rule_on
 from fastsal.ops import accumulation_dtype, path
 
 Sums = list[Tensor]

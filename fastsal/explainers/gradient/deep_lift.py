@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,25 @@ from fastsal.explainers.scores import Target, per_example
 from fastsal.explainers.task import Task
 
 Custom = Callable[..., Any]
+Tensors = tuple[Tensor, ...]
+
+
+class Compared(NamedTuple):
+    """Inputs (or values of a layer) and baselines, with their multipliers.
+
+    Attributes:
+        ends, starts, multipliers: tensors of the same shapes.
+        change: F(x) - F(b) of each row.
+        shaped: makes a result of such tensors.
+        excess: tells where a sum is far off the change; None where it need not be the change.
+    """
+
+    ends: Tensors
+    starts: Tensors
+    multipliers: Tensors
+    change: Tensor
+    shaped: Callable[[Sequence[Tensor]], Any]
+    excess: Callable[[Tensor, Tensor], str | None] | None
 
 
 def _total(parts: tuple[Tensor, ...]) -> Tensor:
@@ -109,34 +128,45 @@ class DeepLift(GradientAttribution):
             TypeError, ValueError: for arguments outside of the above, or a model with one score for the whole batch.
         """
         task = self.task(inputs, target, additional_forward_args, baselines=baselines, allow_unused=allow_unused)
+        return self.described(task, return_convergence_delta, custom_attribution_func)
+
+    def described(self, task: Task, return_convergence_delta: bool, custom: Custom | None, **options: Any) -> Call[Any]:
+        """The call of a task with its baselines; ``options`` as of :meth:`compared`."""
         examples_of(task.inputs)
 
         def run() -> Any:
             starts = task.starts()
-            found, delta, excess = self.attributions(task, task.inputs, starts, custom_attribution_func)
+            parts, delta, excess, shaped = self.attributions(task, task.inputs, starts, custom, **options)
             if excess is not None:
                 warnings.warn(f"{type(self).__name__}: {excess}", UserWarning, stacklevel=4)
-            result = task.result(found)
+            result = shaped(parts)
             return (result, delta) if return_convergence_delta else result
 
         return task.once(run)
 
-    def attributions(
-        self, task: Task, ends: tuple[Tensor, ...], starts: tuple[Tensor, ...], custom: Custom | None, count: int = 1
-    ) -> tuple[tuple[Tensor, ...], Tensor, str | None]:
-        """Of ``count`` copies of the inputs [count * B, ...] against as many baselines.
-
-        Returns:
-            The attributions; their sum less F(x) - F(b), [count * B]; what to tell where the multipliers are far off.
-        """
+    def compared(self, task: Task, ends: Tensors, starts: Tensors, count: int) -> Compared:
+        """What is explained, of ``count`` copies of the inputs [count * B, ...] against as many baselines."""
         differences = Differences(task, count, self.eps)
         multipliers, change = differences.multipliers(ends, starts)
+        return Compared(ends, starts, multipliers, change, task.result, differences.excess)
+
+    def attributions(
+        self, task: Task, ends: Tensors, starts: Tensors, custom: Custom | None, count: int = 1, **options: Any
+    ) -> tuple[Tensors, Tensor, str | None, Callable[[Sequence[Tensor]], Any]]:
+        """Of ``count`` copies of the inputs [count * B, ...] against as many baselines; ``options`` as of
+        :meth:`compared`.
+
+        Returns:
+            The attributions; their sum less F(x) - F(b), [count * B]; what to tell where the multipliers are far off;
+            what puts attributions into the form of a result.
+        """
+        ends, starts, multipliers, change, shaped, excess_of = self.compared(task, ends, starts, count, **options)
         with torch.no_grad():
             products = tuple((x - b) * m for x, b, m in zip(ends, starts, multipliers, strict=True))
-            excess = differences.excess(_total(products) - change, change)
+            excess = None if excess_of is None else excess_of(_total(products) - change, change)
         found = products if self._multiply_by_inputs else multipliers
         if custom is not None:
             parameters = len(inspect.signature(custom).parameters)
             returned = custom(*(multipliers, ends, starts)[: max(1, min(parameters, 3))])
             found = returned if isinstance(returned, tuple) else (returned,)
-        return found, _total(found).detach() - change, excess
+        return found, _total(found).detach() - change, excess, shaped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
-from fastsal.explainers.gradient._distribution import distribution_of
 from fastsal.explainers.gradient.deep_lift import Custom, DeepLift
+from fastsal.explainers.gradient.distribution import distribution_of
 from fastsal.explainers.scores import Target
+from fastsal.explainers.task import Task
 from fastsal.ops import noise
 
 
@@ -86,6 +88,18 @@ class DeepLiftShap(DeepLift):
             allow_unused=allow_unused,
             show_progress=show_progress,
         )
+        return self.averaged(task, inputs, baselines, return_convergence_delta, custom_attribution_func)
+
+    def averaged(
+        self,
+        task: Task,
+        inputs: Inputs,
+        baselines: Any,
+        return_convergence_delta: bool,
+        custom: Custom | None,
+        **options: Any,
+    ) -> Call[Any]:
+        """The mean over the rows of a distribution; ``options`` as of :meth:`compared`."""
         rows = distribution_of(baselines, inputs)
         total = len(rows[0])
         if any(len(each) != total for each in rows):
@@ -93,10 +107,11 @@ class DeepLiftShap(DeepLift):
         state: list[Tensor] = []
         dtypes: list[torch.dtype] = []
         deltas: list[Tensor] = []
+        forms: list[Callable[[Sequence[Tensor]], Any]] = []
 
         told: list[str] = []
 
-        def work(start: int, stop: int) -> tuple[list[Tensor], list[torch.dtype], Tensor, str | None]:
+        def work(start: int, stop: int) -> Any:
             count = stop - start
             ends = tuple(tensor.repeat(count, *[1] * (tensor.dim() - 1)) for tensor in task.inputs)
             starts = tuple(
@@ -107,15 +122,16 @@ class DeepLiftShap(DeepLift):
                 .repeat_interleave(task.examples, 0)
                 for each, tensor in zip(rows, task.inputs, strict=True)
             )
-            found, delta, excess = self.attributions(task, ends, starts, custom_attribution_func, count)
+            found, delta, excess, shaped = self.attributions(task, ends, starts, custom, count, **options)
             folded = [
                 noise.fold(part.detach(), count, start=start, partial=state[i] if state else None)
                 for i, part in enumerate(found)
             ]
-            return folded, [part.dtype for part in found], delta.reshape(count, -1), excess
+            return folded, [part.dtype for part in found], delta.reshape(count, -1), excess, shaped
 
-        def keep(start: int, stop: int, found: tuple[list[Tensor], list[torch.dtype], Tensor, str | None]) -> None:
-            state[:], dtypes[:], delta, excess = found
+        def keep(start: int, stop: int, found: Any) -> None:
+            state[:], dtypes[:], delta, excess, shaped = found
+            forms[:] = [shaped]
             deltas.append(delta)
             if excess is not None:
                 told.append(excess)
@@ -123,7 +139,7 @@ class DeepLiftShap(DeepLift):
         def finish() -> Any:
             if told:
                 warnings.warn(f"{type(self).__name__}: {told[0]}", UserWarning, stacklevel=5)
-            result = task.result([moments[0].to(dtype) for moments, dtype in zip(state, dtypes, strict=True)])
+            result = forms[0]([moments[0].to(dtype) for moments, dtype in zip(state, dtypes, strict=True)])
             return (result, torch.cat(deltas).T.reshape(-1)) if return_convergence_delta else result
 
         return task.sweep(total, work, keep, finish, chunk_sizes=task.chunk_sizes(total, cost=3))

@@ -11,10 +11,8 @@ from torch import Tensor
 from fastsal.explainers.arguments import Inputs, at_least_one
 from fastsal.explainers.base import GradientAttribution, attribution
 from fastsal.explainers.call import Call
-from fastsal.explainers.gradient._distribution import Draws, distribution_of
-from fastsal.explainers.gradient.noise_tunnel import deviations_of
+from fastsal.explainers.gradient.samples import Samples
 from fastsal.explainers.scores import Target
-from fastsal.explainers.seeds import generator
 from fastsal.ops import noise
 
 
@@ -102,25 +100,13 @@ class GradientShap(GradientAttribution):
             show_progress=show_progress,
         )
         n_samples = at_least_one("n_samples", n_samples)
-        deviations = deviations_of(stdevs, len(task.inputs))
-        random = generator(seed)
-        seeds = torch.randint(0, 2**62, (len(task.inputs),), generator=random, device="cpu").tolist()
-        shares = torch.rand(n_samples, task.examples, generator=random, dtype=torch.float64, device="cpu")
-        draws = Draws(distribution_of(baselines, inputs), n_samples, task.examples, random)
+        samples = Samples(task, inputs, baselines, n_samples, stdevs, seed)
         state: list[Tensor] = []
         deltas: list[Tensor] = []
 
         def work(start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
             count = stop - start
-            ends = tuple(
-                noise.batch(tensor, start, stop, std=deviation, seed=key)
-                for tensor, deviation, key in zip(task.inputs, deviations, seeds, strict=True)
-            )
-            starts = tuple(rows.to(end) for rows, end in zip(draws(start, stop), ends, strict=True))
-            points = tuple(
-                begin + _column(shares[start:stop], end) * (end - begin)
-                for begin, end in zip(starts, ends, strict=True)
-            )
+            ends, starts, points = samples(start, stop)
             found = task.gradients(count, points)
             if self._multiply_by_inputs:
                 found = tuple((e - b) * g for e, b, g in zip(ends, starts, found, strict=True))
@@ -142,8 +128,3 @@ class GradientShap(GradientAttribution):
             return (result, torch.cat(deltas).T.reshape(-1)) if return_convergence_delta else result
 
         return task.sweep(n_samples, work, keep, finish, chunk_sizes=task.chunk_sizes(n_samples, cost=2))
-
-
-def _column(shares: Tensor, like: Tensor) -> Tensor:
-    """Shares [n, B] as [n * B, 1, ...]."""
-    return shares.to(like).reshape(-1, *[1] * (like.dim() - 1))

@@ -16,7 +16,7 @@ from fastsal.explainers.base import Estimating, GradientAttribution, attribution
 from fastsal.explainers.call import Anytime, Call
 from fastsal.explainers.gradient._front import Front, checked_front, front_of
 from fastsal.explainers.gradient._points import Doubled, Sums, Weighted
-from fastsal.explainers.gradient._quadrature import checked_rule
+from fastsal.explainers.gradient.quadrature import checked_rule
 from fastsal.explainers.scores import Target
 from fastsal.explainers.task import Task
 from fastsal.ops import path

@@ -14,7 +14,7 @@ from fastsal.explainers.anytime import relative
 from fastsal.explainers.arguments import Inputs, as_arguments, as_result, at_least_one
 from fastsal.explainers.base import Attribution, Estimating, attribution, describe
 from fastsal.explainers.call import Anytime, Call
-from fastsal.explainers.gradient._distribution import Draws, distribution_of
+from fastsal.explainers.gradient.distribution import Draws, distribution_of
 from fastsal.explainers.gradient.saliency import Saliency
 from fastsal.explainers.seeds import generator, seeds_of
 from fastsal.explainers.task import Task

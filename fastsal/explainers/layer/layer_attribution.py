@@ -89,6 +89,33 @@ class LayerAttribution(GradientAttribution):
             grad_kwargs=grad_kwargs,
         )
 
+    def read_copies(
+        self,
+        task: Task,
+        count: int,
+        batches: tuple[Tensor, ...],
+        at_input: bool,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        forward_func: Callable[..., Any] | None = None,
+    ) -> Reading:
+        """The same for copies of the inputs [count * B, ...], or for what runs instead of the model."""
+        return read(
+            task.forward_func if forward_func is None else forward_func,
+            self.layers(task),
+            batches,
+            task.repeated(task.additional, count),
+            task.select(count),
+            at_input=at_input,
+            every_use=True,
+            grad_kwargs=grad_kwargs,
+        )
+
+    def with_delta(self, task: Task, by_layer: Sequence[Sequence[Tensor]]) -> tuple[Any, Any]:
+        """(the result, sum(attribution) - (F(x) - F(b)) [B] of the task); of a list of layers a list of these."""
+        deltas = [task.delta(tensors) for tensors in by_layer]
+        return self.result(by_layer), deltas if isinstance(self.layer, list) else deltas[0]
+
     def result(self, by_layer: Sequence[Sequence[Tensor]]) -> Any:
         """A tensor per layer, or a tuple where it has several or several uses; a list of these for a list of layers."""
         results = [tuple(tensors) if len(tensors) > 1 else tensors[0] for tensors in by_layer]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from fastsal.explainers.lrp._modules import own_rule
 from fastsal.explainers.lrp.composites import Composite, Rules, as_composite
 from fastsal.explainers.lrp.layer import widen
 from fastsal.explainers.scores import Target, one_score_each, per_example
+from fastsal.explainers.task import Task
 
 # Relevance starts from 1 and is scaled by the score at the end. In float16, 1 spread over the 150528 values of an image
 # falls below 6e-5, where digits are lost; 64 does not, and leaves a factor of 1000 to the greatest float16.
@@ -112,37 +115,23 @@ class LRP(GradientAttribution):
             TypeError, ValueError: for arguments outside of the above.
         """
         task = self.task(inputs, target, additional_forward_args, allow_unused=allow_unused)
-        # Replicas on other threads would not see the mode.
-        model = self.model.module if isinstance(self.model, nn.DataParallel) else self.model
-        mode = RelevanceMode(model, as_composite(composite), verbose)
-        start = HALF_START if any(tensor.dtype == torch.float16 for tensor in task.inputs) else 1.0
-        of_inputs = task.given.callable_with(model)
-        outputs: list[Tensor] = []
-
-        @calling(model)
-        def forward(*arguments: Any) -> Any:
-            try:
-                with mode.hooked(), mode:
-                    output = of_inputs(*arguments)
-            except Refused as refused:
-                raise TypeError(str(refused)) from refused
-            mode.finish(output)
-            if start != 1 and isinstance(output, Tensor) and output.requires_grad:
-                output.register_hook(lambda gradient: gradient * start)
-            outputs.append(output)
-            return output
+        propagation = self.propagation(task, composite, verbose)
 
         def run() -> Any:
             with task.context(eager=True):
-                relevances = task.gradients(forward_func=forward)
-                scores = one_score_each(outputs[0].detach(), task.target, task.examples)
-            scale = widen(scores) / start
-            results = [(widen(part) * scale.reshape(-1, *[1] * (part.dim() - 1))).to(part.dtype) for part in relevances]
+                relevances = task.gradients(forward_func=propagation.forward)
+            results = propagation.scaled(relevances)
             if not return_convergence_delta:
                 return task.result(results)
-            return task.result(results), self.compute_convergence_delta(tuple(results), scores)
+            return task.result(results), self.compute_convergence_delta(tuple(results), propagation.scores)
 
         return task.once(run)
+
+    def propagation(self, task: Task, composite: str | Composite | Rules | None, verbose: bool) -> Propagation:
+        """What runs in the place of the model of a task."""
+        # Replicas on other threads would not see the mode.
+        model = self.model.module if isinstance(self.model, nn.DataParallel) else self.model
+        return Propagation(task, model, RelevanceMode(model, as_composite(composite), verbose))
 
     def compute_convergence_delta(self, attributions: Inputs, output: Tensor) -> Tensor:  # type: ignore[override]
         """Score minus sum of relevances, [B]: what biases and epsilon absorbed.
@@ -153,3 +142,55 @@ class LRP(GradientAttribution):
         """
         given, _ = as_inputs(attributions, "attributions")
         return widen(output).flatten() - torch.stack([per_example(part).sum(1) for part in given]).sum(0)
+
+
+class Propagation:
+    """A model whose gradients are relevances, in shares of the score.
+
+    Args:
+        task: what is explained.
+        model: that runs.
+        mode: in which.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, mode: RelevanceMode) -> None:
+        self._task, self._mode, self._of_inputs = task, mode, task.given.callable_with(model)
+        self._start = HALF_START if any(tensor.dtype == torch.float16 for tensor in task.inputs) else 1.0
+        self._output = torch.empty(0)
+        self._around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+        self._inside = self._around
+
+        @calling(model)
+        def forward(*arguments: Any) -> Any:
+            return self._forward(*arguments)
+
+        self.forward: Callable[..., Any] = forward
+
+    def watch(self, watching: Callable[[], contextlib.AbstractContextManager[Any]], at_input: bool) -> None:
+        """Run inside another context, which looks at what comes into modules, or else at what their rules return."""
+        if at_input:
+            self._around = watching
+        else:
+            self._inside = watching
+
+    def _forward(self, *arguments: Any) -> Any:
+        try:
+            with self._around(), self._mode.hooked(), self._inside(), self._mode:
+                output = self._of_inputs(*arguments)
+        except Refused as refused:
+            raise TypeError(str(refused)) from refused
+        self._mode.finish(output)
+        if self._start != 1 and isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(lambda gradient: gradient * self._start)
+        self._output = output
+        return output
+
+    @property
+    def scores(self) -> Tensor:
+        """Of the last run, [B]."""
+        return one_score_each(self._output.detach(), self._task.target, self._task.examples)
+
+    def scaled(self, relevances: Sequence[Tensor]) -> list[Tensor]:
+        """Relevances [B, ...] that add up to the scores, from shares."""
+        scale = widen(self.scores) / self._start
+        return [(widen(part) * scale.reshape(-1, *[1] * (part.dim() - 1))).to(part.dtype) for part in relevances]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 
+from fastsal.engine.reading import Unrelated
 from fastsal.engine.run import ChunkTooLarge, host_may_wait, leaves_autograd, run, scratch
 from fastsal.explainers.gradient.multipliers.recording import Baselines, Inputs, Record
 from fastsal.explainers.task import Task
@@ -13,6 +18,17 @@ TOLERATED = 0.1
 """|delta| beyond this part of |F(x) - F(b)| is told,"""
 ROUNDING = 1e-3
 """and of the larger of |F(x)| and |F(b)|, or sixteen roundings of it: a change next to nothing is mostly rounding."""
+
+Tensors = tuple[Tensor, ...]
+Uses = Sequence[Sequence[Tensors]]
+"""The tensors that pass at each layer, use by use."""
+Sent = TypeVar("Sent")
+
+
+def _by_layer(passed: Uses) -> list[Tensors]:
+    if not all(passed):
+        raise ValueError("layer: the model did not run it; choose one that its forward calls")
+    return [tuple(tensor for use in uses for tensor in use) for uses in passed]
 
 
 class Differences:
@@ -35,6 +51,68 @@ class Differences:
         Raises:
             ValueError: for a model that returns one score whatever the batch, or an input that no gradient reaches.
         """
+        return self._compared(
+            starts,
+            lambda scored: self._task.gradients(self._count, ends, scored=scored),
+            ends,
+            contextlib.nullcontext,
+        )[:2]
+
+    def at_layers(
+        self, ends: Tensors, starts: Tensors, watched: Callable[[], contextlib.AbstractContextManager[Uses]]
+    ) -> tuple[list[Tensors], list[Tensors], list[Tensors], Tensor]:
+        """(values of layers for the inputs, for the baselines, multipliers of these, F(x) - F(b)).
+
+        Args:
+            ends, starts: inputs and baselines [count * B, ...].
+            watched: a context in which the values that pass at each layer are in its list, use by use.
+
+        Raises:
+            ValueError: as of :meth:`multipliers`, and for layers that run otherwise for the baselines.
+        """
+        task, found = self._task, list[Tensors]()
+
+        def multipliers(scored: Callable[[Tensor], None]) -> list[Tensors]:
+            extra = tuple(map(scratch, task.repeated(task.additional, self._count)))
+            with torch.enable_grad():
+                leaves = tuple(tensor.detach().requires_grad_() for tensor in ends)
+                with watched() as passed:
+                    output = run(task.forward_func, tuple(leaf.clone() for leaf in leaves), extra)
+                scores = task.select(self._count)(output)
+                scored(scores)
+                found[:] = _by_layer(passed)
+                flat = [tensor for value in found for tensor in value]
+                wanted = [tensor for tensor in flat if tensor.requires_grad]
+                if not wanted or not scores.requires_grad:
+                    raise Unrelated
+                each = iter(torch.autograd.grad(scores.sum(), wanted, allow_unused=True))
+            by_layer = [[next(each) if tensor.requires_grad else None for tensor in value] for value in found]
+            if any(all(gradient is None for gradient in gradients) for gradients in by_layer):
+                raise Unrelated
+            return [
+                tuple(torch.zeros_like(t) if g is None else g for t, g in zip(*pair, strict=True))
+                for pair in zip(found, by_layer, strict=True)
+            ]
+
+        sent, change, begun = self._compared(starts, multipliers, ends, watched)
+        before = _by_layer(begun)
+        shapes = [[[tuple(tensor.shape) for tensor in value] for value in values] for values in (before, found)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"layer: its values have the shapes {shapes[0]} for the baselines and {shapes[1]} for the "
+                "inputs; choose another layer"
+            )
+        detached = [[tuple(tensor.detach() for tensor in value) for value in values] for values in (found, before)]
+        return detached[0], detached[1], sent, change
+
+    def _compared(
+        self,
+        starts: Tensors,
+        multipliers: Callable[[Callable[[Tensor], None]], Sent],
+        ends: Tensors,
+        watched: Callable[[], contextlib.AbstractContextManager[Any]],
+    ) -> tuple[Sent, Tensor, Any]:
+        """(what ``multipliers`` returns after a run of the inputs, the change, what was watched of the baselines')."""
         kept: list[Tensor] = []
 
         def scored(scores: Tensor) -> None:
@@ -43,19 +121,20 @@ class Differences:
 
         with self._task.context(eager=True):
             try:
-                before, records = self._on_baselines(starts)
+                with watched() as begun:
+                    before, records = self._on_baselines(starts)
             except (RuntimeError, ValueError) as error:
                 if leaves_autograd(self._task.forward_func, error):
                     self._task.gradients(self._count, ends)  # says so
                 raise
             with Inputs(ends, records, self._eps) as mode:
-                found = self._task.gradients(self._count, ends, scored=scored)
+                found = multipliers(scored)
         wide = torch.promote_types(before.dtype, torch.float32)
         first, second = kept[0].to(wide), before.to(wide)
         self._kept = tuple(mode.kept)
         part = max(ROUNDING, 16 * torch.finfo(before.dtype).eps)
         self._rounding = part * torch.maximum(first.abs(), second.abs())
-        return found, first - second
+        return found, first - second, begun
 
     def _on_baselines(self, starts: tuple[Tensor, ...]) -> tuple[Tensor, list[Record]]:
         task, count = self._task, self._count

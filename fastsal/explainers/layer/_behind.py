@@ -1,0 +1,69 @@
+"""The part of a model behind a layer as a function of the layer's value, into which any method can be put."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastsal.engine.reading import Replaced, read
+from fastsal.engine.run import calling
+from fastsal.explainers.base import Attribution, describe
+from fastsal.explainers.call import Call
+from fastsal.explainers.layer.layer_attribution import LayerAttribution
+from fastsal.explainers.task import Task
+
+
+def put_behind(
+    explainer: LayerAttribution,
+    task: Task,
+    method: Callable[[Callable[..., Any]], Attribution],
+    at_input: bool,
+    *arguments: Any,
+    **options: Any,
+) -> Call[Any]:
+    """A method's call on the model behind the explainer's layer, or behind each of a list of layers in turn.
+
+    Args:
+        explainer: of the layers.
+        task: what is explained.
+        method: an explainer of the function that it is given.
+        at_input: the values are the layers' inputs.
+        arguments: of the method's ``attribute`` after the inputs and before the target.
+        options: its keywords, without target and additional_forward_args.
+    """
+
+    def of_layer(layer: nn.Module) -> tuple[Tensor, ...]:
+        reading = read(task.forward_func, [layer], task.inputs, task.additional, at_input=at_input, every_use=True)
+        task.note(reading.output)
+        (values,) = reading.values
+        for value in values:
+            if value.dim() == 0 or value.shape[0] != task.examples:
+                raise ValueError(
+                    f"layer: its value {value.dtype} of shape {tuple(value.shape)} does not have the "
+                    f"{task.examples} examples as dimension 0; choose another layer"
+                )
+
+        with Replaced([layer], reading.uses, at_input=at_input) as replaced:
+
+            @calling(task.forward_func)
+            def after(*given: Any) -> Any:
+                return replaced.run(task.forward_func, given[: len(values)], given[len(values) :])
+
+            call = describe(
+                method(after),
+                values,
+                *arguments,
+                target=task.target,
+                additional_forward_args=(*task.inputs, *task.additional),
+                **options,
+            )
+            call.task.copies, call.task.ambiguous = task.copies, task.ambiguous
+            found: tuple[Tensor, ...] = call.run()
+        return found
+
+    def run_all() -> Any:
+        return explainer.result([of_layer(layer) for layer in explainer.layers(task)])
+
+    return task.once(run_all)
