@@ -105,7 +105,17 @@ def test_deltas(name: str) -> None:
     check(delta, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["LayerConductance", "InternalInfluence", "LayerDeepLift", "LayerFeatureAblation"])
+def test_deep_lift_at_two_factors_is_complete() -> None:
+    """Of a product Captum keeps the gradient."""
+    model, x = Pairs().double().eval(), torch.randn(3, 4).double()
+    found, delta = fastsal.LayerDeepLift(model, "split").attribute(x, 0.5, target=1, return_convergence_delta=True)
+    assert len(found) == 2
+    assert delta.abs().max() < 1e-12
+    both, delta = fastsal.LayerDeepLift(model, ["split"]).attribute(x, 0.5, target=1, return_convergence_delta=True)
+    check(both[0], found, **EXACT)
+
+
+@pytest.mark.parametrize("name", ["LayerConductance", "InternalInfluence", "LayerFeatureAblation"])
 def test_layers_of_several_tensors_and_residual_branches(name: str) -> None:
     model, x = Pairs().double().eval(), torch.randn(3, 4).double()
     for layer, at_input in ((model.split, False), (model.second, True)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastsal.engine.reading import values_at
 from fastsal.explainers.arguments import Baselines, Inputs
