@@ -11,6 +11,8 @@ from torch import Tensor
 import fastsal
 
 Explain = Callable[..., Tensor]
+NEURON = (1, slice(None), slice(None))
+"""A channel."""
 
 
 def segments(x: Tensor) -> Tensor:
@@ -80,6 +82,31 @@ MODULE: dict[str, Explain] = {
     ),
     "deep-lift": lambda model, x, **o: fastsal.DeepLift(model).attribute(x, target=1, **o),
     "deep-lift-shap": lambda model, x, **o: fastsal.DeepLiftShap(model).attribute(x, reference(x), target=1, **o),
+    "layer-conductance": lambda model, x, **o: fastsal.LayerConductance(model, model.last).attribute(
+        x, target=1, n_steps=4, **o
+    ),
+    "internal-influence": lambda model, x, **o: fastsal.InternalInfluence(model, model.last).attribute(
+        x, target=1, n_steps=4, **o
+    ),
+    "layer-deep-lift": lambda model, x, **o: fastsal.LayerDeepLift(model, model.last).attribute(x, target=1, **o),
+    "layer-deep-lift-shap": lambda model, x, **o: fastsal.LayerDeepLiftShap(model, model.last).attribute(
+        x, reference(x), target=1, **o
+    ),
+    "layer-gradient-shap": lambda model, x, **o: fastsal.LayerGradientShap(model, model.last).attribute(
+        x, reference(x), target=1, **seeded(o)
+    ),
+    "layer-ablation": lambda model, x, **o: fastsal.LayerFeatureAblation(model, model.last).attribute(
+        x, target=1, layer_mask=torch.arange(6, device=x.device)[:, None, None] // 3, **o
+    ),
+    "layer-lrp": lambda model, x, **o: fastsal.LayerLRP(model, model.last).attribute(x, target=1, **o),
+    "neuron-gradient": lambda model, x, **o: fastsal.NeuronGradient(model, model.last).attribute(x, NEURON, **o),
+    "neuron-conductance": lambda model, x, **o: fastsal.NeuronConductance(model, model.last).attribute(
+        x, NEURON, target=1, n_steps=4, **o
+    ),
+    "neuron-deep-lift": lambda model, x, **o: fastsal.NeuronDeepLift(model, model.last).attribute(x, NEURON, **o),
+    "neuron-ablation": lambda model, x, **o: fastsal.NeuronFeatureAblation(model, model.last).attribute(
+        x, NEURON, feature_mask=segments(x), **o
+    ),
     "lrp": lambda model, x, **o: fastsal.LRP(model).attribute(x, target=1, **o),
 }
 PERTURBATION: dict[str, Explain] = {
@@ -112,6 +139,7 @@ RANDOM = (
     "smoothgrad",
     "noise-tunnel",
     "gradient-shap",
+    "layer-gradient-shap",
     "feature-permutation",
     "shapley-sampling",
     "lime",

@@ -17,6 +17,7 @@ ACROSS_EXAMPLES = (
     "smoothgrad",
     "noise-tunnel",
     "gradient-shap",
+    "layer-gradient-shap",
     "feature-permutation",
     "SSCAM",
     "SmoothGradCAMPlusPlus",
@@ -24,6 +25,11 @@ ACROSS_EXAMPLES = (
 """Each example has noise of its own, or is mixed with the others."""
 NO_GRADIENT = (
     "layer-activation",
+    "layer-ablation",
+    "layer-lrp",
+    "neuron-gradient",  # nor does one go through what is behind the layer
+    "neuron-deep-lift",
+    "neuron-ablation",
     "lrp",
     "EigenCAM",
     "KPCACAM",

@@ -18,7 +18,10 @@ CLASSES = {
 EXPLAINERS = {name: kind for name, kind in CLASSES.items() if hasattr(kind, "attribute")}
 OF_CAPTUM = {kind.__name__ for kind in captum.CLASSES}
 ANY = None
-INTEGRATED = {"IntegratedGradients", "LayerIntegratedGradients"}
+INTEGRATED = {
+    *("IntegratedGradients", "LayerIntegratedGradients", "LayerConductance", "InternalInfluence"),
+    *("NeuronIntegratedGradients", "NeuronConductance"),
+}
 FEATURES = {
     "FeatureAblation",
     "FeaturePermutation",
@@ -26,16 +29,23 @@ FEATURES = {
     "Lime",
     "ShapleyValueSampling",
     "ShapleyValues",
+    "NeuronFeatureAblation",
 }
 CAMS = {name for name, kind in EXPLAINERS.items() if "reshape_transform" in inspect.signature(kind).parameters}
-TO_LAYERS = {"GuidedGradCam", *(name for name in EXPLAINERS if name.startswith("Layer") and name != "LayerCAM")}
+TO_LAYERS = {
+    "GuidedGradCam",
+    "InternalInfluence",
+    *(name for name in EXPLAINERS if name.startswith("Layer") and name != "LayerCAM"),
+}
+OF_NEURONS = {name for name in EXPLAINERS if name.startswith("Neuron")}
+LIFTS = {f"{of}{name}" for of in ("", "Layer", "Neuron") for name in ("DeepLift", "DeepLiftShap")}
 
 CONSTRUCTORS: dict[str, set[str] | None] = {
     "model": ANY,
     "forward_func": ANY,
     "attribution_method": {"NoiseTunnel"},
-    "layer": CAMS | TO_LAYERS,
-    "device_ids": TO_LAYERS,
+    "layer": CAMS | TO_LAYERS | OF_NEURONS,
+    "device_ids": (TO_LAYERS | OF_NEURONS) - LIFTS - {"LayerLRP"},
     "reshape_transform": CAMS,
     "multiply_by_inputs": ANY,
     "alpha": {"FinerCAM"},
@@ -62,7 +72,11 @@ ATTRIBUTE: dict[str, set[str] | None] = {
     "additional_forward_args": ANY,
     "baselines": ANY,
     "feature_mask": FEATURES,
-    "composite": {"LRP"},
+    "composite": {"LRP", "LayerLRP"},
+    "layer_mask": {"LayerFeatureAblation", "LayerFeaturePermutation"},
+    "layer_baselines": {"LayerFeatureAblation"},
+    "neuron_selector": OF_NEURONS,
+    "attribute_to_neuron_input": OF_NEURONS,
     # How many, and how they are drawn.
     "n_samples": ANY,
     "n_masks": {"RISE"},
@@ -89,9 +103,12 @@ ATTRIBUTE: dict[str, set[str] | None] = {
     "incremental": {"Occlusion", "FeatureAblation"},
     "first_layer_once": {"IntegratedGradients"},
     "create_graph": ANY,
+    "allow_unused": ANY,
     "grad_kwargs": ANY,
-    "custom_attribution_func": {"DeepLift", "DeepLiftShap"},
-    "verbose": {"LRP"},
+    "custom_attribution_func": {
+        f"{of}{name}" for of in ("", "Layer", "Neuron") for name in ("DeepLift", "DeepLiftShap")
+    },
+    "verbose": {"LRP", "LayerLRP"},
     # What is returned.
     "return_convergence_delta": ANY,
     "return_input_shape": {"Lime", "KernelShap"},
