@@ -24,6 +24,7 @@ from fastsal.explainers.task import Task
 P = ParamSpec("P")
 R = TypeVar("R")
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z]|$)|[A-Z]?[a-z]+|[A-Z]+|\d+")
+Reads = Literal["", "layer", "attention", "functions"]
 AS_IT_IS = Step("model", False, "as it is: fastsal.prepare(model, inputs) makes one ready for many passes")
 
 
@@ -179,7 +180,7 @@ class Attribution:
     name: ClassVar[str] = "attribution"
     summary: ClassVar[str] = ""
     cost: ClassVar[str] = ""
-    reads: ClassVar[Literal["", "layer", "attention", "functions"]] = ""
+    reads: ClassVar[Reads] = ""
     perturbs: ClassVar[bool] = False
     per_call: ClassVar[str | None] = None
     nameable: ClassVar[bool] = True

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastsal.explainers.arguments import Baselines, Inputs, examples_of
-from fastsal.explainers.base import GradientAttribution, attribution
+from fastsal.explainers.base import GradientAttribution, Reads, attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.gradient.multipliers.differences import Differences
 from fastsal.explainers.scores import Target, per_example
@@ -81,7 +81,7 @@ class DeepLift(GradientAttribution):
 
     summary = "differences from a baseline, sent back by the Rescale rule"
     cost = "2 forward, 1 backward"
-    reads = "functions"
+    reads: ClassVar[Reads] = "functions"
 
     def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10) -> None:
         super().__init__(model.module if isinstance(model, nn.DataParallel) else model)

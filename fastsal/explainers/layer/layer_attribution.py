@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsal.engine.reading import Reading, read, resolvable, resolve_layer, resolve_layers
-from fastsal.explainers.base import Display, GradientAttribution
+from fastsal.explainers.base import Display, GradientAttribution, Reads
 from fastsal.explainers.task import Task
 
 Layers = nn.Module | str | list[nn.Module | str]
@@ -24,7 +24,7 @@ class LayerAttribution(GradientAttribution):
         device_ids: accepted for Captum's sake. A DataParallel model runs on its first device.
     """
 
-    reads = "layer"
+    reads: ClassVar[Reads] = "layer"
     shape = "layer"
     display = Display("range", 100.0)
     layer: Any

@@ -111,7 +111,9 @@ class _Steps:
 
     def added(self, reading: Reading, start: int, stop: int) -> Any:
         """(sums with the steps that end in these points, values and gradients at the last point)."""
-        rows, terms, last = self._examples, [], []
+        rows = self._examples
+        terms: list[list[Tensor]] = []
+        last: list[list[tuple[Tensor, Tensor]]] = []
         for index, pair in enumerate(zip(reading.values, reading.gradients, strict=True)):
             terms.append([])
             last.append([])

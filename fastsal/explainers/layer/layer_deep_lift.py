@@ -37,8 +37,6 @@ class LayerDeepLift(LayerAttribution, DeepLift):
     """
 
     several = True
-    reads = "layer"
-    shape = "layer"
     summary = "a layer's differences from a baseline, sent back by the Rescale rule"
     cost = "2 forward, 1 backward to the layer"
 
@@ -83,9 +81,7 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             task, return_convergence_delta, custom_attribution_func, at_input=attribute_to_layer_input
         )
 
-    def compared(  # type: ignore[override]
-        self, task: Task, ends: Tensors, starts: Tensors, count: int, at_input: bool = False
-    ) -> Compared:
+    def compared(self, task: Task, ends: Tensors, starts: Tensors, count: int, at_input: bool = False) -> Compared:
         layers = self.layers(task)
         found, begun, sent, change = Differences(task, count, self.eps).at_layers(
             ends, starts, lambda: values_at(layers, at_input=at_input)

@@ -38,8 +38,6 @@ class LayerLRP(LayerAttribution, LRP):
     """
 
     several = True
-    reads = "layer"
-    shape = "layer"
     summary = "the score, shared out backwards among the values of a layer"
     cost = "1 forward, 1 backward to the layer"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastsal.engine.prepare import unprepared
 from fastsal.engine.run import calling
 from fastsal.explainers.arguments import Inputs, as_inputs
-from fastsal.explainers.base import GradientAttribution, attribution
+from fastsal.explainers.base import GradientAttribution, Reads, attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.lrp._mode import Refused, RelevanceMode
 from fastsal.explainers.lrp._modules import own_rule
@@ -52,7 +52,7 @@ class LRP(GradientAttribution):
 
     summary = "the score, shared out backwards, layer by layer, among what made it"
     cost = "1 forward, 1 backward"
-    reads = "functions"
+    reads: ClassVar[Reads] = "functions"
 
     def __init__(self, model: nn.Module) -> None:
         # Rules are of the model's own layers, not of folded ones.
@@ -158,7 +158,7 @@ class Propagation:
         self._start = HALF_START if any(tensor.dtype == torch.float16 for tensor in task.inputs) else 1.0
         self._output = torch.empty(0)
         self._around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-        self._inside = self._around
+        self._inside: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
         @calling(model)
         def forward(*arguments: Any) -> Any:
