@@ -19,7 +19,7 @@ MODEL_PACKAGES := cv2|pytorch_grad_cam|timm|torchvision|transformers
 MODEL_TESTS = $(shell grep -rlE 'importorskip..($(MODEL_PACKAGES))\b' --include='test_*.py' tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-models models-small models test-newest test-oldest gate kernels lint docs bench \
+.PHONY: captum-suite help demo test test-fast test-models models-small models test-newest test-oldest gate kernels lint docs bench \
 	bench-report gpu-check gpu-rehearsal install install-models clean _all-tests _model-tests _models
 
 help: ## list the targets
@@ -49,6 +49,10 @@ test-newest: install-models ## every test on the newest PyTorch that is tested, 
 test-oldest: ## every test on the oldest Python and PyTorch, in .venv-oldest; OLDEST_PYTHON names the interpreter
 	@$(OLDEST) .venv-oldest/.test
 	@$(OLDEST) _all-tests
+
+captum-suite: $(VENV)/.test ## Captum's own tests, of a checkout CAPTUM=DIR, with our classes in place of Captum's
+	$(PIP) parameterized
+	$(QUIET_THREADS) $(BIN)/python -m tools.captum_suite $(CAPTUM) -- --numprocesses auto
 
 gate: $(VENV)/.test ## every kernel compiled for four GPU architectures, without a GPU
 	$(QUIET_THREADS) $(BIN)/python -m fastsal_gate --compile-only
