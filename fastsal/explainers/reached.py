@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import difference, evaluation, keeping_random_states, run, scratch
+from fastsal.engine.run import difference, evaluation, keeping_random_states, run, scratch, tell
 from fastsal.explainers.scores import one_score_each
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def reached(
         )
     if missing:
         names = ", ".join(name for name, _ in missing)
-        warnings.warn(f"{names}: the target does not use it, so its attribution is 0", UserWarning, stacklevel=2)
+        tell(f"{names}: the target does not use it, so its attribution is 0")
     return tuple(
         torch.zeros_like(tensor) if gradient is None else gradient
         for gradient, tensor in zip(gradients, like, strict=True)

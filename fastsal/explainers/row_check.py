@@ -11,7 +11,7 @@ from torch import Tensor
 from fastsal._torch import len_torch_dispatch_stack
 from fastsal.engine.run import Rows, evaluation, host_may_wait, output_tensors, rows_of, run, scratch
 from fastsal.explainers.outputs import main_output
-from fastsal.explainers.scores import scores_examples, tile
+from fastsal.explainers.scores import one_score_each, scores_examples, tile, tile_target
 
 if TYPE_CHECKING:
     from fastsal.explainers.task import Task
@@ -26,6 +26,7 @@ def found_rows(task: Task) -> Rows:
     if traced or not task.inputs or any(tensor.is_meta for tensor in task.inputs):
         return Rows()
     by_parts = scores_examples(task.wanted)
+    kind = str(type(task.wanted)) if by_parts else ""
     altered = tuple(map(_altered, task.inputs))
 
     def outputs(copies: str) -> list[Tensor]:
@@ -33,14 +34,17 @@ def found_rows(task: Task) -> Rows:
         inputs = tuple(torch.cat(each) for each in zip(*given, strict=True))
         extra = tuple(tile(scratch(value), len(copies), task.examples) for value in task.additional)
         output = run(task.forward_func, inputs, extra)
-        return output_tensors(output if by_parts else main_output(output))
+        if by_parts:  # what belongs to an example is the target's to say
+            rows = len(copies) * task.examples
+            return [one_score_each(output, tile_target(task.wanted, len(copies), task.examples), rows).detach()]
+        return output_tensors(main_output(output))
 
     # A graph is captured on a GPU, where reading a value would end it.
     may_run = host_may_wait() or task.device.type == "cpu"
     with evaluation(task.model, eager=True), torch.no_grad():
         found = rows_of(
             getattr(task.model, "rows_as", task.model),
-            (by_parts, task.given.names, tuple(map(_form, task.inputs)), tuple(map(_form, task.additional))),
+            (kind, task.given.names, tuple(map(_form, task.inputs)), tuple(map(_form, task.additional))),
             outputs,
             task.device,
             [tensor.dtype for tensor in task.inputs],
@@ -66,4 +70,4 @@ def _form(value: Any) -> Hashable:
         return tuple(value.shape), value.dtype, value.device, tuple(value.flatten().tolist()) if known else ()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return type(value)
+    return str(type(value))

@@ -85,7 +85,7 @@ def test_whatever_cuts_it(cut: str) -> None:
     for name in PERTURBATION:
         assert CALLS[name](model, x).isfinite().all()
     # Behind the cut there is a way.
-    assert fastsal.GradCAM(model, "net.last").attribute(x, 1).any()
+    assert fastsal.LayerGradCam(model, "net.last").attribute(x, 1).any()
 
 
 def test_relevance_too() -> None:

@@ -114,6 +114,13 @@ IMAGES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def told_of(explain: Callable[[], Any]) -> bool:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        explain()
+    return any(TOLD in str(each.message) for each in told)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
@@ -278,10 +285,8 @@ def test_a_change_of_the_model_is_seen() -> None:
     model, x = Optional().eval(), image(batch=2)
 
     def coupled(*extra: Any) -> bool:
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            fastsal.RISE(model).attribute(x, 1, n_masks=4, additional_forward_args=extra or None)
-        return any(TOLD in str(each.message) for each in told)
+        explainer = fastsal.RISE(model)
+        return told_of(lambda: explainer.attribute(x, 1, n_masks=4, additional_forward_args=extra or None))
 
     assert not coupled()
     runs = model.runs
@@ -307,6 +312,48 @@ def test_a_change_of_the_model_is_seen() -> None:
     assert coupled()
     model.net.norm = before
     assert not coupled()
+
+
+SCALED = False
+NET = small()
+
+
+def by_global(x: Tensor) -> Tensor:
+    found: Tensor = NET(standard(x) if SCALED else x)
+    return found
+
+
+def test_a_function_by_what_it_closes_over_and_its_globals(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, scaled = small(), image(batch=2), False
+
+    def closing(z: Tensor) -> Tensor:
+        found: Tensor = net(standard(z) if scaled else z)
+        return found
+
+    def coupled(function: Callable[..., Any]) -> bool:
+        return told_of(lambda: fastsal.explain(function, x, "rise", n_masks=4))
+
+    assert not coupled(closing)
+    scaled = True
+    assert coupled(closing)
+    assert not coupled(by_global)
+    monkeypatch.setitem(globals(), "SCALED", True)
+    assert coupled(by_global)
+
+
+def test_detectors_whose_targets_read_a_part_for_each_example() -> None:
+    net = small()
+
+    def detector(scale: Callable[[Tensor], Tensor]) -> Callable[[Tensor], list[dict[str, Tensor]]]:
+        return lambda x: [{"scores": row.softmax(0).repeat(1 + len(x))} for row in net(scale(x))]
+
+    x, target = image(batch=2), [lambda part: part["scores"][1]] * 2
+    windows = (3, 4, 4), (3, 2, 2)
+    for scale, expected in ((standard, True), (lambda x: x, False)):
+        explainer = fastsal.Occlusion(detector(scale))
+        assert told_of(lambda explainer=explainer: explainer.attribute(x, *windows, target=target)) == expected  # type: ignore[misc]
+        alone = explainer.attribute(x, *windows, target=target, perturbations_per_eval=1)
+        torch.testing.assert_close(explainer.attribute(x, *windows, target=target), alone)
 
 
 def test_random_models_are_told_as_such() -> None:

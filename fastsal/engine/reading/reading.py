@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import operator
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.resolving import resolve_layer
 from fastsal.engine.run.forward import detached, evaluation, run, scratch
 from fastsal.engine.run.modules import calling, modules_of, unwrapped
+from fastsal.engine.run.telling import tell
 
 Tensors = tuple[Tensor, ...]
 
@@ -266,7 +266,7 @@ def read(
                 raise Unrelated(() if len(unrelated) == len(found) else _names(model, layers, unrelated))
             if unrelated:
                 names = ", ".join(_names(model, layers, unrelated))
-                warnings.warn(f"layer {names}: the target does not depend on it, so its gradient is 0", stacklevel=2)
+                tell(f"layer {names}: the target does not depend on it, so its gradient is 0")
             by_layer = []
             for value, each in zip(found, of_layers, strict=True):
                 several = scores.shape[:-1] if scores.dim() > 1 else ()

@@ -11,6 +11,7 @@ from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
 from fastsal.engine.run.random_states import keeping_random_states
 from fastsal.engine.run.sweep import ChunkTooLarge, Sweep, Swept, chunks, is_too_large, note, observed, watched
+from fastsal.engine.run.telling import tell
 
 __all__ = [
     "Capturable",
@@ -44,6 +45,7 @@ __all__ = [
     "rows_of",
     "run",
     "scratch",
+    "tell",
     "watched",
     "without_waiting",
 ]

@@ -23,18 +23,24 @@ def model_state(forward_func: ForwardFunc, modules: Iterable[nn.Module]) -> Stat
     """Everything of a callable and the modules that it runs that is compared at little cost.
 
     Weights are told by their shapes alone. Of settings that are objects the plain attributes count, of functions what
-    they closed over.
+    they closed over and the globals that they name.
     """
     state: State = {}
     seen: set[int] = set()
     for module in modules:
-        for key, part in parts_of(module).items():
-            if key not in seen:
-                seen.add(key)
-                _add_part(state, seen, key, part)
+        _add_module(state, seen, module)
     if not isinstance(forward_func, nn.Module):
         _add_callable(state, seen, forward_func)
     return state
+
+
+def _add_module(state: State, seen: set[int], module: nn.Module) -> None:
+    if id(module) in seen:
+        return
+    for key, part in parts_of(module).items():
+        if key not in seen:
+            seen.add(key)
+            _add_part(state, seen, key, part)
 
 
 def _add_part(state: State, seen: set[int], key: int, part: nn.Module) -> None:
@@ -61,7 +67,11 @@ def _add_callable(state: State, seen: set[int], function: Any) -> None:
     if isinstance(function, types.MethodType):
         _add_callable(state, seen, function.__self__)
         return
-    code = getattr(function, "__code__", None)
+    code, globals_ = getattr(function, "__code__", None), getattr(function, "__globals__", {})
+    for name in getattr(code, "co_names", ()):
+        value = globals_.get(name)
+        if isinstance(value, nn.Module) or (value is not None and _plain(value) is not _NOT_PLAIN):
+            _add(state, seen, (key, name), value)
     for name, cell in zip(getattr(code, "co_freevars", ()), getattr(function, "__closure__", None) or (), strict=False):
         try:
             _add(state, seen, (key, name), cell.cell_contents)
@@ -77,6 +87,9 @@ def _add(state: State, seen: set[int], place: tuple[int, str], value: Any) -> No
         state[place] = plain
         return
     state[place] = id(value)
+    for each in value[:_MOST] if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(each, nn.Module):
+            _add_module(state, seen, each)
     if isinstance(value, (nn.Module, Tensor, types.ModuleType)) or id(value) in seen or callable(value):
         return
     seen.add(id(value))

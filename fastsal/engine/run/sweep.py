@@ -6,7 +6,6 @@ import contextlib
 import contextvars
 import re
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -15,6 +14,7 @@ import torch
 
 from fastsal.engine.run.chunk_sizes import ChunkSizes
 from fastsal.engine.run.independence import Rows
+from fastsal.engine.run.telling import tell
 
 Kept = TypeVar("Kept")
 
@@ -160,16 +160,14 @@ def _why_alone(sweep: Sweep[Any]) -> str:
     assert sweep.rows is not None
     rows, name = sweep.rows(), sweep.name or "sweep"
     if rows.random:
-        warnings.warn(
+        tell(
             f"{name}: the model's output changes from run to run (it draws random numbers in evaluation mode too, as "
             "functional dropout does), so the map is one of many; whether the rows of a batch depend on each other "
-            "cannot be told: if they do, only one copy per model call is right",
-            UserWarning,
-            stacklevel=3,
+            "cannot be told: if they do, only one copy per model call is right"
         )
     if rows.alone:
         given = f", not {sweep.given}, with which the map would be wrong" if sweep.given else ""
-        warnings.warn(f"{name}: {rows.alone}, so copies are run one at a time{given}", UserWarning, stacklevel=3)
+        tell(f"{name}: {rows.alone}, so copies are run one at a time{given}")
     return rows.alone
 
 
