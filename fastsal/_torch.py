@@ -34,7 +34,7 @@ SingleLevelFunction = _function._SingleLevelFunction
 enable_single_level_autograd_function = _autograd_function.enable_single_level_autograd_function  # type: ignore[attr-defined]
 """Lets such a function run."""
 AutoDispatchBelowAutograd = _C._AutoDispatchBelowAutograd
-"""From an Autograd kernel to the op's own."""
+"""From an Autograd kernel to the op's own; around a pass, what is recorded is what the model called."""
 are_functorch_transforms_active = _C._are_functorch_transforms_active
 """Whether torch.func is at work, whose transforms see what goes through the dispatcher alone."""
 len_torch_dispatch_stack = _C._len_torch_dispatch_stack

@@ -367,3 +367,38 @@ def test_refusals() -> None:
 
 def test_small_has_one_pair() -> None:
     assert detail(fastsal.prepare(Small(), image(), **QUICK), "batch norm").startswith("1 of 1")
+
+
+class Detector(nn.Module):
+    """As many objects for an image as have a score, in a list; ``mixed`` lets the images of a batch see each other."""
+
+    def __init__(self, mixed: bool = False) -> None:
+        super().__init__()
+        self.inner, self.mixed = small(), mixed
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        scores = self.inner(x)
+        scores = scores - scores.mean(0) * float(self.mixed)
+        return [{"scores": each[each > each.mean()], "labels": (each > each.mean()).nonzero()[:, 0]} for each in scores]
+
+
+@pytest.mark.parametrize("examples", [1, 3])
+def test_objects_of_each_image_are_rows(examples: int) -> None:
+    torch.manual_seed(0)
+    model, x = lively(Detector()), torch.randn(examples, 3, 8, 9)
+    prepared = fastsal.prepare(model, x, probe_seconds=0.2)
+    assert "depend on each other" not in detail(prepared, "rows per call")
+    assert prepared.rows is not None
+    assert prepared.rows > 1
+    best = [lambda objects: objects["scores"].max()] * examples
+    found, expected = (
+        fastsal.Occlusion(each).attribute(x, (3, 4, 4), (3, 4, 4), target=best) for each in (prepared, model)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("examples", [1, 3])
+def test_objects_that_depend_on_other_images_get_a_call_each(examples: int) -> None:
+    torch.manual_seed(0)
+    prepared = fastsal.prepare(lively(Detector(mixed=True)), torch.randn(examples, 3, 8, 9), probe_seconds=0.2)
+    assert detail(prepared, "rows per call") == "1: the rows of a batch depend on each other"

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from fastsal._torch import FakeTensorMode, OpOverload, TreeSpec, set_grad_enabled, tree_flatten
 from fastsal.engine.run.forward import run
 from fastsal.engine.run.modules import modules_of
+from fastsal.engine.run.operations import functional_form
 
 
 class NotTraceable(ValueError):
@@ -159,14 +160,6 @@ def _make_functional(node: fx.Node) -> None:
     if source.op != "call_function" or aliases(source) or len(source.users) != 1:
         raise NotTraceable(f"{target} writes over a value that is read elsewhere")
     node.target = form
-
-
-def functional_form(target: Any) -> Any:
-    """The overload that makes what another writes over its argument; None of any other, or where there is none."""
-    if not isinstance(target, OpOverload) or not target._schema.is_mutable:
-        return None
-    name = target._schema.name.split("::")[1]
-    return getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), target._overloadname, None)
 
 
 def aliases(node: fx.Node) -> bool:

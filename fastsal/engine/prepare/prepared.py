@@ -22,7 +22,7 @@ class Choice(NamedTuple):
     """What a prepared model does otherwise than the plain one.
 
     Attributes:
-        pairs: batch norms folded into convolutions.
+        pairs: batch norms folded into the layers before them.
         channels_last: weights and inputs with channels innermost.
         precision: as of :func:`fastsal.prepare`.
         autocast: in lower precision by ``torch.autocast``, rather than with weights of that dtype.
@@ -102,7 +102,7 @@ class Prepared(Managed):
         earlier = {source: self.copies[part] for part, source in sources.items() if part in self.copies}
         module, second = replica(folded, self._convert, earlier)
         self.copies = {part: second[source] for part, source in sources.items()}
-        self.folded = {module.get_submodule(pair.convolution) for pair in choice.pairs}
+        self.folded = {module.get_submodule(name) for pair in choice.pairs for name in pair.values}
         if choice.exact_layer is not None and self._finest is not None:
             source, exact = (each.get_submodule(choice.exact_layer) for each in (folded, module))
             exact.__dict__.update(_parameters=source._parameters, _buffers=source._buffers)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fastsal._torch import BatchNorm, tree_leaves
-from fastsal.engine.prepare.folding import foldable
+from fastsal.engine.prepare.doubled import agrees_in_double
+from fastsal.engine.prepare.finding import foldable
 from fastsal.engine.prepare.precision import TOLERANCES, checked_precision
 from fastsal.engine.prepare.prepared import Choice, Form, Prepared, Step, form_of, unprepared
 from fastsal.engine.prepare.replica import NotReplicable, replica
 from fastsal.engine.run.chunk_sizes import MOST_ROWS, free_bytes
-from fastsal.engine.run.comparing import difference
+from fastsal.engine.run.comparing import difference, rows_of
 from fastsal.engine.run.forward import evaluation, run, scratch
 from fastsal.engine.run.modules import unwrapped
 
@@ -45,10 +46,10 @@ def prepare(
     >>> maps = fastsal.Occlusion(fast).attribute(images, (3, 4, 4), (3, 2, 2), target=classes)
     >>> print(fastsal.Occlusion(fast).plan())  # doctest: +SKIP
 
-    The user's model is not touched. Weights have no gradients of their own, batch norm that follows a convolution is
-    folded into it, and the memory format and the rows per call are those that were fastest here. What cannot be
-    prepared stays as it is; each step's outputs were compared with the plain model's on the inputs, and ``print()`` of
-    the result says what was done and why not.
+    The user's model is not touched. Weights have no gradients of their own, batch norm that follows a convolution or a
+    linear layer is folded into it, and the memory format and the rows per call are those that were fastest here. What
+    cannot be prepared stays as it is; each step's outputs were compared with the plain model's on the inputs, and
+    ``print()`` of the result says what was done and why not.
 
     Args:
         model: module.
@@ -57,7 +58,7 @@ def prepare(
         precision: None (the model's own), ``float32``, ``tf32``, ``bfloat16`` or ``float16``. Lower ones change maps:
             see docs/faster.md for how much. The last linear layer keeps the model's dtype, since maps are made of small
             differences of its outputs.
-        fold_batch_norm: fold, where torch.fx can follow the model.
+        fold_batch_norm: fold, where nothing but the norm reads a layer's value, in whatever course the model takes.
         memory_format: of weights and images: ``channels_last``, ``contiguous``, or ``auto``, the faster one.
         compile: use ``torch.compile``, with its default mode or the one named; None does where the model comes from it.
         cuda_graphs: replay each call as a CUDA graph (``torch.compile``'s mode ``reduce-overhead``).
@@ -151,7 +152,9 @@ class _Preparation:
             message = str(error).strip().split("\n", 1)[0]
             return f"{type(error).__name__}: {message}"
         apart = difference(found, self.output if arguments is None else expected)
-        if apart <= self.tolerance:
+        if apart <= self.tolerance or (
+            arguments is None and agrees_in_double(self.model, choice, self.arguments, self.output)
+        ):
             return None
         return f"outputs were off by {apart:.1e} of their spread, with {self.tolerance:.0e} allowed"
 
@@ -204,23 +207,23 @@ class _Preparation:
         if not wanted:
             self.say(name, False, "not folded, as asked")
             return
-        norms = sum(isinstance(part, BatchNorm) for part in self.model.modules())
-        if not norms:
+        if not any(isinstance(part, BatchNorm) for part in self.model.modules()):
             self.say(name, False, "none in the model")
             return
-        try:
-            pairs = foldable(replica(self.model)[0], self.arguments)
-        except Exception as error:  # whatever a model's own code makes of symbols
-            reason = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
-            self.say(name, False, f"not folded, torch.fx cannot follow the model: {reason}")
-            return
-        choice = self.choice._replace(pairs=tuple(pairs))
-        failed = self._fails(choice) if pairs else "none follows a convolution that nothing else reads"
+        found = foldable(lambda: replica(self.model)[0], self.arguments, self._of_other_rows)
+        choice = self.choice._replace(pairs=found.pairs)
+        failed = self._fails(choice) if found.pairs else str(found) or "none ran"
         if failed is not None:
             self.say(name, False, f"not folded: {failed}")
             return
         self.choice = choice
-        self.say(name, True, f"{len(pairs)} of {norms} folded into convolutions")
+        kinds = {self.model.get_parameter(pair.weight).dim() > 2 for pair in found.pairs}
+        into = " and ".join("convolutions" if kind else "linear layers" for kind in sorted(kinds, reverse=True))
+        left = f"; {found}" if found.reasons else ""
+        self.say(name, True, f"{len(found.pairs)} of {found.norms} folded into {into}{left}")
+
+    def _of_other_rows(self) -> tuple[Any, ...]:
+        return self._repeated(1 if self.arguments[0].shape[0] > 1 else 2)
 
     def set_format(self, wanted: str, probe_seconds: float) -> None:
         name = "memory format"
@@ -334,14 +337,19 @@ class _Preparation:
 
     def _rows_depend_on_each_other(self) -> bool:
         count = self.arguments[0].shape[0]
-        first = self._repeated(2 * count)
-        for value in first:
+        work = self._made(self.choice)
+        same, others = self._repeated(2 * count), self._repeated(2 * count)
+        for value in others:
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and value.shape[0] == 2 * count:
-                value[count:] = 0
-        found = [leaf for leaf in tree_leaves(run(self._made(self.choice), first)) if isinstance(leaf, Tensor)]
-        if any(leaf.dim() == 0 or leaf.shape[0] != 2 * count for leaf in found):
+                value[count:] *= -3
+        beside_same, beside_others = (rows_of(run(work, each), 2 * count) for each in (same, others))
+        if beside_same is None or beside_others is None:
             return True
-        return difference([leaf[:count] for leaf in found], self.output) > self.tolerance
+        if difference(beside_others.parts[:count], beside_same.parts[:count]) > self.tolerance:
+            return True
+        # How many objects a detector finds may turn on the roundings of another batch, so there the batches are alike.
+        alone = None if beside_same.listed else rows_of(self.output, count)
+        return alone is not None and difference(beside_same.parts[:count], alone.parts) > self.tolerance
 
     def _repeated(self, rows: int) -> tuple[Any, ...]:
         """The arguments with as many rows."""
