@@ -10,7 +10,7 @@ from torch import nn
 from fastsal.engine.prepare.precision import TOLERANCES, as_dtype
 from fastsal.engine.prepare.prepared import Choice, Prepared, form_of
 from fastsal.engine.prepare.replica import replica
-from fastsal.engine.run.comparing import difference, rows_of
+from fastsal.engine.run.comparing import by_row, difference
 from fastsal.engine.run.forward import run, scratch
 
 
@@ -25,7 +25,7 @@ def agrees_in_double(model: nn.Module, choice: Choice, arguments: tuple[Any, ...
         arguments: of a call.
         output: the model's, of which only lists with an item for each example are compared so.
     """
-    listed = rows_of(output, arguments[0].shape[0])
+    listed = by_row(output, arguments[0].shape[0])
     if listed is None or not listed.listed or choice.precision is not None or choice.compiled is not None:
         return False
     try:

@@ -16,7 +16,7 @@ from fastsal.engine.prepare.precision import TOLERANCES, checked_precision
 from fastsal.engine.prepare.prepared import Choice, Form, Prepared, Step, form_of, unprepared
 from fastsal.engine.prepare.replica import NotReplicable, replica
 from fastsal.engine.run.chunk_sizes import MOST_ROWS, free_bytes
-from fastsal.engine.run.comparing import difference, rows_of
+from fastsal.engine.run.comparing import by_row, difference
 from fastsal.engine.run.forward import evaluation, run, scratch
 from fastsal.engine.run.modules import unwrapped
 
@@ -342,13 +342,13 @@ class _Preparation:
         for value in others:
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and value.shape[0] == 2 * count:
                 value[count:] *= -3
-        beside_same, beside_others = (rows_of(run(work, each), 2 * count) for each in (same, others))
+        beside_same, beside_others = (by_row(run(work, each), 2 * count) for each in (same, others))
         if beside_same is None or beside_others is None:
             return True
         if difference(beside_others.parts[:count], beside_same.parts[:count]) > self.tolerance:
             return True
         # How many objects a detector finds may turn on the roundings of another batch, so there the batches are alike.
-        alone = None if beside_same.listed else rows_of(self.output, count)
+        alone = None if beside_same.listed else by_row(self.output, count)
         return alone is not None and difference(beside_same.parts[:count], alone.parts) > self.tolerance
 
     def _repeated(self, rows: int) -> tuple[Any, ...]:

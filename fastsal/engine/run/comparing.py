@@ -40,7 +40,7 @@ def difference(found: Any, expected: Any) -> float:
     return worst
 
 
-class Rows(NamedTuple):
+class ByRow(NamedTuple):
     """An output by rows.
 
     Attributes:
@@ -52,12 +52,12 @@ class Rows(NamedTuple):
     listed: bool
 
 
-def rows_of(output: Any, count: int) -> Rows | None:
+def by_row(output: Any, count: int) -> ByRow | None:
     """An output of so many rows; None where it has no part for each."""
     items = list(output) if isinstance(output, (list, tuple)) and len(output) == count else None
     if items and all(isinstance(item, Mapping) for item in items):
-        return Rows(items, True)
+        return ByRow(items, True)
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     if all(leaf.dim() > 0 and leaf.shape[0] == count for leaf in leaves):
-        return Rows([[leaf[row] for leaf in leaves] for row in range(count)], False)
-    return None if items is None else Rows(items, True)
+        return ByRow([[leaf[row] for leaf in leaves] for row in range(count)], False)
+    return None if items is None else ByRow(items, True)
