@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from fastsal.engine.reading.geometry import Geometry, Seen, survey
+from fastsal.engine.reading.geometry import Geometry, Seen, measured_too, survey
 from fastsal.engine.reading.reading import read
 from fastsal.engine.reading.resolving import resolve_layer
 
@@ -67,6 +68,13 @@ def _passed_over(seen: Seen, geometry: Geometry) -> str:
     return ""
 
 
+def _may_be_read(seen: Seen, first: bool = False) -> bool:
+    layer = _layer(seen)
+    if layer.geometry is None or layer.passed_over:
+        return False
+    return not first or layer.geometry.input == 0
+
+
 def layers(
     model: Callable[..., Any], inputs: Any, additional_forward_args: Any = (), *, refused: bool = False
 ) -> list[Layer]:
@@ -110,8 +118,12 @@ def default_layer(
         ValueError: where there is none.
     """
     seen, dense = survey(model, inputs, additional)
-    found = [_layer(each) for each in seen if each.run == each.runs - 1]
-    found = [layer for layer in found if layer.geometry is not None and not layer.passed_over]
+    seen = [each for each in seen if each.run == each.runs - 1]
+    if len(inputs) > 1 and any(_may_be_read(each, first=True) for each in seen):
+        seen = [each for each in seen if isinstance(each.found, str) or each.found.input == 0]
+    last_proved = max((place for place, each in enumerate(seen) if _may_be_read(each)), default=-1)
+    seen = seen[: last_proved + 1] + measured_too(seen[last_proved + 1 :], model, inputs, additional)
+    found = [_layer(each) for each in seen if _may_be_read(each)]
     if not found:
         raise ValueError(
             "layer: the model has none whose positions are known and local (fastsal.layers(..., refused=True) says why "
@@ -122,8 +134,10 @@ def default_layer(
     if len(set(last.positions)) == len(last.positions) and not verify and not dense:
         return found[-1]
     parts = [resolve_layer(model, layer.name) for layer in found]
-    options = {"allow_unused": True}
-    gradients = read(model, parts, inputs, additional, select, grad_kwargs=options).gradients
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of those that the target does not depend on, which are passed over
+        options = {"allow_unused": True}
+        gradients = read(model, parts, inputs, additional, select, grad_kwargs=options).gradients
     for layer, gradient in zip(reversed(found), reversed(gradients), strict=True):
         assert layer.geometry is not None
         if layer.geometry.arrange(gradient[0]).count_nonzero():

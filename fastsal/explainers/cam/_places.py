@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastsal.engine.reading import Geometry, Reading, Unsettled
@@ -12,6 +14,7 @@ from fastsal.engine.reading.geometry import Kind, Lineage, kind_of, recall, sett
 from fastsal.engine.reading.layers import map_axes
 from fastsal.explainers.task import Task
 
+logger = logging.getLogger("fastsal")
 ReshapeTransform = Callable[[Tensor], Tensor]
 
 
@@ -59,7 +62,34 @@ class Places:
             if noted is None or len(found.values[index]) != 1:
                 continue  # which is refused where the values are read
             name = names[index] if index < len(names) else None
-            self._known[index, kind] = settled(task.model, layer, name, noted, lineage, task.inputs, task.additional)
+            geometry = settled(task.model, layer, name, noted, lineage, task.inputs, task.additional)
+            self._known[index, kind] = geometry
+            if geometry.also:
+                logger.warning(
+                    "layer %s looks at inputs %s; its map is of input %d",
+                    name or type(layer).__name__,
+                    ", ".join(map(str, (geometry.input, *geometry.also))),
+                    geometry.input,
+                )
+
+    def size(self, index: int, inputs: tuple[Tensor, ...]) -> list[int]:
+        """Of a layer's map in the input that it looks at; of the first where that is not known."""
+        geometry = self._known.get((index, kind_of(inputs)))
+        if geometry is None:
+            return list(inputs[0].shape[2:])
+        looked_at = inputs[geometry.input]
+        return [looked_at.shape[axis] for axis in map_axes(geometry, looked_at.dim())]
+
+    def centres(self, index: int, inputs: tuple[Tensor, ...]) -> list[tuple[float, float] | None] | None:
+        """(offset, stride) along each dimension of a layer's map, None along one of a single position.
+
+        None where its positions are within half a step of where equal parts of the input would put them.
+        """
+        geometry = self._known.get((index, kind_of(inputs)))
+        if geometry is None or geometry.tiles():
+            return None
+        looks = dict(zip(geometry.axes, zip(geometry.offset, geometry.stride, strict=True), strict=True))
+        return [looks.get(axis) for axis in map_axes(geometry, inputs[geometry.input].dim())]
 
     def geometry(self, index: int, inputs: tuple[Any, ...]) -> Geometry | None:
         """Of a layer, for inputs of these shapes, after a pass over such; None where a function arranges it."""
@@ -79,3 +109,22 @@ class Places:
             if axis not in geometry.axes:  # all along it is one position
                 arranged = arranged.unsqueeze(2 + place)
         return arranged
+
+
+def placed(maps: Tensor, centres: Sequence[tuple[float, float] | None], size: Sequence[int]) -> Tensor:
+    """Maps [N, *layer] in the input's size, linearly between where the positions look; beyond the outermost as there.
+
+    Args:
+        maps: at least float32.
+        centres: (offset, stride) of the positions along each dimension, in the input's elements; None of a single one.
+        size: of the input.
+    """
+    for place, (look, extent) in enumerate(zip(centres, size, strict=True)):
+        dim, count = 1 + place, maps.shape[1 + place]
+        offset, stride = look or (0.0, 1.0)
+        at = ((torch.arange(extent, device=maps.device) - offset) / stride).clamp(0, count - 1).to(maps.dtype)
+        low = at.floor().long().clamp_max(max(count - 2, 0))
+        high = (low + 1).clamp_max(count - 1)
+        weight = (at - low).view(-1, *[1] * (maps.dim() - dim - 1))
+        maps = torch.lerp(maps.index_select(dim, low), maps.index_select(dim, high), weight)
+    return maps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from fastsal.engine.run import evaluation
 from fastsal.explainers.arguments import Inputs, as_inputs
 from fastsal.explainers.base import Attribution, Display, describe
 from fastsal.explainers.call import Call
-from fastsal.explainers.cam._places import Places
+from fastsal.explainers.cam._places import Places, placed
 from fastsal.explainers.cam._places import ReshapeTransform as ReshapeTransform
 from fastsal.explainers.cam._uses import any_score, check_uses
 from fastsal.explainers.cam.principal import principal_projection
@@ -238,10 +239,13 @@ class ActivationMap(Attribution):
         Raises:
             ValueError: for a fusion of no such name, or a layer without the input's spatial dimensions.
         """
-        fuse, first = self._fusion(fuse), as_inputs(inputs)[0][0]
-        size = max((each.shape[2:] for each in reading.activations), key=lambda shape: shape.numel())
+        fuse, given = self._fusion(fuse), as_inputs(inputs)[0]
+        size: Sequence[int] = max((each.shape[2:] for each in reading.activations), key=math.prod)
         if upsample:
-            size = first.shape[2:]
+            sizes = [self._places.size(index, given) for index in range(len(reading.activations))]
+            size = sizes[0]
+            if any(each != size for each in sizes):
+                raise ValueError(f"layer: they look at inputs of sizes {sizes}, whose maps cannot be fused")
             for each in reading.activations:
                 if each.dim() - 2 != len(size):
                     raise ValueError(
@@ -250,16 +254,20 @@ class ActivationMap(Attribution):
                     )
         several = len(reading.activations) > 1
         maps = []
-        for activations, field in zip(reading.activations, reading.fields, strict=True):
+        for index, (activations, field) in enumerate(zip(reading.activations, reading.fields, strict=True)):
+            centres = self._places.centres(index, given) if upsample else None
             each = self.combine(
                 activations,
                 field,
-                size,
+                size if centres is None else None,
                 relu_attributions=relu_attributions,
-                normalize=normalize or several,
+                normalize=centres is None and (normalize or several),
                 eigen_smooth=eigen_smooth,
             )
-            dtype = activations.dtype
+            if centres is not None:
+                wide = each.to(accumulation_dtype(each.dtype))
+                each = cam.finish(placed(wide, centres, size), relu=False, normalize=normalize or several)
+            dtype, first = activations.dtype, given[0]
             maps.append(each.to(torch.promote_types(dtype, first.dtype) if first.is_floating_point() else dtype))
         result = _fused(maps, fuse, normalize)[:, None]
         return result if reading.targets is None else result.unflatten(0, (reading.targets, -1))

@@ -1,6 +1,6 @@
 """Where a layer's positions are and look: proved by the operations that lead to it, else measured, else refused."""
 
-from fastsal.engine.reading.geometry.asking import Noted, Seen, geometry_of, judged, settled, survey
+from fastsal.engine.reading.geometry.asking import Noted, Seen, geometry_of, judged, measured_too, settled, survey
 from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.geometry.memory import Kind, kind_of, recall, remember
 from fastsal.engine.reading.geometry.record import Geometry, Unsettled
@@ -15,6 +15,7 @@ __all__ = [
     "geometry_of",
     "judged",
     "kind_of",
+    "measured_too",
     "recall",
     "remember",
     "settled",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastsal._torch import tree_leaves
 from fastsal.engine.reading.geometry.layout import Layout
 from fastsal.engine.reading.geometry.lineage import Lineage
+from fastsal.engine.reading.geometry.measuring import measured
 from fastsal.engine.reading.geometry.memory import kind_of, recall, remember
 from fastsal.engine.reading.geometry.proof import Refuted, Unproved, has_places, proved
 from fastsal.engine.reading.geometry.record import Geometry, Unsettled
@@ -51,6 +52,9 @@ class Survey(NamedTuple):
     dense: bool
 
 
+INDEPENDENT = "it is not known to depend on the input"
+
+
 class Noted(NamedTuple):
     """What a pass left of a layer's value: shape and layout, None where no input is known to be in it."""
 
@@ -61,7 +65,7 @@ class Noted(NamedTuple):
 def judged(noted: Noted, lineage: Lineage, which: int | None = None) -> tuple[Geometry | str, bool]:
     """(the geometry or why there is none, whether that is known) of a value, after the pass."""
     if noted.layout is None:
-        return "it is not known to depend on the input", False
+        return INDEPENDENT, False
     try:
         return proved(noted.layout, lineage, which), True
     except Refuted as error:
@@ -84,8 +88,45 @@ def settled(
     Raises:
         Unsettled: where it is not known which dimensions are positions.
     """
-    found, _ = judged(noted, lineage)
+    found, known = judged(noted, lineage)
+    if not known:
+        found = _measured(found, model, layer, -1, inputs, additional)
     return _kept(model, layer, -1, inputs, (name or type(layer).__name__, noted.shape), found)
+
+
+def _measured(
+    unproved: Geometry | str,
+    model: Callable[..., Any],
+    layer: nn.Module,
+    run: int,
+    inputs: tuple[Any, ...],
+    additional: tuple[Any, ...],
+) -> Geometry | str:
+    found = measured(model, [(layer, run)], inputs, additional)[layer, run]
+    return f"{unproved}, and {found}" if isinstance(found, str) else found
+
+
+def measured_too(seen: list[Seen], model: Callable[..., Any], inputs: tuple[Any, ...], additional: Any) -> list[Seen]:
+    """The same runs, with what measuring says of the last few that were not settled."""
+    unsettled = [each for each in seen if _may_be_measured(each)][-MOST_MEASURED:]
+    if not unsettled:
+        return seen
+    found = measured(model, [(each.module, each.run) for each in unsettled], inputs, additional)
+
+    def told(each: Seen) -> Seen:
+        now = found[each.module, each.run]
+        return each._replace(found=f"{each.found}, and {now}" if isinstance(now, str) else now, settled=True)
+
+    return [told(each) if each in unsettled else each for each in seen]
+
+
+MOST_MEASURED = 6
+"""Of a model's layers where none is asked for by name: each takes near a tenth of a second."""
+
+
+def _may_be_measured(seen: Seen) -> bool:
+    wide = sum(1 for extent in seen.shape if extent > 1)
+    return not seen.settled and seen.found != INDEPENDENT and wide > 1 and not isinstance(seen.module, nn.Linear)
 
 
 def _kept(
@@ -188,4 +229,7 @@ def geometry_of(
         raise ValueError("layer: the model did not run it, or its output is not one tensor; choose one inside it")
     if not -len(seen) <= run < len(seen):
         raise ValueError(f"run: {run} is out of range for a layer that ran {len(seen)} times")
-    return _kept(model, part, run, inputs, (seen[run].name, seen[run].shape), seen[run].found)
+    found = seen[run].found
+    if not seen[run].settled:
+        found = _measured(found, model, part, seen[run].run, inputs, additional)
+    return _kept(model, part, run, inputs, (seen[run].name, seen[run].shape), found)

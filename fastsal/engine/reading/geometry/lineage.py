@@ -125,7 +125,26 @@ class Lineage(TorchDispatchMode):
         return ((),) * (widest - len(found)) + found
 
 
-_ELEMENTWISE = {"masked_fill", "where", "hardtanh", "gelu", "relu6", "prelu", "_prelu_kernel", "rrelu_with_noise"}
+_ELEMENTWISE = {
+    "_prelu_kernel",
+    "celu",
+    "gelu",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "masked_fill",
+    "mish",
+    "prelu",
+    "relu6",
+    "rrelu_with_noise",
+    "selu",
+    "silu",
+    "softplus",
+    "softshrink",
+    "threshold",
+    "where",
+}
 """Operations that PyTorch does not tag as such in every release."""
 
 

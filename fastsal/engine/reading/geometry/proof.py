@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastsal.engine.reading.geometry.layout import Cells, Dim, Examples, Joined, Layout, Plain, size_of
 from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.geometry.record import Geometry
@@ -39,7 +41,7 @@ def proved(layout: Layout, lineage: Lineage, which: int | None = None) -> Geomet
         if not any(map(_lost, layout)):
             raise Refuted("none of its dimensions follows the input")
         raise Unproved("none of its dimensions is known to follow the input")
-    return _of_input(layout, lineage, examples, inputs[0])
+    return replace(_of_input(layout, lineage, examples, inputs[0]), also=tuple(inputs[1:]))
 
 
 def has_places(layout: Layout) -> bool:

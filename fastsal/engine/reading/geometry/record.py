@@ -53,6 +53,7 @@ class Geometry:
         local: whether each position's own surroundings are in its value; a sum over all positions, as attention takes,
             has its place from the query alone.
         resampled: whether pooling to a fixed size or enlarging made the grid.
+        also: other inputs that the layer looks at.
 
     >>> tokens = fastsal.Geometry(0, 2, (1, 1), 0, (2, 3), (4, 6), before=1, stride=(16.0, 16.0), offset=(7.5, 7.5))
     >>> tokens.arrange(torch.zeros(2, 25, 8)).shape
@@ -73,6 +74,7 @@ class Geometry:
     extents: tuple[int, ...] = ()
     local: bool = True
     resampled: bool = False
+    also: tuple[int, ...] = ()
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -114,6 +116,15 @@ class Geometry:
         """Where each position looks, in the order of :attr:`size`: for each axis, one coordinate for each position."""
         each = sorted(zip(self.axes, self.grid, self.offset, self.stride, strict=True))
         return tuple(tuple(offset + index * stride for index in range(count)) for _, count, offset, stride in each)
+
+    def tiles(self) -> bool:
+        """Whether each position is within half a step of where equal parts of the input would put it."""
+        parts = zip(self.grid, self.offset, self.stride, self.extents, strict=True)
+        return all(
+            abs(offset + at * stride - ((at + 0.5) * extent / count - 0.5)) <= (0.5 + 1e-6) * abs(stride)
+            for count, offset, stride, extent in parts
+            for at in (0, count - 1)
+        )
 
     def __str__(self) -> str:
         grid = " x ".join(map(str, self.size))

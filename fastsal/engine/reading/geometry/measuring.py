@@ -1,0 +1,166 @@
+"""Geometries that are measured: one batch in which blocks of an input change, where no proof is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastsal.engine.reading.geometry.blocks import BLOCKS, Blocks, blocks_of
+from fastsal.engine.reading.geometry.hypotheses import Reading as BlockReading
+from fastsal.engine.reading.geometry.hypotheses import best_reading
+from fastsal.engine.reading.geometry.record import Geometry
+from fastsal.engine.run.forward import evaluation, one_example, run, scratch
+
+Wanted = tuple[nn.Module, int]
+"""A module, and which of its runs, from 0; -1 is the last."""
+
+
+def measured(
+    model: Callable[..., Any],
+    wanted: Sequence[Wanted],
+    inputs: tuple[Any, ...],
+    additional: tuple[Any, ...] = (),
+    which: int | None = None,
+) -> dict[Wanted, Geometry | str]:
+    """The geometry of each, or why there is none.
+
+    Each input is changed in turn until all are found: one batch of 17 rows, and one more pass of a row, for each.
+
+    Args:
+        model: module or callable around one.
+        wanted: what is asked for.
+        inputs, additional: arguments of the model; it gets copies.
+        which: the input that positions are to look at; None tries each.
+    """
+    found: dict[Wanted, Geometry | str] = dict.fromkeys(wanted, "no input has blocks to change")
+    with evaluation(model, eager=True), torch.no_grad():
+        rows, extra = one_example(inputs, additional)
+        places = range(len(rows)) if which is None else [which]
+        for place in places:
+            value = rows[place]
+            open_ones = [each for each in wanted if isinstance(found[each], str)]
+            if not open_ones or not isinstance(value, Tensor) or value.dim() < 2 or value.shape[0] != 1:
+                continue
+            blocks = blocks_of(value)
+            if blocks is None:
+                continue
+            changes = _changes(model, open_ones, rows, extra, place, blocks)
+            for each in open_ones:
+                found[each] = _read(changes.get(each), blocks, place)
+    return found
+
+
+def _read(noted: _Change | None, blocks: Blocks, place: int) -> Geometry | str:
+    if noted is None:
+        return "the model does not run it in a batch as it does alone"
+    if isinstance(noted.change, str):
+        return noted.change
+    reading = best_reading(noted.change.cpu(), blocks)
+    if isinstance(reading, str):
+        return reading
+    return _geometry(reading, noted.shape, noted.examples, blocks, place)
+
+
+def _geometry(
+    reading: BlockReading, shape: tuple[int, ...], examples: int, blocks: Blocks, place: int
+) -> Geometry | str:
+    dims = tuple(dim if dim < examples else dim + 1 for dim in reading.dims)
+    rest = [dim for dim in range(len(shape)) if dim != examples and dim not in dims]
+    several = [dim for dim in rest if shape[dim] > 1] or rest[:1]
+    if len(several) != 1 or len(rest) != 1:
+        return "it has more than one dimension of channels"
+    extents = tuple(blocks.extents[axis] for axis in reading.axes)
+    strides = tuple(extent / count for extent, count in zip(extents, reading.grid, strict=True))
+    return Geometry(
+        examples,
+        several[0],
+        dims,
+        place,
+        tuple(blocks.axes[axis] for axis in reading.axes),
+        reading.grid,
+        reading.before,
+        reading.behind,
+        tuple((stride - 1) / 2 for stride in strides),
+        strides,
+        "measured",
+        extents,
+    )
+
+
+class _Change:
+    """A layer's change, or why it tells nothing."""
+
+    def __init__(self, alone: tuple[int, ...], batch: Tensor) -> None:
+        self.shape, self.examples = alone, -1
+        self.change: Tensor | str = "its rows are not the examples"
+        if batch.dim() != len(alone):
+            return
+        grown = [dim for dim, (one, all_) in enumerate(zip(alone, batch.shape, strict=True)) if one != all_]
+        if len(grown) != 1 or alone[grown[0]] != 1 or batch.shape[grown[0]] != 1 + BLOCKS:
+            return
+        self.examples = grown[0]
+        rows = batch.movedim(grown[0], 0).float()
+        self.change = (rows[1:] - rows[:1]).abs()
+
+
+def _changes(
+    model: Callable[..., Any],
+    wanted: Sequence[Wanted],
+    rows: tuple[Any, ...],
+    extra: tuple[Any, ...],
+    place: int,
+    blocks: Blocks,
+) -> dict[Wanted, _Change]:
+    shapes: dict[Wanted, tuple[int, ...]] = {}
+
+    def shape(key: Wanted, value: Tensor) -> None:
+        shapes[key] = tuple(value.shape)
+
+    found: dict[Wanted, _Change] = {}
+
+    def change(key: Wanted, value: Tensor) -> None:
+        if key in shapes:
+            found[key] = _Change(shapes[key], value)
+
+    def tiled(value: Any) -> Any:
+        return value.repeat(1 + BLOCKS, *[1] * (value.dim() - 1)) if _is_row(value) else value
+
+    _visited(model, wanted, rows, extra, shape)
+    batch = tuple(blocks.rows if at == place else tiled(value) for at, value in enumerate(rows))
+    try:
+        _visited(model, wanted, batch, tuple(map(tiled, extra)), change)
+    except (RuntimeError, ValueError, TypeError, IndexError):  # a model may take one example only
+        return {}
+    return found
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == 1
+
+
+def _visited(
+    model: Callable[..., Any],
+    wanted: Sequence[Wanted],
+    rows: tuple[Any, ...],
+    extra: tuple[Any, ...],
+    visit: Callable[[Wanted, Tensor], None],
+) -> None:
+    runs: dict[nn.Module, int] = {}
+
+    def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+        number = runs[module] = runs.get(module, -1) + 1
+        if isinstance(output, Tensor) and output.is_floating_point():
+            for key in ((module, number), (module, -1)):
+                if key in asked:
+                    visit(key, output.detach())
+
+    asked = set(wanted)
+    handles = [module.register_forward_hook(hook) for module in {module for module, _ in wanted}]
+    try:
+        run(model, tuple(map(scratch, rows)), tuple(map(scratch, extra)))
+    finally:
+        for handle in handles:
+            handle.remove()
