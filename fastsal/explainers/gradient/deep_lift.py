@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastsal.engine.run import tell
 from fastsal.explainers.arguments import Baselines, Inputs, examples_of
 from fastsal.explainers.base import GradientAttribution, Reads, attribution
 from fastsal.explainers.call import Call
@@ -138,7 +138,7 @@ class DeepLift(GradientAttribution):
             starts = task.starts()
             parts, delta, excess, shaped = self.attributions(task, task.inputs, starts, custom, **options)
             if excess is not None:
-                warnings.warn(f"{type(self).__name__}: {excess}", UserWarning, stacklevel=4)
+                tell(f"{type(self).__name__}: {excess}")
             result = shaped(parts)
             return (result, delta) if return_convergence_delta else result
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastsal.engine.run import tell
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
@@ -138,7 +138,7 @@ class DeepLiftShap(DeepLift):
 
         def finish() -> Any:
             if told:
-                warnings.warn(f"{type(self).__name__}: {told[0]}", UserWarning, stacklevel=5)
+                tell(f"{type(self).__name__}: {told[0]}")
             result = forms[0]([moments[0].to(dtype) for moments, dtype in zip(state, dtypes, strict=True)])
             return (result, torch.cat(deltas).T.reshape(-1)) if return_convergence_delta else result
 

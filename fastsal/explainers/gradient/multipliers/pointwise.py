@@ -46,7 +46,9 @@ def _changes(ends: Ends, moving: list[str]) -> list[Tensor]:
     for chosen in range(2**count):
         other = {key: starts[key] for place, key in enumerate(moving) if not chosen >> place & 1}
         corners.append(_first(ends.run({**fixed, **other})))
-    found = []
+    if count == 1:
+        return [corners[1] - corners[0]]
+    found, defined = [], corners[0].isfinite() & corners[-1].isfinite()
     for place in range(count):
         total = torch.zeros_like(corners[0])
         for chosen in range(2**count):
@@ -54,36 +56,40 @@ def _changes(ends: Ends, moving: list[str]) -> list[Tensor]:
                 before = chosen.bit_count()
                 share = math.factorial(before) * math.factorial(count - before - 1) / math.factorial(count)
                 total += share * (corners[chosen | 1 << place] - corners[chosen])
-        found.append(total)
+        # An end of one argument with another's other end may be out of the domain.
+        found.append(torch.where(defined & total.isnan(), torch.inf, total))
     return found
-
-
-def chosen(small: Tensor, plain: Tensor, product: Tensor) -> Tensor:
-    """The gradient where a difference is too small, and 0 where that is infinite, as the root's at 0."""
-    return torch.where(small, plain.nan_to_num(0.0, 0.0, 0.0), product)
 
 
 def rescaled(ends: Ends) -> Back:
     """delta_out / delta_in; the gradient where delta_in is too small to divide by, or an end is not in the domain."""
     moving = [name for name in ends.starts if ends.arguments[name].is_floating_point()]
-    kept: dict[str, tuple[Tensor, Tensor]] = {}
+    kept: dict[str, Tensor] = {}
     for name, change in zip(moving, _changes(ends, moving), strict=True):
         end, start = ends.both(name)
         delta = end - start
-        kept[name] = ((change / delta).to(delta.dtype), delta.abs() < ends.eps)
+        # An infinite ratio stands for the gradient.
+        ratio = (change / delta).to(delta.dtype)
+        if ratio.shape == delta.shape:
+            ratio.masked_fill_(delta.abs() < ends.eps, torch.inf)
+            kept[name] = ratio
+        else:
+            kept[name] = torch.where(delta.abs() < ends.eps, torch.inf, ratio)
 
     def back(gradients: Gradients, plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {}
-        for name, (ratio, small) in kept.items():
+        for name, ratio in kept.items():
             if name in plain and gradients[0] is not None:
-                given = plain[name]
-                if ratio.shape == given.shape:
-                    product = torch.where(ratio.isfinite(), gradients[0] * ratio, given)
-                else:
-                    product = summed((gradients[0] * ratio).nan_to_num(0.0, 0.0, 0.0), given)
-                found[name] = chosen(small, given, product.to(given.dtype))
+                given, product, instead = plain[name], gradients[0] * ratio, ratio.isinf()
+                if ratio.shape != given.shape:
+                    product = summed(torch.where(instead, 0, product), given)
+                    instead = summed(instead.to(product.dtype), given) == ratio.numel() // given.numel()
+                if steep:  # the slope may be infinite, as the root's at 0
+                    given = given.nan_to_num(0.0, 0.0, 0.0)
+                found[name] = torch.where(instead, given, product.to(given.dtype))
         return found
 
+    steep = ends.func._schema.name.split("::")[1] not in COPYING
     return back
 
 

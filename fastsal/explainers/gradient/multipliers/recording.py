@@ -232,6 +232,8 @@ class Inputs(_Run):
             self._softmax[node] = (ends, chosen)
 
         def hook(plain: tuple[Tensor | None, ...], gradients: tuple[Tensor | None, ...]) -> Any:
+            if not self.over:  # a gradient that the model takes itself
+                return None
             if region is not None:
                 return _written(plain, gradients, chosen["rule"], order[0], region, shape, strides)
             given = {n: g for n, g in zip(order, plain, strict=False) if g is not None and n in varying}

@@ -8,7 +8,7 @@ import torch
 
 from fastsal._torch import OpOverload
 from fastsal.explainers.gradient.multipliers import extremes, norms, pointwise, products, softmax
-from fastsal.explainers.gradient.multipliers.rule import Rule, all_vary, functional, names
+from fastsal.explainers.gradient.multipliers.rule import Ends, Rule, all_vary, functional, names
 
 aten = torch.ops.aten
 
@@ -30,6 +30,12 @@ def _bilinear(first: str, second: str) -> Rule:
 def _matrices(first: str, second: str) -> Rule:
     return Rule(products.matrices(first, second), all_vary(first, second))
 
+
+def _none(ends: Ends) -> None:
+    """No rule: the gradient is kept."""
+
+
+_PLACES = Rule(_none, all_vary("grid"))
 
 # By name of the function that writes to nothing; where overloads differ, by name and overload.
 RULES = {
@@ -71,6 +77,9 @@ RULES = {
     "std.correction": Rule(norms.variance(root=True, mean=False)),
     "var_mean.correction": Rule(norms.variance(root=False, mean=True)),
     "std_mean.correction": Rule(norms.variance(root=True, mean=True)),
+    "grid_sampler_2d": _PLACES,
+    "grid_sampler_3d": _PLACES,
+    "cudnn_grid_sampler": _PLACES,
     "linalg_vector_norm": Rule(norms.vector_norm),
     "max.dim": _MAX,
     "max": _MAX,
@@ -110,13 +119,18 @@ LINEAR = names(
     max_unpool2d max_unpool3d unfold_copy unsafe_split unsafe_split_with_sizes split_with_sizes_copy _unsafe_view
     _reshape_alias _fft_r2c _fft_c2r _fft_c2c mul div true_divide fill zero _sparse_mm _pack_padded_sequence
     _batch_norm_with_update _native_batch_norm_legit_no_training _native_batch_norm_legit mkldnn_convolution
-    max_pool2d_with_indices grid_sampler_2d grid_sampler_3d cudnn_grid_sampler _trilinear
-    """
+    max_pool2d_with_indices """
 )
 """Linear in each argument that may vary, so that the gradient is exact where one of them does."""
 
 BROKEN = names("sign sgn round floor ceil trunc frac fmod remainder heaviside floor_divide copysign nextafter angle")
 """Functions that jump: they keep their gradient, since a quotient by a difference across the jump has no bound."""
+
+TESTS = names(
+    """eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit gcd lcm logical_and logical_not logical_or
+    logical_xor bitwise_and bitwise_not bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift"""
+)
+"""Whose results carry no gradient."""
 
 
 def name_of(func: OpOverload) -> str:
@@ -133,7 +147,7 @@ def rule_of(func: OpOverload) -> Rule | None:
     name = name_of(func)
     found = RULES.get(f"{name}.{base._overloadname}", RULES.get(name))
     alike = (torch.Tag.pointwise in base.tags and "backward" not in name) or name in UNTAGGED
-    return ELEMENTWISE if found is None and alike and name not in LINEAR | BROKEN else found
+    return ELEMENTWISE if found is None and alike and name not in LINEAR | BROKEN | TESTS else found
 
 
 @functools.cache
