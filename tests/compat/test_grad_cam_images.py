@@ -75,7 +75,9 @@ def test_refusals() -> None:
 
 def test_another_colormap_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
-    with pytest.raises(ImportError, match=r"colormap: 16 needs OpenCV.*COLORMAP_JET, 2, does not"):
+    with pytest.raises(
+        ImportError, match=r"colormap: 16 needs OpenCV; COLORMAP_JET, 2, does not: .*pip install opencv"
+    ):
         show_cam_on_image(np.ones((2, 2, 3)), np.ones((2, 2)), colormap=16)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastsal.compat.grad_cam._optional import optional
 
 EPSILON = 1e-7
 """Added to the range, so that a constant map becomes 0."""
@@ -36,10 +37,7 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
         return maps if maps.shape[1:] == size else F.interpolate(maps[:, None], size, mode="bilinear")[:, 0]
     if maps.dim() != 4:
         raise ValueError(f"maps: shape {tuple(maps.shape)} is neither [N, H, W] nor [N, D, H, W]")
-    try:
-        zoom = importlib.import_module("scipy.ndimage").zoom
-    except ImportError as error:
-        raise ImportError("SciPy is not installed; it resizes the maps of volumes: pip install scipy") from error
+    zoom = optional("scipy.ndimage", "resizes the maps of volumes").zoom
     factors = [after / before for after, before in zip(size, maps.shape[1:], strict=True)]
     volumes = [zoom(volume, factors) for volume in maps.cpu().numpy()]
     return torch.from_numpy(np.stack(volumes)).to(maps.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +60,9 @@ class BaseCAM:
         target_layers: modules of it (or their dotted names), whose maps are averaged.
         reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
             layers and tokens of equal patches.
+        compute_input_gradient, uses_gradients, detach: of no effect: what a method needs is known.
+        tta_transforms: what ``aug_smooth`` averages over: objects with ``augment_image`` and ``deaugment_mask``, as
+            ttach's; None takes the input and its mirror image, times 0.9, 1 and 1.1.
 
     Attributes:
         outputs: the model's of the last call, without its graph.
@@ -78,10 +81,15 @@ class BaseCAM:
         model: nn.Module,
         target_layers: Sequence[nn.Module | str],
         reshape_transform: ReshapeTransform | None = None,
+        compute_input_gradient: bool = False,
+        uses_gradients: bool = True,
+        tta_transforms: Iterable[Any] | None = None,
+        detach: bool = True,
     ) -> None:
         if isinstance(target_layers, (nn.Module, str)):
             raise TypeError("target_layers: pass a list of modules, as [model.layer4[-1]]")
         self.model, self.target_layers, self.reshape_transform = model, list(target_layers), reshape_transform
+        self.tta_transforms = tta_transforms
         self.outputs: Any = None
         self.explainer()
 
@@ -109,7 +117,8 @@ class BaseCAM:
             input_tensor: [B, C, H, W] or [B, C, D, H, W]; moved to the model's device.
             targets: one per image, called with that image's part of the output and returning one number as a tensor;
                 None takes the class of highest score.
-            aug_smooth: the mean of six maps: of the input and its mirror image, times 0.9, 1 and 1.1.
+            aug_smooth: the mean of six maps: of the input and its mirror image, times 0.9, 1 and 1.1, or those of
+                ``tta_transforms``.
             eigen_smooth: the first principal component of the weighted activations instead of their sum.
 
         Raises:
@@ -117,7 +126,19 @@ class BaseCAM:
         """
         if not aug_smooth:
             return self.forward(input_tensor, targets, eigen_smooth)
-        maps = []
+        return self.forward_augmentation_smoothing(input_tensor, targets, eigen_smooth)
+
+    def forward_augmentation_smoothing(
+        self, input_tensor: Tensor, targets: Targets = None, eigen_smooth: bool = False
+    ) -> NDArray[np.float32]:
+        """A call with aug_smooth."""
+        maps: list[NDArray[np.float32]] = []
+        if self.tta_transforms is not None:
+            for transform in self.tta_transforms:
+                found = self.forward(transform.augment_image(input_tensor), targets, eigen_smooth)
+                maps.append(transform.deaugment_mask(torch.from_numpy(found)[:, None])[:, 0].numpy())
+            smoothed: NDArray[np.float32] = np.mean(np.stack(maps), axis=0, dtype=np.float32)
+            return smoothed
         for mirrored in (False, True):
             flipped = input_tensor.flip(-1) if mirrored else input_tensor
             for factor in FACTORS:
@@ -170,6 +191,10 @@ class BaseCAM:
     def aggregated(self, maps: list[Tensor]) -> Tensor:
         """One map of all layers': their mean, from 0 to 1 again."""
         return scaled(torch.stack(maps).clamp_min(0).mean(0))
+
+    def get_target_width_height(self, input_tensor: Tensor) -> tuple[int, ...]:
+        """The size of the maps from the last dimension on: (width, height), of volumes the depth behind them."""
+        return tuple(input_tensor.shape[:1:-1])
 
     def as_input(self, input_tensor: Tensor) -> Tensor:
         """The input on the model's device.

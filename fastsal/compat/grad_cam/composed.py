@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class _Rivals:
     """A FinerWeightedTarget whose classes are those of the first output that it is called with."""
 
-    def __init__(self, alpha: float, comparison_categories: Sequence[int], target_idx: int | None) -> None:
-        self.alpha, self.comparison_categories, self.target_idx = alpha, list(comparison_categories), target_idx
+    def __init__(self, alpha: float, comparison_categories: Sequence[int] | None, target_idx: int | None) -> None:
+        self.alpha, self.comparison_categories, self.target_idx = alpha, comparison_categories, target_idx
         self.chosen: FinerWeightedTarget | None = None
 
     def __call__(self, model_output: Tensor) -> Tensor:
@@ -33,17 +33,22 @@ class _Rivals:
         return self.chosen(model_output)
 
     def _choose(self, scores: Tensor) -> FinerWeightedTarget:
-        if scores.dim() != 1 or not 0 <= max(self.comparison_categories, default=-1) < len(scores):
+        given = (
+            range(1, 4)[: max(scores.numel() - 1, 0)]
+            if self.comparison_categories is None
+            else self.comparison_categories
+        )
+        if scores.dim() != 1 or not 0 <= max(given, default=-1) < len(scores):
             raise ValueError(
-                f"comparison_categories: {self.comparison_categories} are no ranks of classes for an image's output "
+                f"comparison_categories: {list(given)} are no ranks of classes for an image's output "
                 f"{tuple(scores.shape)}"
             )
         score = scores.max() if self.target_idx is None else scores[self.target_idx]
         order = (scores - score).abs().argsort(stable=True).tolist()
-        return FinerWeightedTarget(order[0], [order[rank] for rank in self.comparison_categories], self.alpha)
+        return FinerWeightedTarget(order[0], [order[rank] for rank in given], self.alpha)
 
 
-class _Composed:
+class Composed:
     """A method around ``base_cam``."""
 
     base_cam: BaseCAM
@@ -64,7 +69,7 @@ class _Composed:
         return None
 
 
-class FinerCAM(_Composed):
+class FinerCAM(Composed):
     """Zhang et al., "Finer-CAM" (CVPR 2025): what sets a class apart from those with the nearest scores.
 
     Args:
@@ -91,7 +96,7 @@ class FinerCAM(_Composed):
         targets: Targets = None,
         eigen_smooth: bool = False,
         alpha: float = 1,
-        comparison_categories: Sequence[int] = (1, 2, 3),
+        comparison_categories: Sequence[int] | None = None,
         target_idx: int | None = None,
     ) -> NDArray[np.float32]:
         """Maps float32 [B, H, W] in [0, 1]; [B, D, H, W] of volumes.
@@ -101,7 +106,8 @@ class FinerCAM(_Composed):
             targets: one per image, in place of what the following make.
             eigen_smooth: the first principal component of the weighted activations instead of their sum.
             alpha: share of the compared scores that is taken off.
-            comparison_categories: which classes are compared, as ranks: 1 has the score nearest to the target's.
+            comparison_categories: which classes are compared, as ranks: 1 has the score nearest to the target's. None
+                takes the first three that there are.
             target_idx: the class to explain; None takes each image's of highest score.
 
         Raises:
@@ -114,7 +120,7 @@ class FinerCAM(_Composed):
     forward = __call__
 
 
-class RefineCAM(_Composed):
+class RefineCAM(Composed):
     """The product of the layers' maps, from 0 to 1: a late layer's place, an early one's edges. One pass for all.
 
     Args:

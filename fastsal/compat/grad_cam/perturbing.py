@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsal import explainers
-from fastsal.compat.grad_cam.ablation_layer import AblationLayer
+from fastsal.compat.grad_cam.ablation_layer import FAR_BELOW, AblationLayer
 from fastsal.compat.grad_cam.base_cam import BaseCAM
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
 
 MASK_EPSILON = 1e-8
-FAR_BELOW = 1e7
-"""How far under a layer's minimum an ablated channel is put, where that minimum is not 0."""
 
 
 class _CornerAlignedScoreCAM(explainers.ScoreCAM):

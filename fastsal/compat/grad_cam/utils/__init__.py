@@ -1,5 +1,7 @@
 """pytorch-grad-cam's helpers under their own module names."""
 
+from fastsal.compat.grad_cam.utils import model_targets, reshape_transforms
 from fastsal.compat.grad_cam.utils.image import deprocess_image
+from fastsal.compat.grad_cam.utils.svd_on_activations import get_2d_projection
 
-__all__ = ["deprocess_image"]
+__all__ = ["deprocess_image", "get_2d_projection", "model_targets", "reshape_transforms"]

@@ -1,0 +1,1 @@
+"""pytorch-grad-cam's measures of maps under their own module names."""
