@@ -71,6 +71,7 @@ class Differences:
             ValueError: as of :meth:`multipliers`, and for layers that run otherwise for the baselines.
         """
         task, found = self._task, list[Tensors]()
+        task.tiled_target(self._count)  # a function of the output is asked before, by a pass that is not watched
 
         def multipliers(scored: Callable[[Tensor], None]) -> list[Tensors]:
             extra = tuple(map(scratch, task.repeated(task.additional, self._count)))
