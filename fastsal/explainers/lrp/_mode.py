@@ -205,7 +205,7 @@ class RelevanceMode(TorchFunctionMode):
                 raise Refused(
                     f"{name}: LRP has no rule for it with {len(inputs)} input(s) that depend on the model's inputs; "
                     f"give it one that fits, as in composite={{{name!r}: {one}}}, or set one on the module that runs "
-                    f"it, as in module.rule = {one}"
+                    f"it, as in module.rule = {one}; attribute() takes composite, fastsal.lrp has the rules"
                 )
             return result
         if rule is not None and rule.splits and not known:
