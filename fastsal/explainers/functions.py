@@ -122,11 +122,13 @@ def carriers(value: Any) -> list[Tensor]:
     return []
 
 
-def has_tensors(value: Any) -> bool:
-    """Whether there is a tensor in the arguments."""
+def requires_gradient(value: Any) -> bool:
+    """Whether there is a tensor in the arguments of which autograd would keep a graph."""
     if isinstance(value, dict):
-        return any(map(has_tensors, value.values()))
-    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(map(has_tensors, value)))
+        return any(map(requires_gradient, value.values()))
+    if isinstance(value, Tensor):
+        return value.requires_grad
+    return isinstance(value, (tuple, list)) and any(map(requires_gradient, value))
 
 
 def replaced(value: Any, change: Callable[[Any], Any]) -> Any:

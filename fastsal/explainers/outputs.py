@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,14 +11,41 @@ from torch import Tensor
 
 
 def main_output(output: Any) -> Any:
-    """The tensor of an output that names it: ``logits`` (transformers), ``out`` (torchvision's segmentation)."""
+    """The tensor of an output that names it: ``logits`` (transformers), ``out`` (torchvision's segmentation).
+
+    Of one that names neither, the only tensor that is called logits, as ``prediction_logits``, or the only one in
+    floating point. A plain mapping's tensors are what its keys say to the caller, so that needs one of the former.
+    """
     if isinstance(output, Tensor):
         return output
     for name in ("logits", "out"):
         found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(found, Tensor):
             return found
-    return output
+    tensors = named_tensors(output)
+    scores = [tensor for name, tensor in tensors.items() if name.endswith("logits")]
+    if not scores and type(output) is not dict:
+        scores = list(tensors.values())
+    return scores[0] if len(scores) == 1 else output
+
+
+def named_tensors(output: Any) -> dict[str, Tensor]:
+    """The floating point tensors of an output object or mapping, by name."""
+    if isinstance(output, Mapping):
+        items: Any = output.items()
+    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
+        items = ((field.name, getattr(output, field.name)) for field in dataclasses.fields(output))
+    else:
+        return {}
+    return {str(name): each for name, each in items if isinstance(each, Tensor) and each.is_floating_point()}
+
+
+def no_tensor(output: Any) -> str:
+    """What an output is that is no tensor, and what would do instead, for errors."""
+    tensors = named_tensors(output)
+    told = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+    kind = f"{type(output).__name__} with {told}" if told else type(output).__name__
+    return f"its output is a {kind}, not a tensor; wrap it to return one, or pass a target of fastsal.targets"
 
 
 def count_examples(output: Any) -> int:

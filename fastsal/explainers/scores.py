@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import host_may_wait
-from fastsal.explainers.outputs import count_examples, example_scores, main_output
+from fastsal.explainers.outputs import count_examples, example_scores, main_output, no_tensor
 from fastsal.explainers.targets import ExampleTarget
 
 Target = Any
@@ -193,7 +193,7 @@ def one_score_each(output: Any, target: Target, examples: int) -> Tensor:
         return _scored(output, target, examples)
     output = main_output(output)
     if not isinstance(output, Tensor):
-        raise TypeError(f"forward_func: its output is a {type(output).__name__}, not a tensor; wrap it to return one")
+        raise TypeError(f"forward_func: {no_tensor(output)}")
     check_batch(output, examples)
     scores = select_target(output, target)
     if scores.numel() != examples and scores.numel() != 1:
@@ -231,7 +231,7 @@ def selected(output: Any, target: Target) -> Tensor:
     if not scores_examples(target):
         output = main_output(output)
         if not isinstance(output, Tensor):
-            raise TypeError(f"forward_func: its output is a {type(output).__name__}, not a tensor or a number; wrap it")
+            raise TypeError(f"forward_func: {no_tensor(output)}")
     return select_target(output, target)
 
 

@@ -15,7 +15,7 @@ from fastsal.explainers import Attribution, Task, describe
 from fastsal.explainers.anytime import limits_of
 from fastsal.explainers.arguments import Given, Inputs, as_arguments, at_least_one
 from fastsal.explainers.base import Estimating, estimate_of
-from fastsal.explainers.outputs import main_output
+from fastsal.explainers.outputs import main_output, no_tensor
 from fastsal.explainers.registry import find, keywords, options
 from fastsal.explainers.scores import Target, check_batch, one_score_each
 from fastsal.explanation.explanation import AXES, Explanation, kind_of
@@ -205,7 +205,7 @@ def _resolved(output: Any, target: Target) -> Target:
     if target is not None:
         return target
     if not isinstance(output, Tensor):
-        raise TypeError(f"model: its output is a {type(output).__name__}, not a tensor; wrap it to return one")
+        raise TypeError(f"model: {no_tensor(output)}")
     if output.dim() == 1:
         return None
     if output.dim() != 2:

@@ -144,6 +144,11 @@ class AblationCAM(SweptMap):
         """One example's, [C]."""
         value = tail.value
         clean = one_score_each(tail.output, task.target_of(row), 1)
+        if value.shape[0] != 1:
+            raise ValueError(
+                f"layer: its value {tuple(value.shape)} has {value.shape[0]} rows for one example, so no channel is of "
+                "that alone; name a layer with a row for each example"
+            )
         replacement = self.replacement(value).reshape(())
         result = torch.empty(channels, dtype=accumulation_dtype(value.dtype), device=value.device)
 

@@ -25,9 +25,9 @@ from fastsal.explainers.functions import (
     FunctionCall,
     carriers,
     function_name,
-    has_tensors,
     nodes_behind,
     plain_name,
+    requires_gradient,
     works_in_place,
 )
 from fastsal.explainers.lrp._linear import BatchNorm, product, weighted
@@ -148,8 +148,9 @@ class RelevanceMode(TorchFunctionMode):
             return func(*args, **kwargs)
         found = carriers((args, kwargs))
         if not found:
-            # Without tensors it may be a switch, such as that of torch.no_grad.
-            with torch.no_grad() if has_tensors((args, kwargs)) else contextlib.nullcontext():
+            # Without tensors it may be a switch, such as that of torch.no_grad. Of what has no gradient autograd keeps
+            # nothing, and a view that was made without it could not be written to afterwards.
+            with torch.no_grad() if requires_gradient((args, kwargs)) else contextlib.nullcontext():
                 return func(*args, **kwargs)
         name = function_name(func)
         in_place = works_in_place(func, name, args, kwargs)

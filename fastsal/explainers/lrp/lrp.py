@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.prepare import unprepared
-from fastsal.engine.run import calling
+from fastsal.engine.run import calling, detached
 from fastsal.explainers.arguments import Inputs, as_inputs
 from fastsal.explainers.base import GradientAttribution, Reads, attribution
 from fastsal.explainers.call import Call
@@ -18,6 +18,7 @@ from fastsal.explainers.lrp._mode import Refused, RelevanceMode
 from fastsal.explainers.lrp._modules import own_rule
 from fastsal.explainers.lrp.composites import Composite, Rules, as_composite
 from fastsal.explainers.lrp.layer import widen
+from fastsal.explainers.outputs import main_output
 from fastsal.explainers.scores import Target, one_score_each, per_example
 from fastsal.explainers.task import Task
 
@@ -156,7 +157,7 @@ class Propagation:
     def __init__(self, task: Task, model: nn.Module, mode: RelevanceMode) -> None:
         self._task, self._mode, self._of_inputs = task, mode, task.given.callable_with(model)
         self._start = HALF_START if any(tensor.dtype == torch.float16 for tensor in task.inputs) else 1.0
-        self._output = torch.empty(0)
+        self._output: Any = None
         self._around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
         self._inside: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
@@ -179,16 +180,22 @@ class Propagation:
                 output = self._of_inputs(*arguments)
         except Refused as refused:
             raise TypeError(str(refused)) from refused
-        self._mode.finish(output)
-        if self._start != 1 and isinstance(output, Tensor) and output.requires_grad:
-            output.register_hook(lambda gradient: gradient * self._start)
+        main = main_output(output)
+        self._mode.finish((output, main))
+        if self._start != 1:
+            if isinstance(main, Tensor):
+                start = self._start
+                if main.requires_grad:
+                    main.register_hook(lambda gradient: gradient * start)
+            else:
+                self._start = 1.0
         self._output = output
         return output
 
     @property
     def scores(self) -> Tensor:
         """Of the last run, [B]."""
-        return one_score_each(self._output.detach(), self._task.target, self._task.examples)
+        return one_score_each(detached(self._output), self._task.target, self._task.examples)
 
     def scaled(self, relevances: Sequence[Tensor]) -> list[Tensor]:
         """Relevances [B, ...] that add up to the scores, from shares."""
