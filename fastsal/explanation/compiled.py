@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,9 +27,9 @@ from fastsal.engine.run import (
 from fastsal.explainers import Attribution, describe
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, examples_of
 from fastsal.explainers.base import Report
-from fastsal.explainers.outputs import main_output
+from fastsal.explainers.outputs import main_output, no_tensor
 from fastsal.explainers.registry import registered
-from fastsal.explainers.scores import Target
+from fastsal.explainers.scores import Target, scores_examples
 
 NOT_FIXED = {
     "aug_smooth",
@@ -48,13 +49,13 @@ class Explained(NamedTuple):
     """What a compiled explainer returns.
 
     Attributes:
-        output: the model's output, [B, K].
-        target: what was explained, [B].
+        output: the model's output: its tensor where it has or names one.
+        target: what was explained: classes [B], or the target as it was given.
         attribution: what the explainer's ``attribute`` returns.
     """
 
-    output: Tensor
-    target: Tensor
+    output: Any
+    target: Any
     attribution: Any
 
 
@@ -74,9 +75,10 @@ class Compiled:
         self._lock = threading.Lock()
         self._graph: Graph | None = None
         self._watches: list[Watch] = []
-        self._takes_target = target is not None
+        self._takes_target = is_index(target)
+        self._fixed = None if self._takes_target else target
         plain = tuple(map(scratch, tensors))
-        if target is None:
+        if not self._takes_target:
             first = self._first(plain)
         else:
             with evaluation(explainer.forward_func), torch.no_grad():
@@ -84,7 +86,6 @@ class Compiled:
                 self._outputs = _classes(run(explainer.forward_func, tuple(map(scratch, plain)), additional))
             plain = (*plain, self._column(target))
             first = self._first(plain)
-        self._outputs = _classes(first.output)
         self._fix_batch()
         self.step = self._capture(plain, first)
 
@@ -92,9 +93,10 @@ class Compiled:
         """Prediction and map, from the inputs and, where there is one, the target."""
         inputs, given = (tensors[:-1], tensors[-1]) if self._takes_target else (tensors, None)
         form = as_result(inputs, self._given_tuple)
-        return explained(
-            self._explainer, form, self._options, lambda output: output.argmax(1) if given is None else given
-        )
+        if given is not None:
+            return explained(self._explainer, form, self._options, lambda _output: given)
+        target = top_class if self._fixed is None else self._fixed
+        return explained(self._explainer, form, self._options, target)
 
     def _first(self, arguments: tuple[Tensor, ...]) -> Explained:
         """The first explanation; where a graph may follow, with the passes that it can hold, whose rows are fixed."""
@@ -158,7 +160,7 @@ class Compiled:
             raise ValueError(
                 "target: compiled to take one; pass it"
                 if self._takes_target
-                else "target: compiled to explain the top class; compile with a target to pass one"
+                else "target: compiled for the top class or what is no index; compile with a target that is one"
             )
         arguments = tensors if target is None else (*tensors, self._column(target))
         with self._lock:
@@ -204,28 +206,48 @@ class Compiled:
         return Report((*report.steps, self.step), report.sweeps)
 
 
-def explained(
-    explainer: Attribution, form: Inputs, options: Mapping[str, Any], choose: Callable[[Tensor], Tensor]
-) -> Explained:
+def explained(explainer: Attribution, form: Inputs, options: Mapping[str, Any], target: Target) -> Explained:
     """Prediction and map; the prediction comes from the explainer's own first pass where it has one.
 
     Args:
         explainer: one that :func:`compile` takes.
         form: its inputs.
         options: further arguments of its ``attribute``.
-        choose: targets [B] of an output [B, K], which it gets detached.
+        target: with one score for each example; a function gets the output, detached.
     """
-
-    def target(output: Tensor) -> Tensor:
-        _classes(output)
-        return choose(output)
-
     call = describe(explainer, form, target=target, **options)
     call.task.asks = True
     with observed() as sweeps:
         attribution = call.run()
     explainer.state.sweeps = tuple(sweeps)
     return Explained(main_output(call.task.output), call.task.target, attribution)
+
+
+def is_index(target: Target) -> bool:
+    """Whether a target is an int or one int per example, which a call can be given."""
+    if isinstance(target, (Tensor, np.ndarray)):
+        return True
+    if isinstance(target, (list, tuple)) and not (isinstance(target, list) and target and scores_examples(target)):
+        return isinstance(target, list) and not any(isinstance(each, tuple) for each in target)
+    return target is not None and not callable(target) and not scores_examples(target)
+
+
+def top_class(output: Any) -> Tensor | None:
+    """The classes [B] of an output [B, K]; None of one with one score for each example.
+
+    Raises:
+        TypeError, ValueError: for another output.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(f"target: needed, since {no_tensor(output)}")
+    if output.dim() == 1:
+        return None
+    if output.dim() != 2:
+        raise ValueError(
+            f"target: needed for an output of {tuple(output.shape)}, of which only [B, K] has a top class; a tuple "
+            "(class, ...) or one of fastsal.targets"
+        )
+    return output.argmax(1)
 
 
 def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **options: Any) -> Compiled:
@@ -241,9 +263,11 @@ def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **opt
 
     Args:
         explainer: one whose passes are the same in every call (``fixed``: gradients, class activation maps, Integrated
-            Gradients, SmoothGrad, Occlusion, RISE), of a model with outputs [B, K].
+            Gradients, SmoothGrad, Occlusion, RISE).
         inputs: an example: tensor [B, ...] or tuple of them.
-        target: None explains the top class, chosen on the device. With a target, calls take one.
+        target: None explains the top class of an output [B, K], chosen on the device, or the score of an output [B].
+            With an int, or one per example, calls take one. Any other target (a tuple into a dense output, one of
+            :mod:`fastsal.targets`, a list of functions of an example's part of the output) is fixed from here on.
         options: further arguments of the explainer's ``attribute``, fixed from here on. Tensors in them are constants.
 
     Raises:
@@ -287,10 +311,14 @@ def _classes(output: Any) -> int:
     """K of an output [B, K].
 
     Raises:
-        ValueError: for another output.
+        TypeError, ValueError: for another output.
     """
     output = main_output(output)
-    if not isinstance(output, Tensor) or output.dim() != 2:
-        form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"forward_func: its output is {form}, but a compiled explainer needs [B, K]")
+    if not isinstance(output, Tensor):
+        raise TypeError(f"target: an index needs an output [B, K], but {no_tensor(output)}")
+    if output.dim() != 2:
+        raise ValueError(
+            f"target: an index needs an output [B, K], this one is {tuple(output.shape)}; pass a tuple (class, ...) or "
+            "one of fastsal.targets, which is fixed"
+        )
     return output.shape[1]

@@ -194,8 +194,8 @@ def test_refusals() -> None:
         fastsal.compile(fastsal.RISE(model), x, show_progress=True)
     with pytest.raises(ValueError, match="seed: None would be drawn once"):
         fastsal.compile(fastsal.RISE(model), x, seed=None)
-    with pytest.raises(ValueError, match=r"forward_func: its output is \(3,\)"):
-        fastsal.compile(fastsal.Saliency(lambda x: model(x)[:, 0]), x)
+    with pytest.raises(ValueError, match=r"target: needed for an output of \(3, 1, 4\)"):
+        fastsal.compile(fastsal.Saliency(lambda x: model(x)[:, None]), x)
 
 
 def test_of_a_prepared_model() -> None:
