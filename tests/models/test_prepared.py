@@ -84,3 +84,19 @@ def test_detectors_are_rows(name: str) -> None:
     assert "depend on each other" not in told
     if name.startswith("fasterrcnn"):  # the other's objects turn on roundings, with random weights in float64 too
         assert " folded into convolutions" in batch_norm_step(prepared)
+
+
+def test_hooks_that_transformers_leaves_do_not_stop_incremental_occlusion() -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[8, 16], patch_sizes=[3, 3], strides=[2, 2],
+        num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=8, num_labels=3,
+    )  # fmt: skip
+    model, x = lively(transformers.SegformerForSemanticSegmentation(config)), torch.randn(1, 3, 32, 32)
+    model(x)
+    target = fastsal.targets.Segmentation(1)
+    windows: dict[str, Any] = {"sliding_window_shapes": (3, 8, 8), "strides": (3, 8, 8), "target": target}
+    quick = fastsal.Occlusion(model).attribute(x, **windows, incremental=True)
+    plain = fastsal.Occlusion(model).attribute(x, **windows, incremental=False)
+    torch.testing.assert_close(quick, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from fastsal._torch import tree_flatten
-from fastsal.engine.incremental.tracing import NotTraceable, Traced, attributes_kept, has_hooks
+from fastsal.engine.incremental.hooks import hooks_of, without_hooks
+from fastsal.engine.incremental.tracing import NotTraceable, Traced, attributes_kept
 from fastsal.engine.run.forward import run
 from fastsal.engine.run.modules import modules_of
 from fastsal.engine.run.operations import Recorder, reads_values
@@ -28,21 +29,22 @@ def record(forward_func: Callable[..., Any], input: Tensor) -> Traced:
         input: [1, ...].
 
     Raises:
-        NotTraceable: for a forward that does not run so or whose course depends on values, modules with hooks, and
-            TorchScript.
+        NotTraceable: for a forward that does not run so or whose course depends on values, hooks that change
+            the output, and TorchScript.
     """
     models = modules_of(forward_func)
     parts = [part for model in models for part in model.modules()]
-    if any(map(has_hooks, parts)):
-        raise NotTraceable("its modules have hooks, which would see one pass more")
     if any(isinstance(part, torch.jit.ScriptModule) for part in parts):
         raise NotTraceable("it is TorchScript, which runs for symbols in part only")
+    hooks = hooks_of(forward_func, models, input)
+    if hooks.refused:
+        raise NotTraceable(hooks.refused)
     graph = fx.Graph()
     recorder = Recorder(graph)
     rows = input.detach().clone()
     given = recorder.node_of(rows)
     try:
-        with attributes_kept(models), torch.inference_mode(), recorder:
+        with attributes_kept(models), without_hooks(models, hooks.away), torch.inference_mode(), recorder:
             run(forward_func, (rows,))
     except torch.OutOfMemoryError:
         raise

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastsal._torch import FakeTensorMode, OpOverload, TreeSpec, set_grad_enabled, tree_flatten
+from fastsal.engine.incremental.hooks import hooks_of, without_hooks
 from fastsal.engine.run.forward import run
 from fastsal.engine.run.modules import modules_of
 from fastsal.engine.run.operations import functional_form
@@ -70,25 +71,22 @@ def trace(forward_func: Callable[..., Any], input: Tensor) -> Traced:
         input: [1, ...], of the shape that the graph is to be of.
 
     Raises:
-        NotTraceable: where the function's course depends on values, or its modules have hooks.
+        NotTraceable: where the function's course depends on values, or its modules have hooks that change its output.
     """
     specs: list[TreeSpec] = []
     call = _Call(forward_func, specs.append)
-    if any(has_hooks(part) for part in call.modules()):
-        raise NotTraceable("its modules have hooks, which would see symbols")
+    models = list(call.parts)
+    hooks = hooks_of(forward_func, models, input)
+    if hooks.refused:
+        raise NotTraceable(hooks.refused)
     reasons = []
     for front in (_captured, _exported):
         try:
-            with attributes_kept(call.parts):
+            with attributes_kept(models), without_hooks(models, hooks.away):
                 return front(call, torch.cat([input.detach()] * 2), specs)
         except Exception as error:  # whatever a model's own code makes of symbols
             reasons.append((str(error).strip() or type(error).__name__).split("\n", 1)[0])
     raise NotTraceable(f"torch.fx: {reasons[0]}; torch.export: {reasons[1]}")
-
-
-def has_hooks(part: nn.Module) -> bool:
-    """Whether a module has hooks around its forward."""
-    return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
 @contextlib.contextmanager
