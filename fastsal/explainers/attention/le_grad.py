@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.reading import Grid, grid_of
+from fastsal.engine.reading.geometry import Lineage
 from fastsal.engine.run import run, scratch
 from fastsal.explainers.arguments import Inputs, at_least_one
+from fastsal.explainers.attention._keys import Keys, keys_of
 from fastsal.explainers.attention._weights import AttentionWeights
 from fastsal.explainers.base import Attribution, Display, attribution
 from fastsal.explainers.call import Call
@@ -23,8 +24,9 @@ class LeGrad(Attribution):
 
     The gradient of the score by each layer's attention weights, rectified, averaged over heads and queries: what each
     patch gives to the answer; then averaged over the layers. (The paper scores each layer's tokens by the last layer's
-    classifier, which a model does not offer in general.) Costs one forward and backward pass, with the attention
-    weights in memory.
+    classifier, which a model does not offer in general.) Which keys are which patches follows from the operations of
+    the pass, for every stage of a hierarchy; attention within windows counts where there is none of the whole image.
+    Costs one forward and backward pass, with the attention weights in memory.
 
     >>> patches, head = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Linear(8, 4)
     >>> attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
@@ -70,15 +72,20 @@ class LeGrad(Attribution):
         if last_layers is not None:
             last_layers = at_least_one("last_layers", last_layers)
         task = self.task(inputs, target, additional_forward_args)
+        if not 4 <= task.inputs[0].dim() <= 5:
+            raise ValueError(
+                f"inputs: {tuple(task.inputs[0].shape)} is no image [B, C, H, W] or volume, of whose patches LeGrad "
+                "makes a map; of text, series and sound IntegratedGradients or FeatureAblation tell"
+            )
         size = task.inputs[0].shape[2:]
 
         def maps() -> Tensor:
             each = []
-            for grid, gradient in _by_attention(task, last_layers):
+            for keys, gradient in _by_attention(task, last_layers):
                 if gradient is not None:
                     wide = gradient.to(accumulation_dtype(gradient.dtype)).relu()
-                    received = wide.reshape(task.examples, -1, wide.shape[-1]).mean(1)
-                    each.append(grid.arrange(received[..., None]))
+                    received = wide.reshape(wide.shape[0], -1, wide.shape[-1]).mean(1)
+                    each.append(keys.arrange(received, task.examples)[:, None])
             if not each:
                 raise ValueError(
                     "forward_func: the target does not depend on its attention through autograd (torch.no_grad, "
@@ -93,35 +100,34 @@ class LeGrad(Attribution):
         return task.once(maps)
 
 
-def _by_attention(task: Task, last_layers: int | None) -> list[tuple[Grid, Tensor | None]]:
-    """One pass: each layer's grid of patches, and the gradient by its attention weights [B, heads, N, N].
+def _by_attention(task: Task, last_layers: int | None) -> list[tuple[Keys, Tensor | None]]:
+    """One pass: each layer's keys, and the gradient by its attention weights [rows, heads, N, N].
 
     Raises:
         ValueError: for a model without attention over the patches.
     """
-    reader, examples = AttentionWeights(), task.examples
+    reader, lineage = AttentionWeights(), Lineage()
     with task.context(eager=True), torch.enable_grad():
         copies = tuple(scratch(tensor) for tensor in task.inputs)
         # Frozen models have no graph of their own.
         copies = tuple(copy.requires_grad_() if copy.is_floating_point() else copy for copy in copies)
-        with reader:
-            inputs = tuple(copy.clone() for copy in copies)
+        inputs = tuple(copy.clone() for copy in copies)
+        lineage.begin(inputs)
+        with reader, lineage:
             output = run(task.forward_func, inputs, tuple(map(scratch, task.additional)))
         task.note(output)
         scores = task.select()(output)
-        kept = []
-        for weights in reader.weights:
-            grid = grid_of((examples, *weights.shape[-2:]), task.inputs[0].shape[2:])
-            # Attention within windows has more rows than there are examples: it says nothing of the whole image.
-            if grid is not None and weights.shape[0] == examples:
-                kept.append((weights, grid))
+        found = [(weights, keys_of(lineage.layout(weights), task.inputs[0].dim())) for weights in reader.weights]
+        placed = [(weights, keys) for weights, keys in found if keys is not None]
+        # Attention within windows says nothing of one beside another: it counts where there is none of the whole image.
+        kept = [(weights, keys) for weights, keys in placed if not keys.windows] or placed
         kept = kept[-(last_layers or 0) :]
         if not kept:
             raise ValueError(
-                "forward_func: no attention over patches of equal size ran; LeGrad is for vision transformers"
+                "forward_func: no attention over patches of the first input ran; LeGrad is for vision transformers"
             )
         wanted = [weights for weights, _ in kept]
         gradients: tuple[Tensor | None, ...] = (None,) * len(kept)
         if scores.requires_grad and all(weights.requires_grad for weights in wanted):
             gradients = torch.autograd.grad(scores.sum(), wanted, allow_unused=True)
-    return [(grid, gradient) for (_, grid), gradient in zip(kept, gradients, strict=True)]
+    return [(keys, gradient) for (_, keys), gradient in zip(kept, gradients, strict=True)]

@@ -1,17 +1,23 @@
 """Where a layer's positions are and look: proved by the operations that lead to it, else measured, else refused."""
 
 from fastsal.engine.reading.geometry.asking import Noted, Seen, geometry_of, judged, measured_too, settled, survey
+from fastsal.engine.reading.geometry.layout import Cells, Layout
 from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.geometry.memory import Kind, kind_of, recall, remember
+from fastsal.engine.reading.geometry.proof import cells_along, examples_along
 from fastsal.engine.reading.geometry.record import Geometry, Unsettled
 
 __all__ = [
+    "Cells",
     "Geometry",
     "Kind",
+    "Layout",
     "Lineage",
     "Noted",
     "Seen",
     "Unsettled",
+    "cells_along",
+    "examples_along",
     "geometry_of",
     "judged",
     "kind_of",

@@ -44,6 +44,25 @@ def proved(layout: Layout, lineage: Lineage, which: int | None = None) -> Geomet
     return replace(_of_input(layout, lineage, examples, inputs[0]), also=tuple(inputs[1:]))
 
 
+def cells_along(dim: Dim, which: int) -> tuple[int, list[Cells], int] | None:
+    """(tokens before, cells that look at an input, tokens behind) of a dimension; None of one made otherwise."""
+    if not _looks_at(dim, which) or _lost(dim):
+        return None
+    try:
+        before, cells, behind = _positions(dim, which)
+    except Refuted:
+        return None
+    return (before, cells, behind) if all(_looks_at((each,), which) for each in cells) else None
+
+
+def examples_along(dim: Dim, which: int) -> list[Cells] | None:
+    """The cells by which examples are folded into a dimension of rows; None where it does not begin with examples."""
+    if not dim or not isinstance(dim[0], Examples):
+        return None if dim else []  # one example leaves no factor
+    cells = [factor for factor in dim[1:] if isinstance(factor, Cells) and _looks_at((factor,), which)]
+    return cells if len(cells) == len(dim) - 1 else None
+
+
 def has_places(layout: Layout) -> bool:
     """Whether a tensor follows the input's axes somewhere, or may."""
     return any(_cells(dim) or _lost(dim) for dim in layout)
