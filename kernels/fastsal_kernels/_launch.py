@@ -36,6 +36,8 @@ class Launch(NamedTuple):
 
 
 _recorded: list[Launch] | None = None
+_compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...], Any]] = {}
+"""By all that Triton specialises on: what it compiled, its trailing constants, and the kernel, which keeps its id."""
 
 
 @contextlib.contextmanager
@@ -50,11 +52,55 @@ def recording() -> Iterator[list[Launch]]:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, **constexprs: Any) -> None:
-    """Launch ``kernel`` on ``grid`` with its runtime arguments in order and its constexprs by name."""
+    """Launch ``kernel`` on ``grid`` with its runtime arguments in order and its constexprs by name.
+
+    What was compiled for a launch is remembered here: Triton's own way to it binds, specialises and hashes every
+    argument again, which takes longer than most of these kernels run.
+    """
     if _recorded is not None:
         _recorded.append(Launch(kernel, grid, args, constexprs, num_warps))
         return
-    kernel[grid](*args, **constexprs, num_warps=num_warps)
+    if INTERPRETED or kernel.pre_run_hooks:
+        kernel[grid](*args, **constexprs, num_warps=num_warps)
+        return
+    key = (
+        id(kernel),
+        triton.runtime.driver.active.get_current_device(),
+        num_warps,
+        *constexprs,
+        *constexprs.values(),
+        *map(_class_of, args),
+    )
+    found = _compiled.get(key)
+    if found is None:
+        compiled = kernel[grid](*args, **constexprs, num_warps=num_warps)
+        if compiled is not None:
+            _compiled[key] = compiled, _trailing(kernel, len(args), constexprs), kernel
+        return
+    found[0][grid if len(grid) == 3 else (*grid, *(1,) * (3 - len(grid)))](*args, *found[1])
+
+
+def _class_of(value: Any) -> Any:
+    """What Triton compiles another kernel for: types, whether pointers and integers divide by 16, 1, 64-bit sizes."""
+    kind = type(value)
+    if kind is int:
+        return value == 1, value & 15 == 0, -(2**31) <= value < 2**31, value < 2**63
+    if kind is float:
+        return float
+    if isinstance(value, Tensor):
+        return value.dtype, value.data_ptr() % 16 == 0
+    return kind, value
+
+
+def _trailing(kernel: Any, given: int, constexprs: dict[str, Any]) -> tuple[Any, ...]:
+    """The values after the runtime arguments, in the order of the kernel's signature."""
+    parameters = list(kernel.signature.parameters.values())[given:]
+    return tuple(constexprs.get(each.name, each.default) for each in parameters)
+
+
+def cdiv(count: int, block: int) -> int:
+    """Blocks that cover a count: what ``triton.cdiv`` takes a hundred times as long for outside of kernels."""
+    return -(-count // block)
 
 
 def vector_width(*lengths: int) -> int:
@@ -74,7 +120,7 @@ def block_size(length: int, most: int) -> int:
 
 def per_program(count: int, usual: int) -> int:
     """Items that one program takes, ``usual`` unless the grid dimension would pass its limit."""
-    return max(usual, -(-count // GRID_LIMIT))
+    return max(usual, cdiv(count, GRID_LIMIT))
 
 
 class Planes(NamedTuple):

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsal_kernels._launch import block_size, launch
+from fastsal_kernels._launch import block_size, cdiv, launch
 from fastsal_kernels._numerics import source
 
 EPSILON = tl.constexpr(1e-8)
@@ -354,9 +354,9 @@ def _epilogue(
             num_warps=8,
         )
         return
-    splits = min(triton.cdiv(channels * positions, SPLIT_ELEMENTS), triton.cdiv(channels, block_c))
-    share = triton.cdiv(triton.cdiv(channels, splits), block_c) * block_c
-    splits = triton.cdiv(channels, share)
+    splits = min(cdiv(channels * positions, SPLIT_ELEMENTS), cdiv(channels, block_c))
+    share = cdiv(cdiv(channels, splits), block_c) * block_c
+    splits = cdiv(channels, share)
     parts = torch.empty((batch, splits, block_p), dtype=torch.float32, device=out.device)
     launch(
         partial_kernel,
@@ -375,7 +375,7 @@ def _epilogue(
     )
     launch(
         finish_kernel,
-        (triton.cdiv(size[0], tile["BLOCK_Y"]), triton.cdiv(size[1], tile["BLOCK_X"]), batch),
+        (cdiv(size[0], tile["BLOCK_Y"]), cdiv(size[1], tile["BLOCK_X"]), batch),
         out,
         parts,
         *pictures,

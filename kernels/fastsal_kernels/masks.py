@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsal_kernels._launch import block_size, dense_like, launch, per_program, planes_of, vector_width
+from fastsal_kernels._launch import block_size, cdiv, dense_like, launch, per_program, planes_of, vector_width
 from fastsal_kernels._numerics import bit, border
 from fastsal_kernels._tuning import setting
 
@@ -220,7 +220,7 @@ def _draw(
     block = 32
     launch(
         grids_kernel,
-        (triton.cdiv(count, block),),
+        (cdiv(count, block),),
         words,
         offsets,
         seed,
@@ -254,7 +254,7 @@ def batch(
     """Launch ``fastsal::masks_batch``."""
     count, cells = stop - start, _volume(grid)
     size = _volume(input.shape[2:])
-    cell = [triton.cdiv(extent, number) for extent, number in zip(size, cells, strict=True)]
+    cell = [cdiv(extent, number) for extent, number in zip(size, cells, strict=True)]
     if words is None or offsets is None:
         words, offsets = _draw(seed, start, count, cells, cell, probability, input.device)
     scale = [number / ((number + 1) * pixels) for number, pixels in zip(cells, cell, strict=True)]
@@ -271,7 +271,7 @@ def batch(
     masks = per_program(count, blocks["items"])
     launch(
         batch_kernel,
-        (planes * triton.cdiv(layout.height, block_h), triton.cdiv(layout.length, block_q), triton.cdiv(count, masks)),
+        (planes * cdiv(layout.height, block_h), cdiv(layout.length, block_q), cdiv(count, masks)),
         out,
         x,
         x if baseline is None else dense_like(baseline, out),
@@ -312,7 +312,7 @@ def accumulate(
 ) -> None:
     """Launch ``fastsal::masks_accumulate``."""
     cells = _volume(grid)
-    cell = [triton.cdiv(extent, number) for extent, number in zip(_volume(size), cells, strict=True)]
+    cell = [cdiv(extent, number) for extent, number in zip(_volume(size), cells, strict=True)]
     count, outputs = scores.shape
     if words is None or offsets is None:
         words, offsets = _draw(seed, start, count, cells, cell, probability, scores.device)
@@ -326,7 +326,7 @@ def accumulate(
     block_k = block_size(outputs, 2048 // block_e)
     launch(
         accumulate_kernel,
-        (buckets, triton.cdiv(outputs, block_k), triton.cdiv(elements, block_e)),
+        (buckets, cdiv(outputs, block_k), cdiv(elements, block_e)),
         out,
         out if partial is None else partial.contiguous(),
         scores.contiguous(),

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsal_kernels._launch import INTERPRETED, dense_like, launch, vector_width
+from fastsal_kernels._launch import INTERPRETED, cdiv, dense_like, launch, vector_width
 from fastsal_kernels._tuning import setting
 
 HARDWARE = tl.constexpr(not INTERPRETED)
@@ -153,7 +153,7 @@ def batch(out: Tensor, input: Tensor, std: Tensor | None, deviation: float, seed
     block = blocks["bytes"] // out.element_size()
     launch(
         batch_kernel,
-        (triton.cdiv(size, block), triton.cdiv(stop, 8) - start // 8),
+        (cdiv(size, block), cdiv(stop, 8) - start // 8),
         out,
         x,
         x if std is None else dense_like(std, out),
@@ -180,7 +180,7 @@ def fold(out: Tensor, values: Tensor, samples: int, start: int, partial: Tensor 
     block = blocks["block"]
     launch(
         fold_kernel,
-        (triton.cdiv(size, block),),
+        (cdiv(size, block),),
         out,
         values.contiguous(),
         out if partial is None else partial.contiguous(),

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsal_kernels._launch import block_size, launch, vector_width
+from fastsal_kernels._launch import block_size, cdiv, launch, vector_width
 from fastsal_kernels._numerics import fill_like
 
 
@@ -88,7 +88,7 @@ def gather(
     altered = None if patch is None else patch.contiguous(memory_format=torch.channels_last)
     launch(
         gather_kernel,
-        (triton.cdiv(total, block_r), triton.cdiv(channels, block_c)),
+        (cdiv(total, block_r), cdiv(channels, block_c)),
         out,
         cached.contiguous(memory_format=torch.channels_last),
         cached if altered is None else altered,

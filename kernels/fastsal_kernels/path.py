@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsal_kernels._launch import dense_like, launch, per_program, vector_width
+from fastsal_kernels._launch import cdiv, dense_like, launch, per_program, vector_width
 from fastsal_kernels._tuning import setting
 
 
@@ -97,7 +97,7 @@ def batch(out: Tensor, input: Tensor, alphas: Tensor, baseline: Tensor | None, f
     steps, block = per_program(count, blocks["items"]), blocks["block"]
     launch(
         batch_kernel,
-        (triton.cdiv(size, block), triton.cdiv(count, steps)),
+        (cdiv(size, block), cdiv(count, steps)),
         out,
         x,
         x if baseline is None else dense_like(baseline, out),
@@ -129,7 +129,7 @@ def fold(
     block = blocks["block"]
     launch(
         fold_kernel,
-        (triton.cdiv(size, block),),
+        (cdiv(size, block),),
         out,
         dense_like(gradients, out),
         weights.contiguous(),

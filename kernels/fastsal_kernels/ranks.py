@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsal_kernels._launch import dense_like, launch, per_program, vector_width
+from fastsal_kernels._launch import cdiv, dense_like, launch, per_program, vector_width
 
 
 @triton.jit(do_not_specialize=["steps", "size_in_vectors", "example_in_vectors", "positions"])
@@ -55,7 +55,7 @@ def batch(out: Tensor, input: Tensor, other: Tensor, ranks: Tensor, counts: Tens
     taken, block = per_program(steps, 16), 1024
     launch(
         batch_kernel,
-        (triton.cdiv(size, block), triton.cdiv(steps, taken)),
+        (cdiv(size, block), cdiv(steps, taken)),
         out,
         dense_like(input, out),
         dense_like(other, out),

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsal_kernels._launch import block_size, dense_like, launch, per_program, planes_of, vector_width
+from fastsal_kernels._launch import block_size, cdiv, dense_like, launch, per_program, planes_of, vector_width
 from fastsal_kernels._numerics import fill_like
 from fastsal_kernels._tuning import setting
 
@@ -173,7 +173,7 @@ def _four(sizes: Sequence[int]) -> list[int]:
 
 
 def _counts(shape: list[int], window: list[int], stride: list[int]) -> list[int]:
-    return [1 + triton.cdiv(size - width, step) for size, width, step in zip(shape, window, stride, strict=True)]
+    return [1 + cdiv(size - width, step) for size, width, step in zip(shape, window, stride, strict=True)]
 
 
 def batch(
@@ -201,7 +201,7 @@ def batch(
     windows = per_program(stop - start, blocks["items"])
     launch(
         batch_kernel,
-        (triton.cdiv(rows, block_r), triton.cdiv(layout.length, block_q), triton.cdiv(stop - start, windows)),
+        (cdiv(rows, block_r), cdiv(layout.length, block_q), cdiv(stop - start, windows)),
         out,
         x,
         x if baseline is None else dense_like(baseline, out),
@@ -240,7 +240,7 @@ def fold(
     block_r, block_w = block_size(rows, 16), block_size(sizes[3], 32)
     launch(
         fold_kernel,
-        (triton.cdiv(rows, block_r), triton.cdiv(sizes[3], block_w), out.shape[0]),
+        (cdiv(rows, block_r), cdiv(sizes[3], block_w), out.shape[0]),
         out,
         differences.contiguous(),
         out.shape[0],
