@@ -95,7 +95,9 @@ def main() -> None:
 
 
 def _told(value: Any) -> str:
-    return str(value.data_ptr() % 64) if isinstance(value, torch.Tensor) else str(value)
+    if isinstance(value, torch.Tensor):
+        return str(value.data_ptr() % 64)
+    return type(value).__name__ if type(value).__module__.startswith("triton") else str(value)
 
 
 if __name__ == "__main__":
