@@ -46,7 +46,9 @@ class Watch:
         left = self._left()
         if left is None or self._announced:
             return
-        if now - self._began >= _SURE and now - self._began + left > LONG:
+        # One chunk alone may have warmed up: its pace counts where there is no waiting for another.
+        sure = now - self._began >= (_SURE if done > self._first[0] else LONG / 2)
+        if sure and now - self._began + left > LONG:
             self._announced = True
             self._say(f"{total} passes, about {duration(now - self._began + left)} in all{self._hint}")
 
