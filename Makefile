@@ -17,9 +17,12 @@ OLDEST := $(MAKE) --no-print-directory VENV=.venv-oldest CONSTRAINTS=constraints
 # Files with tests that are skipped without a package of the models' environment; a new one is found by its skip.
 MODEL_PACKAGES := cv2|pytorch_grad_cam|timm|torchvision|transformers
 MODEL_TESTS = $(shell grep -rlE 'importorskip..($(MODEL_PACKAGES))\b' --include='test_*.py' tests)
+# Cases of each generator of make fuzz, and where they begin.
+N ?= 1000
+SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: captum-suite help demo test test-fast test-models models-small models test-newest test-oldest gate kernels lint docs bench \
+.PHONY: captum-suite help demo test test-fast test-models models-small models test-newest test-oldest fuzz gate kernels lint docs bench \
 	bench-report gpu-check gpu-rehearsal install install-models clean _all-tests _model-tests _models
 
 help: ## list the targets
@@ -53,6 +56,10 @@ test-oldest: ## every test on the oldest Python and PyTorch, in .venv-oldest; OL
 captum-suite: $(VENV)/.test ## Captum's own tests, of a checkout CAPTUM=DIR, with our classes in place of Captum's
 	$(PIP) parameterized
 	$(QUIET_THREADS) $(BIN)/python -m tools.captum_suite $(CAPTUM) -- --numprocesses auto
+
+fuzz: $(VENV)/.test ## hostile files and option lists, N of each from SEED on
+	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.hostile_files --n $(N) --seed $(SEED)
+	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.command_lines --n $(N) --seed $(SEED)
 
 gate: $(VENV)/.test ## every kernel compiled for four GPU architectures, without a GPU
 	$(QUIET_THREADS) $(BIN)/python -m fastsal_gate --compile-only

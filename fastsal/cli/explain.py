@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise Refused(f"--alpha must be between 0 and 1, got {arguments.alpha}")
     paths = [Path(image) for image in arguments.images]
     for path in paths:
-        if not _is_file(path):
-            raise Refused(f"{path} is {'a folder, not an image' if path.is_dir() else 'not there'}")
+        if not os.path.isfile(path):
+            raise Refused(f"{path} is {'a folder, not an image' if os.path.isdir(path) else 'not there'}")
     given = [
         Path(each) for each in (arguments.model, arguments.weights, arguments.classes, arguments.class_names) if each
     ]
-    places = Results(Path(arguments.out), [*paths, *filter(_is_file, given)], arguments.overwrite)
+    places = Results(Path(arguments.out), [*paths, *filter(os.path.isfile, given)], arguments.overwrite)
     stems = places.stems(paths, methods)
     for path, stem in zip(paths, stems, strict=True):
         if path.stem != stem:
@@ -76,13 +77,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     finally:
         console.document({**facts, "layer": session.layer_used, "images": job.explained, "errors": job.errors})
     return 0 if not job.errors else 1 if job.explained else 2
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def _told(arguments: argparse.Namespace, loaded: models.LoadedModel) -> str:

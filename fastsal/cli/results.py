@@ -66,7 +66,7 @@ class Results:
 
     def __init__(self, folder: Path, inputs: Sequence[Path], overwrite: bool = False) -> None:
         self.folder, self.overwrite = folder, overwrite
-        self._inputs = [path for path in inputs if path.exists()]
+        self._inputs = [path for path in inputs if os.path.exists(path)]
 
     def stems(self, images: Sequence[Path], methods: Sequence[str]) -> list[str]:
         """A name for each image's results, so that none is in the place of an input.

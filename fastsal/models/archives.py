@@ -33,6 +33,14 @@ class Unsafe(ValueError):
     """An archive that is refused for what it would do, in one line."""
 
 
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether the file is a zip archive, damaged or not."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of a damaged one, in some of Python's releases
+        return True
+
+
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
     """A zip archive whose members all have plain names, each once, and which is no bomb.

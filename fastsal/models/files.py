@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.models.archives import FAULTS, Unsafe, opened
+from fastsal.models.archives import FAULTS, Unsafe, is_archive, opened
 from fastsal.models.exported import as_data
 from fastsal.models.weights import first_line
 
@@ -26,7 +26,7 @@ def load_model_file(path: Path, trust_code: bool = False) -> tuple[nn.Module, tu
     Raises FileNotFoundError; ValueError, saying what would work, for anything that is not an exported or TorchScript
     archive, is damaged, or would execute code.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"model file {path} does not exist")
     kind = _kind(path)
     if kind == "export":
@@ -65,7 +65,7 @@ def _kind(path: Path) -> str:
     """
     if path.suffix == ".safetensors":
         return "weights"
-    if zipfile.is_zipfile(path):
+    if is_archive(path):
         try:
             with opened(path) as archive:
                 entries = archive.namelist()

@@ -170,7 +170,7 @@ class _Source:
                     torch.manual_seed(0)
                 return LoadedModel(*_ZOO[scheme](name, pretrained, classes))
         path = Path(spec)
-        if path.is_file() or path.suffix in _SUFFIXES:
+        if os.path.isfile(path) or path.suffix in _SUFFIXES:
             model, size, has_layers = load_model_file(path, self.trust_code)
             preprocess = Preprocess() if size is None else Preprocess(size)
             return LoadedModel(model, preprocess, has_layers=has_layers)

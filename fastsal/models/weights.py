@@ -86,7 +86,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     Raises FileNotFoundError; ValueError for another file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"weights file {path} does not exist")
     loaded: Any
     told: Any
