@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     ]
     places = Results(Path(arguments.out), [*paths, *filter(os.path.isfile, given)], arguments.overwrite)
     stems = places.stems(paths, methods)
-    for path, stem in zip(paths, stems, strict=True):
-        if path.stem != stem:
+    for path, stem, usual in zip(paths, stems, results.unique_stems(paths), strict=True):
+        if stem != usual or not usual.startswith(path.stem):
             console.note(f"results of {printable(str(path))} are named {stem}")
     loaded, names = load_model(arguments)
     results.make_folder(arguments.out)
@@ -123,6 +123,8 @@ class Job:
             try:
                 image = models.read_image(path)
                 self.explained.append(self._one(path, stem, image, console))
+            except BrokenPipeError:  # of our own output
+                raise
             except (Failed, ValueError, OSError, MemoryError) as error:
                 # A name may hold line breaks, and an error's text the name.
                 text = first_line(
@@ -177,6 +179,7 @@ class Job:
     def _hint(self, name: str) -> str:
         """What ends a method earlier."""
         explainer = find(name)
-        if issubclass(explainer, Estimating) and not explainer.exact and not self.session.limits.early:
-            return "; --deadline S or --tolerance T ends it earlier"
-        return ""
+        if not issubclass(explainer, Estimating) or explainer.exact:
+            return ""
+        given = [f"--{limit}" for limit in self.session.limits.early]
+        return f"; {' or '.join(given or ('--deadline S', '--tolerance T'))} ends it earlier"

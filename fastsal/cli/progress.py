@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from fastsal.engine.run import watched
 
-LONG = 20.0
+LONG = 30.0
 """Seconds from which on a sweep is announced, and between the lines of one that goes on."""
 _SURE = 0.5
 """Seconds of a sweep's first batches that an estimate needs."""

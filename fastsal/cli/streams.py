@@ -29,18 +29,26 @@ def kept(process: bool) -> Iterator[TextIO]:
         with open(os.devnull, "w") as nowhere:
             yield nowhere
         return
-    if process:
-        with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
-            out.flush()
-            number = out.fileno()
-            copy = os.fdopen(os.dup(number), "w", encoding=out.encoding, errors="backslashreplace")
-            os.dup2(sys.stderr.fileno() if sys.stderr is not None else os.open(os.devnull, os.O_WRONLY), number)
-            sys.stdout = sys.stderr
-            yield copy
-            copy.flush()
-            return
-    with contextlib.redirect_stdout(sys.stderr):
-        yield out
+    copy = _copied(out) if process else None
+    if copy is None:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield out
+        return
+    sys.stdout = sys.stderr
+    yield copy
+    copy.flush()
+
+
+def _copied(out: TextIO) -> TextIO | None:
+    """The stream under another number, while its own leads to standard error; None for what is no file."""
+    try:
+        out.flush()
+        number = out.fileno()
+        copy = os.fdopen(os.dup(number), "w", encoding=out.encoding, errors="backslashreplace")
+        os.dup2(sys.stderr.fileno() if sys.stderr is not None else os.open(os.devnull, os.O_WRONLY), number)
+    except (OSError, ValueError, io.UnsupportedOperation):
+        return None
+    return copy
 
 
 def closed(out: TextIO) -> None:

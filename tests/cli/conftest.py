@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from fastsal import models
-from fastsal.cli import main
+from fastsal.cli import main, progress
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ def fastsal(capsys: pytest.CaptureFixture[str]) -> Command:
         return Result(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lines of progress, which a busy machine would have; their tests set what is long."""
+    monkeypatch.setattr(progress, "LONG", math.inf)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from fastsal import models
-from fastsal.cli import results
+from fastsal.cli import demo, results
+from fastsal.explainers import registry
 from tests.cli.conftest import Command
 from tests.cli.made import made
 
@@ -214,10 +215,11 @@ def test_a_side_of_just_the_size(fastsal: Command, tmp_path: Path) -> None:
         assert fastsal("explain", path, "--method", "saliency", "--size", "448", "--out", tmp_path / "out").code == 0
 
 
-@pytest.mark.slow
 def test_the_demo_twice(fastsal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = models.demo_images()[:1]
     monkeypatch.setattr(models, "demo_images", lambda: images)
+    quick = [registry.find(name) for name in ("saliency", "grad-cam", "feature-ablation")]
+    monkeypatch.setattr(demo, "registered", lambda: quick)
     assert fastsal("demo", "--out", tmp_path).code == 0
     shutil.rmtree(tmp_path / "sweeps")
     assert fastsal("demo", "--out", tmp_path).code == 0

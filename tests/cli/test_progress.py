@@ -27,6 +27,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(progress, "LONG", 20.0)
 
 
 def test_an_estimate_from_the_first_batches(monkeypatch: pytest.MonkeyPatch) -> None:
