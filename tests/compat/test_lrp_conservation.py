@@ -234,7 +234,10 @@ def test_scores_from_one_value_a_batch_and_inputs_without_influence() -> None:
             return b * 2.0
 
     first, second = torch.randn(3, 2), torch.randn(3, 2)
-    found = fastsal.LRP(Second()).attribute((first, second), 1)
+    with pytest.raises(ValueError, match=r"inputs\[0\]: the target does not depend on it"):
+        fastsal.LRP(Second()).attribute((first, second), 1)
+    with pytest.warns(UserWarning, match=r"inputs\[0\]: the target does not use it"):
+        found = fastsal.LRP(Second()).attribute((first, second), 1, allow_unused=True)
     assert torch.equal(found[0], torch.zeros(3, 2))
     torch.testing.assert_close(found[1], torch.stack([torch.zeros(3), second[:, 1] * 2], 1))
 
