@@ -34,6 +34,12 @@ from fastsal.explainers.cam.shapley_cam import ShapleyCAM as ShapleyCAM
 from fastsal.explainers.cam.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus as SmoothGradCAMPlusPlus
 from fastsal.explainers.cam.ss_cam import SSCAM as SSCAM
 from fastsal.explainers.cam.x_grad_cam import XGradCAM as XGradCAM
+from fastsal.explainers.embeddings import InterpretableEmbeddingBase as InterpretableEmbeddingBase
+from fastsal.explainers.embeddings import TokenReferenceBase as TokenReferenceBase
+from fastsal.explainers.embeddings import (
+    configure_interpretable_embedding_layer as configure_interpretable_embedding_layer,
+)
+from fastsal.explainers.embeddings import remove_interpretable_embedding_layer as remove_interpretable_embedding_layer
 from fastsal.explainers.gradient.deconvolution import Deconvolution as Deconvolution
 from fastsal.explainers.gradient.deep_lift import DeepLift as DeepLift
 from fastsal.explainers.gradient.deep_lift_shap import DeepLiftShap as DeepLiftShap
@@ -70,6 +76,7 @@ from fastsal.explainers.layer.neuron_gradient_shap import NeuronGradientShap as 
 from fastsal.explainers.layer.neuron_guided_backprop import NeuronGuidedBackprop as NeuronGuidedBackprop
 from fastsal.explainers.layer.neuron_integrated_gradients import NeuronIntegratedGradients as NeuronIntegratedGradients
 from fastsal.explainers.lrp.lrp import LRP as LRP
+from fastsal.explainers.perturbation.dataloader_attribution import DataLoaderAttribution as DataLoaderAttribution
 from fastsal.explainers.perturbation.occlusion.feature_ablation import FeatureAblation as FeatureAblation
 from fastsal.explainers.perturbation.occlusion.feature_permutation import FeaturePermutation as FeaturePermutation
 from fastsal.explainers.perturbation.occlusion.occlusion import Occlusion as Occlusion
@@ -81,6 +88,19 @@ from fastsal.explainers.perturbation.surrogate.lime import Lime as Lime
 from fastsal.explainers.perturbation.surrogate.lime_base import LimeBase as LimeBase
 from fastsal.explainers.registry import methods as methods
 from fastsal.explainers.registry import register as register
+from fastsal.explainers.statistics import MSE as MSE
+from fastsal.explainers.statistics import ClassSummarizer as ClassSummarizer
+from fastsal.explainers.statistics import CommonStats as CommonStats
+from fastsal.explainers.statistics import Count as Count
+from fastsal.explainers.statistics import Max as Max
+from fastsal.explainers.statistics import Mean as Mean
+from fastsal.explainers.statistics import Min as Min
+from fastsal.explainers.statistics import StatValue as StatValue
+from fastsal.explainers.statistics import StdDev as StdDev
+from fastsal.explainers.statistics import Sum as Sum
+from fastsal.explainers.statistics import Summarizer as Summarizer
+from fastsal.explainers.statistics import SummarizerSingleTensor as SummarizerSingleTensor
+from fastsal.explainers.statistics import Var as Var
 from fastsal.explainers.task import Task as Task
 
 for _found in list(vars().values()):
@@ -89,4 +109,6 @@ for _found in list(vars().values()):
         register(_found)
 
 if not TYPE_CHECKING:  # a type checker takes the names above
-    __all__ = sorted(name for name, value in vars().items() if not name.startswith("_") and callable(value))
+    __all__ = sorted(
+        name for name, value in vars().items() if not name.startswith("_") and (callable(value) or name == "StatValue")
+    )

@@ -173,6 +173,8 @@ def as_baselines(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[floa
             except RuntimeError:
                 shapes = f"{tuple(baseline.shape)} does not broadcast to the input's {tuple(tensor.shape)}"
                 raise ValueError(f"baselines: shape {shapes}") from None
+        elif isinstance(baseline, bool) and tensor.dtype == torch.bool:
+            continue
         elif isinstance(baseline, bool) or not isinstance(baseline, (int, float, np.integer, np.floating)):
             raise TypeError(f"baselines: {type(baseline).__name__} is neither a number nor a tensor")
         _fits(baseline, tensor.dtype)

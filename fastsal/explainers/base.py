@@ -261,6 +261,17 @@ class Attribution:
         options.setdefault("name", self.get_name())
         return Task(self.forward_func, inputs, target, additional_forward_args, **options)
 
+    def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
+        """Not of this class: those that score altered inputs one by one have it.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no attribute_future; FeatureAblation, FeaturePermutation, ShapleyValueSampling "
+            "and ShapleyValues have"
+        )
+
     def plan(self) -> Report:
         """How the model is run: what :func:`fastsal.prepare` did and why not, and the last attribution's batches."""
         prepared = next((module for module in modules_of(self.forward_func) if isinstance(module, Prepared)), None)

@@ -374,7 +374,8 @@ class Task:
             alone: one item at a time, unless told how many.
             by_row: an item is a row, with its own part of the extra tensors.
         """
-        examples_of(self.inputs)
+        if self.per_call != 1:
+            examples_of(self.inputs)  # one copy a call goes with inputs of any lengths
         given = self.per_call
         if given is None and not by_row and unrepeatable(self.ambiguous, self.examples):
             given = 1

@@ -184,7 +184,7 @@ def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
     if sweep.show_progress:
         from tqdm.auto import tqdm
 
-        bar = tqdm(total=total, desc=sweep.name, leave=False)
+        bar = tqdm(total=total, desc=f"{sweep.name} attribution")
     start, retried = 0, 0
     sizes: list[int] = []
     began = time.perf_counter()

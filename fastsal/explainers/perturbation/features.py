@@ -36,7 +36,9 @@ def features_of(feature_mask: Any, inputs: tuple[Tensor, ...]) -> Features:
         ids, count = [], 0
         for tensor in inputs:
             size = tensor[:1].numel()
-            ids.append(torch.arange(count, count + size, device=tensor.device).reshape(1, *tensor.shape[1:]))
+            ids.append(
+                torch.arange(count, count + size, device=tensor.device).reshape(int(size > 0), *tensor.shape[1:])
+            )
             count += size
         return Features(tuple(ids), count)
     given = feature_mask if isinstance(feature_mask, tuple) else (feature_mask,)
@@ -44,6 +46,8 @@ def features_of(feature_mask: Any, inputs: tuple[Tensor, ...]) -> Features:
         raise ValueError(f"feature_mask: {len(given)} given for {len(inputs)} inputs; one each is needed")
     ids, count = [], 0
     for mask, tensor in zip(given, inputs, strict=True):
+        if isinstance(mask, Tensor) and mask.is_floating_point() and torch.equal(mask, mask.round()):
+            mask = mask.to(torch.int64)  # as zeros_like of an input is
         if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
             kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise TypeError(f"feature_mask: {kind} is not a tensor of integers")

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.explainers.arguments import Baselines, Inputs, examples_of
+from fastsal.explainers.arguments import Baselines, Inputs, at_least_one, examples_of
 from fastsal.explainers.base import PerturbationAttribution, attribution
 from fastsal.explainers.call import Call
+from fastsal.explainers.futures import Awaiting
 from fastsal.explainers.perturbation.altered import AlteredScores
 from fastsal.explainers.perturbation.features import Features, absent_value, features_of, numbered, segments, spread
 from fastsal.explainers.perturbation.occlusion._changes import Changes, of_features
@@ -22,7 +23,7 @@ Alter = Callable[[Tensor, int, range, Tensor], Tensor]
 """(input [B, ...], its place, P features, where [P, 1 or B, ...] each is) into copies [P, B, ...] without them."""
 
 
-class FeatureAblation(PerturbationAttribution):
+class FeatureAblation(Awaiting, PerturbationAttribution):
     """F(x) - F(x without the feature), for every feature.
 
     Costs a forward pass per feature and one for the score itself; memory does not grow with the features.
@@ -99,7 +100,13 @@ class FeatureAblation(PerturbationAttribution):
         incremental: bool | str = False,
     ) -> Call[Any]:
         """The sweep over the features; ``changes`` are the same, where they may be computed incrementally."""
-        examples_of(task.inputs)
+        if len({len(tensor) for tensor in task.inputs}) > 1 or not all(map(len, task.inputs)):
+            # Indices of categories, say, as many as there happen to be: what is altered is one whole call at a time.
+            task.per_call = at_least_one("perturbations_per_eval", task.per_call or 1)
+            if task.per_call > 1:
+                raise ValueError("perturbations_per_eval: inputs of unequal length are altered one call at a time")
+        else:
+            examples_of(task.inputs)
         features = numbered(features_of(task.given.each(feature_mask), task.inputs))
         # Known beforehand, so that no chunk waits for the device to learn which inputs it alters.
         has = torch.zeros((len(task.inputs), features.total), dtype=torch.bool, device="cpu")
@@ -141,6 +148,8 @@ class FeatureAblation(PerturbationAttribution):
         def run() -> Any:
             with task.context():
                 scores = AlteredScores(task)
+                if not scores.shared:
+                    examples_of(task.inputs)
                 found = found_of(scores)
                 return task.result(
                     [

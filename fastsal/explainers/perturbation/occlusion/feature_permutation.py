@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import scratch
-from fastsal.explainers.arguments import Inputs, examples_of
+from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.perturbation.features import segments
@@ -100,15 +100,14 @@ class FeaturePermutation(FeatureAblation):
         task = self.task(
             inputs, target, additional_forward_args, per_call=perturbations_per_eval, show_progress=show_progress
         )
-        examples = examples_of(task.inputs)
-        if examples < 2:
+        if any(len(tensor) == 1 for tensor in task.inputs):
             raise ValueError("inputs: one example has none to exchange features with; pass at least two")
         key = as_seed(seed)
 
         def exchange(tensor: Tensor, _place: int, features: range, where: Tensor) -> Tensor:
             # Seeded by the feature: the same order in any chunk, and in all inputs that have a part of it.
             randoms = (torch.Generator("cpu").manual_seed(_mixed(key, feature)) for feature in features)
-            orders = torch.stack([_order(examples, random) for random in randoms])
+            orders = torch.stack([_order(len(tensor), random) for random in randoms])
             return torch.where(where, tensor[orders.to(tensor.device)], tensor)
 
         def call(tensor: Tensor, _place: int, _features: range, where: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ from fastsal.explainers.anytime import relative
 from fastsal.explainers.arguments import Baselines, Inputs, at_least_one
 from fastsal.explainers.base import Estimating, PerturbationAttribution, attribution
 from fastsal.explainers.call import Anytime, Call
+from fastsal.explainers.futures import Awaiting
 from fastsal.explainers.perturbation.features import segments
 from fastsal.explainers.perturbation.shapley._players import Players, players_of
 from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import generator
 
 
-class ShapleyValueSampling(Estimating, PerturbationAttribution):
+class ShapleyValueSampling(Estimating, Awaiting, PerturbationAttribution):
     """Mean change of the score when a feature joins those before it in a random order: Castro, Gómez, Tejada,
     "Polynomial calculation of the Shapley value based on sampling" (2009); Štrumbelj, Kononenko (2010).
 

@@ -162,11 +162,13 @@ def _solve(columns: Array, share: Array, mean: Array, target: Array, guess: Arra
     return found
 
 
-def shapley_regression(present: Tensor, outputs: Tensor, empty: Tensor, full: Tensor) -> Tensor:
-    """Coefficients [G, M] that add up to full - empty and fit the outputs of coalitions best, all weighing the same.
+def shapley_regression(
+    present: Tensor, outputs: Tensor, empty: Tensor, full: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Coefficients [G, M] that add up to full - empty and fit the outputs of coalitions best.
 
     Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS 2017), theorem 2: the two ends have
-    an infinite weight, so they are constraints; the kernel's other weights are in how the coalitions are drawn. The
+    an infinite weight, so they are constraints; the kernel's other weights are given, or in how they are drawn. The
     constraint is solved for: c = (full - empty) / M + d, and a row without its mean has the same product with d, which
     adds up to 0. Where the coalitions leave c open, it is the one of least norm. Outputs that are not finite get NaN.
 
@@ -174,8 +176,9 @@ def shapley_regression(present: Tensor, outputs: Tensor, empty: Tensor, full: Te
         present: [n, M], neither empty nor full coalitions.
         outputs: [G, n], float64.
         empty, full: [G], float64.
+        weights: [n], float64; None for equal ones.
     """
-    rows, left, even, usable = _constrained(present, outputs, empty, full)
+    rows, left, even, usable = _constrained(present, outputs, empty, full, weights)
     if not len(rows):
         return even.expand(-1, present.shape[1]).clone()
     # gelsd: rows without their mean never have full rank. Rows of this kind have no singular values near 1e-10.
@@ -184,7 +187,15 @@ def shapley_regression(present: Tensor, outputs: Tensor, empty: Tensor, full: Te
     return solution.where(usable[:, None], torch.nan)
 
 
-def shapley_jackknife(present: Tensor, outputs: Tensor, empty: Tensor, full: Tensor, groups: int) -> Tensor:
+def shapley_jackknife(
+    present: Tensor,
+    outputs: Tensor,
+    empty: Tensor,
+    full: Tensor,
+    groups: int,
+    weights: Tensor | None = None,
+    fixed: int = 0,
+) -> Tensor:
     """Standard errors [G, M] of :func:`shapley_regression`: the spread of its fits without each group of coalitions.
 
     Quenouille, "Notes on bias in estimation" (1956), and Tukey, "Bias and confidence in not-quite large samples"
@@ -192,30 +203,37 @@ def shapley_jackknife(present: Tensor, outputs: Tensor, empty: Tensor, full: Ten
     the groups is open.
 
     Args:
-        present, outputs, empty, full: as of :func:`shapley_regression`.
-        groups: of coalitions in their order.
+        present, outputs, empty, full, weights: as of :func:`shapley_regression`.
+        groups: of coalitions in their order, pairs kept together.
+        fixed: the first so many are not drawn, and in every fit.
     """
-    count, players = present.shape
+    players = present.shape[1]
+    pairs = max(0, len(present) - fixed) // 2
     if players == 1:
         return torch.zeros_like(empty)[:, None]
-    rows, left, _, usable = _constrained(present, outputs, empty, full)
-    ends = [count * index // groups for index in range(groups + 1)]
+    rows, left, _, usable = _constrained(present, outputs, empty, full, weights)
+    ends = [fixed + 2 * (pairs * index // groups) for index in range(groups + 1)]
+    ends[-1] = max(ends[-1], len(present))
     parts = list(pairwise(ends))
     squares = torch.stack([rows[a:b].T @ rows[a:b] for a, b in parts])
     products = torch.stack([rows[a:b].T @ left.T[a:b] for a, b in parts])
     # The direction that no row has, filled in: solutions add up to 0 with it.
-    without = squares.sum(0) - squares + squares.new_ones(players, players)
+    # A group's part of the weight is the others' then.
+    scale = groups / (groups - 1)
+    certain = rows[:fixed].T @ rows[:fixed]
+    without = certain + scale * (squares.sum(0) - squares) + squares.new_ones(players, players)
     factors, failed = torch.linalg.cholesky_ex(without)
     diagonal = factors.diagonal(dim1=1, dim2=2)
     if min(b - a for a, b in parts) == 0 or failed.any() or (diagonal.amin(1) < 1e-6 * diagonal.amax(1)).any():
         return torch.full((len(outputs), players), torch.inf, dtype=torch.float64, device=present.device)
-    each = torch.cholesky_solve(products.sum(0) - products, factors)
+    certain = rows[:fixed].T @ left.T[:fixed]
+    each = torch.cholesky_solve(certain + scale * (products.sum(0) - products), factors)
     error = ((groups - 1) * (each - each.mean(0)).square().mean(0)).sqrt().T
     return error.where(usable[:, None], torch.nan)
 
 
 def _constrained(
-    present: Tensor, outputs: Tensor, empty: Tensor, full: Tensor
+    present: Tensor, outputs: Tensor, empty: Tensor, full: Tensor, weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(rows without their means, what they have to explain [G, n], even shares [G, 1], whether all is finite [G])."""
     shares = present.to(torch.float64).mean(1)
@@ -223,6 +241,9 @@ def _constrained(
     left = outputs - empty[:, None] - change[:, None] * shares
     usable = left.isfinite().all(1) & change.isfinite()
     rows = present.to(torch.float64) - shares[:, None]
+    if weights is not None:
+        root = weights.sqrt()
+        rows, left = rows * root[:, None], left * root
     return rows, left.where(usable[:, None], 0.0), (change / present.shape[1])[:, None], usable
 
 

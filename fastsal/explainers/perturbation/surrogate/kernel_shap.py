@@ -13,6 +13,7 @@ from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import Estimating, PerturbationAttribution, attribution
 from fastsal.explainers.call import Anytime, Call
 from fastsal.explainers.perturbation.features import most_segments, named_ids, numbered, segments
+from fastsal.explainers.perturbation.surrogate._coalitions import design
 from fastsal.explainers.perturbation.surrogate._problem import Problem, problem_of
 from fastsal.explainers.perturbation.surrogate.fits import shapley_jackknife, shapley_regression
 from fastsal.explainers.perturbation.surrogate.lime import Lime
@@ -21,29 +22,16 @@ from fastsal.explainers.scores import Target
 from fastsal.explainers.seeds import generator
 
 
-def draw_coalitions(n_samples: int, total: int, random: torch.Generator) -> Tensor:
-    """Coalitions [n, total] (bool, on the CPU): that of all features, the empty one, then random ones between them.
-
-    Their size k has the probability of the Shapley kernel summed over the coalitions of that size, which is
-    proportional to (M - 1) / (k (M - k)); those of a size are equally likely. One feature has none between.
-    """
-    ends = torch.tensor([[True], [False]], device="cpu").expand(2, total)
-    if total == 1 or n_samples == 2:
-        return ends
-    sizes = torch.arange(1, total, dtype=torch.float64, device="cpu")
-    chances = 1 / (sizes * (total - sizes))
-    drawn = 1 + torch.multinomial(chances, n_samples - 2, replacement=True, generator=random)
-    order = torch.rand(n_samples - 2, total, generator=random, device="cpu", dtype=torch.float32).argsort(1)
-    return torch.cat([ends, order.argsort(1) < drawn[:, None]])
-
-
 class KernelShap(Estimating, Lime):
     """Shapley values, as coefficients of a linear model of the score on which features are present.
 
     Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS 2017), theorem 2. They add up to
-    F(x) - F(baselines) whatever the samples, over the features that the masks of all examples name. Costs at most
-    n_samples passes per example, those two included (a coalition that is drawn again is not run again); a batch is
-    run as one, and its examples share the coalitions.
+    F(x) - F(baselines) whatever the samples, over the features that the masks of all examples name. The smallest and
+    largest coalitions are all scored as far as n_samples goes, and the rest is drawn in pairs of complements (Covert,
+    Lee, AISTATS 2021), so that with two features in each interaction the values are exact from few samples on, and any
+    from 2^M - 2 on, where all 2^M are scored. Costs at most n_samples passes per example besides, those of none and of
+    all included (a coalition that is drawn again is not run again); a batch is run as one, and its examples share the
+    coalitions.
 
     >>> columns = torch.arange(9) // 3
     >>> maps = fastsal.KernelShap(model).attribute(images, target=classes, feature_mask=columns, n_samples=8)
@@ -81,7 +69,8 @@ class KernelShap(Estimating, Lime):
         """Shapley values in the form and shapes of the inputs, in the scores' dtype (float32 for integer scores).
 
         Errors of :meth:`estimate` are those of the jackknife over 16 groups of coalitions (Quenouille 1956, Tukey
-        1958), infinite while a fit without a group has fewer coalitions than features.
+        1958) that are drawn, infinite until a fit without a group has as many coalitions as features; 0 where all are
+        scored.
 
         Args:
             inputs: tensor [B, ...] or tuple of them, any dtype.
@@ -113,7 +102,8 @@ class KernelShap(Estimating, Lime):
         given = problem_of(task, feature_mask).features
         # An id that no element has is no player: it would take a part of what the others share.
         ids, problem = named_ids(given), Problem(task, numbered(given))
-        present = draw_coalitions(n_samples, problem.features.total, generator(seed))
+        chosen = design(n_samples, problem.features.total, generator(seed))
+        present = chosen.present
         distinct, where = _distinct(present)
         found, sweep = problem.scoring(distinct)
 
@@ -126,16 +116,22 @@ class KernelShap(Estimating, Lime):
             with task.context():
                 sweep.run()
                 outputs = torch.cat(found).cpu()[where].T
-                return shaped(shapley_regression(*_split(present, outputs)), outputs)
+                weights = chosen.weights(len(present))
+                return shaped(shapley_regression(*_split(present, outputs), weights), outputs)
 
         def estimate(done: int) -> tuple[Any, Any, float, int] | None:
-            count = int((where >= done).int().argmax()) if done < len(distinct) else n_samples
+            count = int((where >= done).int().argmax()) if done < len(distinct) else len(present)
             if count < 2:
                 return None
             outputs = torch.cat(found).cpu()[where[:count]].T
-            parts = _split(present[:count], outputs)
-            values, error = shapley_regression(*parts), shapley_jackknife(*parts, GROUPS)
-            return shaped(values, outputs), shaped(error, outputs), relative((values,), (error,)), count
+            parts, weights = _split(present[:count], outputs), chosen.weights(count)
+            values = shapley_regression(*parts, weights)
+            if count == chosen.fixed == len(present):
+                error = torch.zeros_like(values)  # of all coalitions
+            else:
+                error = shapley_jackknife(*parts, GROUPS, weights, chosen.fixed - 2)
+            samples = n_samples if count == len(present) else count
+            return shaped(values, outputs), shaped(error, outputs), relative((values,), (error,)), samples
 
         return Call(task, run, lambda: Anytime(sweep, estimate, f"n_samples={n_samples}"))
 

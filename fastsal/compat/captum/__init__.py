@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -22,42 +23,8 @@ import torch
 from torch import Tensor
 
 import fastsal
-from fastsal import (
-    LRP,
-    Deconvolution,
-    DeepLift,
-    DeepLiftShap,
-    FeatureAblation,
-    FeaturePermutation,
-    GradientShap,
-    GuidedBackprop,
-    GuidedGradCam,
-    InputXGradient,
-    InternalInfluence,
-    LayerActivation,
-    LayerConductance,
-    LayerDeepLift,
-    LayerDeepLiftShap,
-    LayerFeatureAblation,
-    LayerFeaturePermutation,
-    LayerGradCam,
-    LayerGradientShap,
-    LayerGradientXActivation,
-    LayerLRP,
-    LimeBase,
-    NeuronConductance,
-    NeuronDeconvolution,
-    NeuronDeepLift,
-    NeuronDeepLiftShap,
-    NeuronFeatureAblation,
-    NeuronGradient,
-    NeuronGradientShap,
-    NeuronGuidedBackprop,
-    NeuronIntegratedGradients,
-    NoiseTunnel,
-    Saliency,
-)
 from fastsal._torch import tree_map
+from fastsal.compat.captum._errors import also_assertions
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
 from fastsal.metrics import infidelity, sensitivity_max
@@ -76,27 +43,74 @@ def _half_as_float32(value: Any) -> Any:
 def _subclass(explainer: Explainer, convert: Callable[[Any], Any] | None = None, module: str = __name__) -> Explainer:
     """A subclass of the same name, its results converted."""
     members: dict[str, Any] = {"__doc__": explainer.__doc__, "__module__": module, "name": explainer.name}  # type: ignore[attr-defined]
+    door: Any = explainer.attribute  # type: ignore[attr-defined]
     if convert is not None:
-        original: Any = explainer.attribute  # type: ignore[attr-defined]
+        original: Any = door
 
         @functools.wraps(original.describe)
         def described(self: Any, *args: Any, **kwargs: Any) -> Call[Any]:
             call: Call[Any] = original.describe(self, *args, **kwargs)
             return call.then(lambda maps: tree_map(convert, maps))
 
-        members["attribute"] = attribution(described)
+        door = attribution(described)
+    made: Any = explainer
+    members["__init__"] = also_assertions(made.__init__)
+    members["attribute"] = _door(door)
     return type(explainer.__name__, (explainer,), members)  # type: ignore[return-value]
 
 
+def _door(door: Any) -> Any:
+    """An ``attribute`` whose errors are also Captum's."""
+    made: Any = also_assertions(door)
+    made.describe, made.__wrapped__ = door.describe, also_assertions(door.__wrapped__)
+    made.__signature__ = inspect.signature(door)
+    return made
+
+
+DataLoaderAttribution = _subclass(fastsal.DataLoaderAttribution)
+Deconvolution = _subclass(fastsal.Deconvolution)
+DeepLift = _subclass(fastsal.DeepLift)
+DeepLiftShap = _subclass(fastsal.DeepLiftShap)
+FeatureAblation = _subclass(fastsal.FeatureAblation)
+FeaturePermutation = _subclass(fastsal.FeaturePermutation)
+GradientShap = _subclass(fastsal.GradientShap)
+GuidedBackprop = _subclass(fastsal.GuidedBackprop)
+GuidedGradCam = _subclass(fastsal.GuidedGradCam)
+InputXGradient = _subclass(fastsal.InputXGradient)
 IntegratedGradients = _subclass(fastsal.IntegratedGradients, _half_as_float32)
+InternalInfluence = _subclass(fastsal.InternalInfluence)
 KernelShap = _subclass(fastsal.KernelShap, _float32)
+LRP = _subclass(fastsal.LRP)
+LayerActivation = _subclass(fastsal.LayerActivation)
+LayerConductance = _subclass(fastsal.LayerConductance)
+LayerDeepLift = _subclass(fastsal.LayerDeepLift)
+LayerDeepLiftShap = _subclass(fastsal.LayerDeepLiftShap)
+LayerFeatureAblation = _subclass(fastsal.LayerFeatureAblation)
+LayerFeaturePermutation = _subclass(fastsal.LayerFeaturePermutation)
+LayerGradCam = _subclass(fastsal.LayerGradCam)
+LayerGradientShap = _subclass(fastsal.LayerGradientShap)
+LayerGradientXActivation = _subclass(fastsal.LayerGradientXActivation)
 LayerIntegratedGradients = _subclass(fastsal.LayerIntegratedGradients, _half_as_float32)
+LayerLRP = _subclass(fastsal.LayerLRP)
 Lime = _subclass(fastsal.Lime, _float32)
+LimeBase = _subclass(fastsal.LimeBase)
+NeuronConductance = _subclass(fastsal.NeuronConductance)
+NeuronDeconvolution = _subclass(fastsal.NeuronDeconvolution)
+NeuronDeepLift = _subclass(fastsal.NeuronDeepLift)
+NeuronDeepLiftShap = _subclass(fastsal.NeuronDeepLiftShap)
+NeuronFeatureAblation = _subclass(fastsal.NeuronFeatureAblation)
+NeuronGradient = _subclass(fastsal.NeuronGradient)
+NeuronGradientShap = _subclass(fastsal.NeuronGradientShap)
+NeuronGuidedBackprop = _subclass(fastsal.NeuronGuidedBackprop)
+NeuronIntegratedGradients = _subclass(fastsal.NeuronIntegratedGradients)
+NoiseTunnel = _subclass(fastsal.NoiseTunnel)
 Occlusion = _subclass(fastsal.Occlusion, _float32)
+Saliency = _subclass(fastsal.Saliency)
 ShapleyValueSampling = _subclass(fastsal.ShapleyValueSampling, _float32)
 ShapleyValues = _subclass(fastsal.ShapleyValues, _float32)
 
 CLASSES: tuple[Any, ...] = (
+    DataLoaderAttribution,
     Deconvolution,
     DeepLift,
     DeepLiftShap,
@@ -245,5 +259,5 @@ def _modules() -> Iterator[tuple[str, types.ModuleType]]:
     """Loaded modules whose globals may be bound anew: all but Captum's internal ones and this one."""
     for name, module in list(sys.modules.items()):
         internal = name.startswith("captum.") and name not in ("captum.attr", "captum.metrics")
-        if isinstance(module, types.ModuleType) and not internal and name != __name__:
+        if isinstance(module, types.ModuleType) and not internal and not name.startswith(__name__):
             yield name, module

@@ -1,0 +1,76 @@
+"""Which coalitions Kernel SHAP scores: whole sizes as far as they go, and pairs of complements drawn from the rest."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Design(NamedTuple):
+    """Coalitions to be scored.
+
+    Attributes:
+        present: [n, M], bool, on the CPU: that of all features, the empty one, those of complete sizes, drawn ones.
+        fixed: how many of them are not drawn.
+        mass: in the Shapley kernel, of each of complete sizes, [fixed - 2].
+        rest: of the sizes that are drawn from together.
+    """
+
+    present: Tensor
+    fixed: int
+    mass: Tensor
+    rest: float
+
+    def weights(self, count: int) -> Tensor:
+        """Of the coalitions but the ends, [count - 2], after so many."""
+        drawn = max(0, count - self.fixed)
+        return torch.cat([self.mass, self.mass.new_full((drawn,), self.rest / max(1, drawn))])[: count - 2]
+
+
+def design(n_samples: int, total: int, random: torch.Generator) -> Design:
+    """Coalitions of a number, with the two ends, for a number of features; all of them from 2^M - 2 on.
+
+    Sizes k and M - k are scored completely, the outermost first, while their share of what is left is as many as there
+    are: a coalition of size k has the weight (M - 1) / (C(M, k) k (M - k)). The rest is drawn by these weights, each
+    coalition beside its complement: Covert, Lee, "Improving KernelSHAP: Practical Shapley Value Estimation via Linear
+    Regression" (AISTATS 2021), section 4.2; whole sizes as in the shap package.
+    """
+    ends = torch.tensor([[True], [False]], device="cpu").expand(2, total)
+    mass = {size: (total - 1) / (size * (total - size)) for size in range(1, total)}
+    every = total < 63 and n_samples >= 2**total - 2
+    left = n_samples if every else n_samples - 2
+    rows, masses = [ends], []
+    outer = 0
+    for size in range(1, total // 2 + 1):
+        sizes = {size, total - size}
+        count = sum(math.comb(total, each) for each in sizes)
+        open_mass = sum(mass[each] for each in range(size, total - size + 1))
+        if not every and left * sum(mass[each] for each in sizes) < count * open_mass:
+            break
+        for each in sorted(sizes):
+            members = torch.tensor(list(itertools.combinations(range(total), each)), device="cpu")
+            rows.append(torch.zeros((len(members), total), dtype=torch.bool, device="cpu").scatter_(1, members, True))
+            masses.append(torch.full((len(members),), mass[each] / len(members), dtype=torch.float64, device="cpu"))
+        left -= count
+        outer = size
+    inner = range(outer + 1, total - outer)
+    fixed = sum(map(len, rows))
+    drawn = n_samples - fixed if len(inner) else 0
+    if drawn > 0:
+        rows.append(_pairs(drawn, list(inner), mass, total, random))
+    flat = torch.cat(masses) if masses else torch.zeros(0, dtype=torch.float64, device="cpu")
+    return Design(torch.cat(rows), fixed, flat, sum(mass[size] for size in inner))
+
+
+def _pairs(count: int, sizes: list[int], mass: dict[int, float], total: int, random: torch.Generator) -> Tensor:
+    """Coalitions [count, total] of some sizes, each after its complement."""
+    chances = torch.tensor([mass[size] for size in sizes], dtype=torch.float64, device="cpu")
+    half = (count + 1) // 2
+    drawn = torch.tensor(sizes, device="cpu")[torch.multinomial(chances, half, replacement=True, generator=random)]
+    order = torch.rand(half, total, generator=random, device="cpu", dtype=torch.float32).argsort(1)
+    first = order.argsort(1) < drawn[:, None]
+    return torch.stack([first, ~first], 1).flatten(0, 1)[:count]
