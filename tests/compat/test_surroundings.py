@@ -180,7 +180,7 @@ def test_futures_are_issued_before_they_are_waited_for() -> None:
             expected = getattr(fastsal, name)(model).attribute(x, **given)
             torch.testing.assert_close(getattr(fastsal, name)(remote).attribute_future(x, **given).wait(), expected)
     assert most[0] > 2  # calls that were made before others were answered
-    with pytest.raises(TypeError, match="not a torch.futures.Future"):
+    with pytest.raises(TypeError, match=r"not a torch\.futures\.Future"):
         fastsal.FeatureAblation(model).attribute_future(x, target=1)
     with pytest.raises(NotImplementedError, match="Saliency has no attribute_future"):
         fastsal.Saliency(model).attribute_future(x)

@@ -30,6 +30,7 @@ FEATURES = {
     "ShapleyValueSampling",
     "ShapleyValues",
     "NeuronFeatureAblation",
+    "DataLoaderAttribution",
 }
 CAMS = {name for name, kind in EXPLAINERS.items() if "reshape_transform" in inspect.signature(kind).parameters}
 TO_LAYERS = {
@@ -44,6 +45,7 @@ CONSTRUCTORS: dict[str, set[str] | None] = {
     "model": ANY,
     "forward_func": ANY,
     "attribution_method": {"NoiseTunnel"},
+    "attr_method": {"DataLoaderAttribution"},
     "layer": CAMS | TO_LAYERS | OF_NEURONS,
     "device_ids": (TO_LAYERS | OF_NEURONS) - LIFTS - {"LayerLRP"},
     "reshape_transform": CAMS,
@@ -72,6 +74,11 @@ ATTRIBUTE: dict[str, set[str] | None] = {
     "additional_forward_args": ANY,
     "baselines": ANY,
     "feature_mask": FEATURES,
+    "dataloader": {"DataLoaderAttribution"},
+    "input_roles": {"DataLoaderAttribution"},
+    "reduce": {"DataLoaderAttribution"},
+    "to_metric": {"DataLoaderAttribution"},
+    "perturbations_per_pass": {"DataLoaderAttribution"},
     "composite": {"LRP", "LayerLRP"},
     "layer_mask": {"LayerFeatureAblation", "LayerFeaturePermutation"},
     "layer_baselines": {"LayerFeatureAblation"},
@@ -111,7 +118,7 @@ ATTRIBUTE: dict[str, set[str] | None] = {
     "verbose": {"LRP", "LayerLRP"},
     # What is returned.
     "return_convergence_delta": ANY,
-    "return_input_shape": {"Lime", "KernelShap"},
+    "return_input_shape": {"Lime", "KernelShap", "DataLoaderAttribution"},
     "abs": ANY,
     "relu_attributions": CAMS | {"LayerGradCam"},
     "attr_dim_summation": {"LayerGradCam"},
@@ -163,12 +170,13 @@ def test_the_table_has_nothing_else(table: dict[str, set[str] | None]) -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_model_comes_first(name: str) -> None:
     first = _constructor(CLASSES[name])[0].name
-    assert first in (("attribution_method",) if name == "NoiseTunnel" else ("model", "forward_func"))
+    wrapped = {"NoiseTunnel": "attribution_method", "DataLoaderAttribution": "attr_method"}
+    assert first in ((wrapped[name],) if name in wrapped else ("model", "forward_func"))
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_the_inputs_come_first(name: str) -> None:
-    assert _attribute(EXPLAINERS[name])[0].name == "inputs"
+    assert _attribute(EXPLAINERS[name])[0].name == ("dataloader" if name == "DataLoaderAttribution" else "inputs")
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)

@@ -153,6 +153,15 @@ CLASSES: tuple[Any, ...] = (
     ShapleyValues,
 )
 """What stands for Captum's explainers."""
+AROUND: tuple[Any, ...] = tuple(
+    getattr(fastsal, name)
+    for name in (
+        *("ClassSummarizer", "CommonStats", "Count", "MSE", "Max", "Mean", "Min", "StdDev", "Sum", "Summarizer"),
+        *("SummarizerSingleTensor", "Var", "InterpretableEmbeddingBase", "TokenReferenceBase"),
+        *("configure_interpretable_embedding_layer", "remove_interpretable_embedding_layer"),
+    )
+)
+"""What stands for Captum's names around the explainers."""
 FUNCTIONS = (infidelity, sensitivity_max)
 """What stands for Captum's metrics."""
 BASES = ("Attribution", "GradientAttribution", "LayerAttribution", "NeuronAttribution", "PerturbationAttribution")
@@ -215,15 +224,21 @@ def stand_ins() -> dict[int, Any]:
     attr, metrics = _captum("captum.attr"), _captum("captum.metrics")
     if not _standing_in:
         pairs = [(getattr(attr, each.__name__), _subclass(each, module="captum.attr")) for each in CLASSES]
-        pairs += [
-            (getattr(metrics, each.__name__), functools.wraps(each)(functools.partial(each))) for each in FUNCTIONS
-        ]
+        pairs += [(getattr(attr, each.__name__), _another(each)) for each in AROUND]
+        pairs += [(getattr(metrics, each.__name__), _another(each)) for each in FUNCTIONS]
         for name in BASES:
             ours, theirs = getattr(fastsal, name), getattr(attr, name)
             members = {"ours": ours, "theirs": theirs, "__module__": "captum.attr", "__doc__": theirs.__doc__}
             pairs.append((theirs, _Either(name, (theirs,), members)))
         _standing_in.update({id(new): (new, original) for original, new in pairs})
     return {id(original): new for new, original in _standing_in.values()}
+
+
+def _another(value: Any) -> Any:
+    """An object of its own for a class or function of ours, so that only what was replaced is put back."""
+    if isinstance(value, type):
+        return type(value.__name__, (value,), {"__module__": "captum.attr", "__doc__": value.__doc__})
+    return functools.wraps(value)(functools.partial(value))
 
 
 def uninstall() -> list[str]:
