@@ -182,8 +182,14 @@ def _gathered_or_nan(output: Tensor, column: Tensor) -> Tensor:
     return torch.where((column >= -count) & (column < count), scores, torch.nan)
 
 
-def one_score_each(output: Any, target: Target, examples: int) -> Tensor:
+def one_score_each(output: Any, target: Target, examples: int, time_first: bool = False) -> Tensor:
     """One score per example, as gradients need.
+
+    Args:
+        output: the model's.
+        target: what is explained.
+        examples: their number, in the inputs' dimension 0.
+        time_first: take one score for each row of the output too, where that is not the inputs' dimension 0.
 
     Raises:
         TypeError: for an output that is no tensor.
@@ -196,6 +202,8 @@ def one_score_each(output: Any, target: Target, examples: int) -> Tensor:
         raise TypeError(f"forward_func: {no_tensor(output)}")
     check_batch(output, examples)
     scores = select_target(output, target)
+    if time_first and scores.dim() == 1 and output.dim() > 1 and len(scores) == len(output):
+        return scores
     if scores.numel() != examples and scores.numel() != 1:
         raise ValueError(
             f"target: {target!r} leaves {tuple(scores.shape)} of the output {tuple(output.shape)}; "

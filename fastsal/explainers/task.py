@@ -255,7 +255,7 @@ class Task:
         """
         return rows(self.selected(count, altered), count, self.examples)
 
-    def select(self, count: int = 1) -> Callable[[Any], Tensor]:
+    def select(self, count: int = 1, time_first: bool = False) -> Callable[[Any], Tensor]:
         """A function of the output for copies that returns one score for each row, or one for a whole batch.
 
         Raises:
@@ -264,7 +264,7 @@ class Task:
         examples = count * self.examples
 
         def select(output: Any) -> Tensor:
-            scores = one_score_each(output, self.tiled_target(count), examples)
+            scores = one_score_each(output, self.tiled_target(count), examples, time_first)
             if count * self.copies > 1 and scores.numel() != examples:
                 raise ChunkTooLarge("forward_func returns one score per call, whatever the batch")
             return scores
@@ -292,7 +292,7 @@ class Task:
         Raises:
             Unreached: for an input that no gradient reaches.
         """
-        choose = self.select(count)
+        choose = self.select(count, time_first=batches is None)  # no copies, so any dimension may be the batch's
 
         def select(output: Any) -> Tensor:
             scores = choose(output)

@@ -2,7 +2,6 @@
 
 from fastsal.engine.reading.first_layer import FirstLayer, first_layer
 from fastsal.engine.reading.geometry import Geometry, Unsettled, geometry_of
-from fastsal.engine.reading.grid import Grid, grid_of
 from fastsal.engine.reading.layers import Layer, default_layer, layers
 from fastsal.engine.reading.reading import Reading, Replaced, Unrelated, read, values_at
 from fastsal.engine.reading.resolving import resolvable, resolve_layer, resolve_layers
@@ -11,7 +10,6 @@ from fastsal.engine.reading.tail import Tail, begins_with
 __all__ = [
     "FirstLayer",
     "Geometry",
-    "Grid",
     "Layer",
     "Reading",
     "Replaced",
@@ -22,7 +20,6 @@ __all__ = [
     "default_layer",
     "first_layer",
     "geometry_of",
-    "grid_of",
     "layers",
     "read",
     "resolvable",
