@@ -58,8 +58,8 @@ class BaseCAM:
     Args:
         model: a torch.nn.Module.
         target_layers: modules of it (or their dotted names), whose maps are averaged.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
-            layers and tokens of equal patches.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None goes by the
+            layer's :class:`fastsal.Geometry`.
         compute_input_gradient, uses_gradients, detach: of no effect: what a method needs is known.
         tta_transforms: what ``aug_smooth`` averages over: objects with ``augment_image`` and ``deaugment_mask``, as
             ttach's; None takes the input and its mirror image, times 0.9, 1 and 1.1.

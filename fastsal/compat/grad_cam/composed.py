@@ -75,8 +75,8 @@ class FinerCAM(Composed):
     Args:
         model: a torch.nn.Module.
         target_layers: modules of it (or their dotted names), whose maps are averaged.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
-            layers and tokens of equal patches.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None goes by the
+            layer's :class:`fastsal.Geometry`.
         base_method: one of the other classes.
     """
 
@@ -126,8 +126,8 @@ class RefineCAM(Composed):
     Args:
         model: a torch.nn.Module.
         target_layers: modules of it (or their dotted names), whose maps are averaged.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
-            layers and tokens of equal patches.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None goes by the
+            layer's :class:`fastsal.Geometry`.
         base_method: the class whose maps are multiplied.
         kwargs: further arguments of it.
     """

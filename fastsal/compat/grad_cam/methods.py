@@ -126,8 +126,8 @@ class FEM(BaseCAM):
     Args:
         model: a torch.nn.Module.
         target_layers: modules of it (or their dotted names), whose maps are averaged.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
-            layers and tokens of equal patches.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None goes by the
+            layer's :class:`fastsal.Geometry`.
         k: standard deviations above the mean.
     """
 
@@ -153,8 +153,8 @@ class KPCA_CAM(BaseCAM):
     Args:
         model: a torch.nn.Module.
         target_layers: modules of it (or their dotted names), whose maps are averaged.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
-            layers and tokens of equal patches.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None goes by the
+            layer's :class:`fastsal.Geometry`.
         kernel: ``sigmoid`` (tanh(gamma x y + 1)), ``rbf`` (exp(-gamma |x - y|^2)), ``cosine`` or ``linear``.
         gamma: None takes one over the number of channels.
     """

@@ -34,8 +34,8 @@ class ScoreCAM(BaseCAM):
     Args:
         model: a torch.nn.Module.
         target_layers: modules of it (or their dotted names), whose maps are averaged.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
-            layers and tokens of equal patches.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None goes by the
+            layer's :class:`fastsal.Geometry`.
 
     Attributes:
         batch_size: rows per call of the model; None chooses it from memory.
@@ -78,8 +78,8 @@ class AblationCAM(BaseCAM):
     Args:
         model: a torch.nn.Module.
         target_layers: modules of it (or their dotted names), whose maps are averaged.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None recognises channels-last
-            layers and tokens of equal patches.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]; None goes by the
+            layer's :class:`fastsal.Geometry`.
         ablation_layer: where the layer's channels are; of no effect, since that is found.
         batch_size: channels per call of the rest of the model; None chooses it from memory.
         ratio_channels_to_ablate: 1, all.

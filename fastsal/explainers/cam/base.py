@@ -48,8 +48,8 @@ class ActivationMap(Attribution):
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions (see :func:`fastsal.layers`) and influence on the target; it is found, and told to the
             logger ``fastsal``, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
-            layers and tokens of equal patches, with the tokens of no place before them.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
+            layer's :class:`fastsal.Geometry`.
 
     Raises:
         TypeError, ValueError: for a layer that the model does not have.

@@ -26,8 +26,8 @@ class KPCACAM(OnePassMap):
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None recognises channels-last
-            layers and tokens of equal patches.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
+            layer's :class:`fastsal.Geometry`.
         kernel: ``sigmoid`` (tanh(gamma x y + 1)), ``rbf`` (exp(-gamma |x - y|^2)), ``cosine`` or ``linear``.
         gamma: None takes one over the number of channels.
     """

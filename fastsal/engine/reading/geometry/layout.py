@@ -18,12 +18,17 @@ class Unknown(Exception):
 
 @dataclass(frozen=True)
 class Look:
-    """Where cells look in one input: along a dimension of it, in its elements."""
+    """Where cells look in one input: along a dimension of it, in its elements.
+
+    Attributes:
+        spread: how far from the offset the middles of what was brought together lie.
+    """
 
     input: int
     axis: int
     stride: float
     offset: float
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def _continued(outer: Cells, inner: Cells) -> Cells | None:
             return None
         if not math.isclose(one.stride, other.stride * inner.extent, rel_tol=1e-6):
             return None
-        looks.append(replace(other, offset=one.offset + other.offset))
+        looks.append(replace(other, offset=one.offset + other.offset, spread=one.spread + other.spread))
     mixed, resampled = outer.mixed or inner.mixed, outer.resampled or inner.resampled
     return Cells(outer.extent * inner.extent, tuple(looks), outer.roll, mixed, resampled)
 
@@ -141,7 +146,7 @@ def split(factor: Factor, outer: int) -> tuple[Factor, Factor]:
     if isinstance(factor, Examples):
         raise Unknown  # a part of the examples is none of the examples
     blocks = tuple(replace(look, stride=look.stride * inner) for look in factor.looks)
-    within = tuple(replace(look, offset=0.0) for look in factor.looks)
+    within = tuple(replace(look, offset=0.0, spread=0.0) for look in factor.looks)
     return replace(factor, extent=outer, looks=blocks), replace(factor, extent=inner, looks=within)
 
 
@@ -330,6 +335,8 @@ def _both_look(one: Cells, other: Cells) -> Factor:
         apart = abs(mine.offset - look.offset)
         if not near or apart > 1.5 * abs(mine.stride):
             raise Unknown
-        looks[look.input] = replace(mine, offset=(mine.offset + look.offset) / 2)
+        low = min(mine.offset - mine.spread, look.offset - look.spread)
+        high = max(mine.offset + mine.spread, look.offset + look.spread)
+        looks[look.input] = replace(mine, offset=(low + high) / 2, spread=(high - low) / 2)
     resampled = one.resampled and other.resampled
     return replace(one, looks=tuple(looks[key] for key in sorted(looks)), resampled=resampled)

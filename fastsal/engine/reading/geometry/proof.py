@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fastsal.engine.reading.geometry.layout import Cells, Dim, Examples, Joined, Layout, Plain, size_of
+from fastsal.engine.reading.geometry.layout import Cells, Dim, Examples, Joined, Layout, Plain, size_of, without
 from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.geometry.record import Geometry
 
@@ -81,12 +81,17 @@ def _examples(layout: Layout) -> int:
 
 def _of_input(layout: Layout, lineage: Lineage, examples: int, which: int) -> Geometry:
     extents = lineage.extents[which]
+    contracted = [*lineage.contracted.get(which, []), 1]
+    inner = _inner(layout, examples, which, contracted[0])
+    if inner is not None:  # what is within a position: its pixels, as channels
+        layout = without(layout, [inner], keep=True)
     dims = {place: dim for place, dim in enumerate(layout) if place != examples}
     following = {place: dim for place, dim in dims.items() if _looks_at(dim, which)}
     others = [place for place, dim in dims.items() if place not in following and size_of(dim) > 1]
-    spare = [place for place, dim in dims.items() if size_of(dim) == 1 and place not in following]
+    others += [] if inner is None else [inner]
+    spare = [place for place, dim in dims.items() if size_of(dim) == 1 and place not in following and place != inner]
     if not others and not spare and len(following) > 1:
-        place = _channels_among(following, lineage.contracted.get(which, []), which)
+        place = _channels_among(following, contracted, which)
         following = {at: dim for at, dim in following.items() if at != place}
         others = [place]
     if len(others) > 1:
@@ -140,12 +145,29 @@ def _of_input(layout: Layout, lineage: Lineage, examples: int, which: int) -> Ge
 
 def _channels_among(following: dict[int, Dim], contracted: list[int], which: int) -> int:
     """The dimension of an input's own channels, where a layer still has it: the first that products take sums over."""
-    for axis in [*contracted, 1]:
+    for axis in contracted:
         for place, dim in following.items():
             found = {look.axis for cells in _cells(dim) for look in cells.looks if look.input == which}
             if found == {axis}:
                 return place
     raise Refuted("it has no dimension of channels beside its positions")
+
+
+def _inner(layout: Layout, examples: int, which: int, channels: int) -> int | None:
+    """The dimension of what lies between the cells of others, as pixels of a patch do; None where there is none."""
+    steps = [
+        {look.axis: abs(look.stride) for cells in _cells(dim) for look in cells.looks if look.input == which}
+        for dim in layout
+    ]
+    for place, mine in enumerate(steps):
+        between = {
+            axis
+            for axis, step in mine.items()
+            if any(other.get(axis, 0.0) > step for at, other in enumerate(steps) if at != place)
+        }
+        if place != examples and between and set(mine) <= between | {channels}:
+            return place
+    return None
 
 
 def _positions(dim: Dim, which: int) -> tuple[int, list[Cells], int]:
