@@ -179,7 +179,7 @@ def test_where_equal_parts_are_meant_the_map_is_resized_as_ever() -> None:
 
 
 def test_later_calls_note_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pass is watched once: by layer and shape, for every explainer of the model."""
+    """The pass is watched once: by layer and shape, and for one example or any other number, for every explainer."""
     from fastsal.engine.reading.geometry import Lineage
 
     entered: list[int] = []
@@ -190,12 +190,12 @@ def test_later_calls_note_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.randn(2, 3, 9, 9),
     )
     explainer = fastsal.GradCAM(model, "1")
-    for rows in (2, 1, 2):
-        explainer.attribute(x[:rows], target=1)
+    for rows in (2, 1, 2, 3, 1):
+        explainer.attribute(torch.randn(rows, 3, 9, 9), target=1)
     fastsal.LayerCAM(model, "1").attribute(x, target=1)
-    assert len(entered) == 1
-    explainer.attribute(torch.randn(2, 3, 12, 9), target=1)
     assert len(entered) == 2
+    explainer.attribute(torch.randn(2, 3, 12, 9), target=1)
+    assert len(entered) == 3
 
 
 def test_time_first_models_have_gradients() -> None:

@@ -1,7 +1,7 @@
 """The default layer's grid of published architectures, which is the one that their own patch sizes say.
 
-With random weights and small inputs. What is expected comes from the configurations: patches and downsampling in those of
-transformers, ``feature_info`` in timm's.
+With random weights and small inputs. What is expected comes from the configurations: patches and downsampling in those
+of transformers, ``feature_info`` in timm's.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal._torch import len_torch_dispatch_stack
 from fastsal.engine.reading import Geometry, Reading, Unsettled
-from fastsal.engine.reading.geometry import Kind, Lineage, kind_of, recall, settled
+from fastsal.engine.reading.geometry import Kind, Lineage, for_another_number, kind_of, recall, settled
 from fastsal.engine.reading.layers import map_axes
 from fastsal.explainers.task import Task
 
@@ -42,6 +43,10 @@ class Places:
             if (index, kind) in self._known:
                 continue
             found = recall(task.model, layer, -1, kind)
+            if found is None and len_torch_dispatch_stack():
+                # A trace, of any number of examples, of a call that has been made.
+                other = for_another_number(kind)
+                found = self._known.get((index, other)) or recall(task.model, layer, -1, other)
             if found is None:
                 return Lineage()
             if isinstance(found, Unsettled):

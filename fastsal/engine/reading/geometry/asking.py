@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from fastsal.engine.reading.geometry.layout import Layout
 from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.geometry.measuring import measured
 from fastsal.engine.reading.geometry.memory import kind_of, recall, remember
-from fastsal.engine.reading.geometry.proof import Refuted, Unproved, has_places, proved
+from fastsal.engine.reading.geometry.proof import Folded, Refuted, Unproved, has_places, proved
 from fastsal.engine.reading.geometry.record import Geometry, Unsettled
 from fastsal.engine.reading.resolving import prepared_of, resolve_layer, the_module
 from fastsal.engine.run.forward import evaluation, find, one_example, run
@@ -29,6 +30,7 @@ class Seen(NamedTuple):
         shape: of its output.
         found: the geometry, or why there is none.
         settled: whether that is known; else measuring may tell more.
+        doubtful: whether it might be otherwise for two examples.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Seen(NamedTuple):
     shape: tuple[int, ...]
     found: Geometry | str
     settled: bool
+    doubtful: bool
 
 
 class Survey(NamedTuple):
@@ -62,16 +65,17 @@ class Noted(NamedTuple):
     layout: Layout | None
 
 
-def judged(noted: Noted, lineage: Lineage, which: int | None = None) -> tuple[Geometry | str, bool]:
-    """(the geometry or why there is none, whether that is known) of a value, after the pass."""
+def judged(noted: Noted, lineage: Lineage, which: int | None = None) -> tuple[Geometry | str, bool, bool]:
+    """Of a value, after the pass: the geometry or why there is none; :attr:`Seen.settled`; :attr:`Seen.doubtful`."""
     if noted.layout is None:
-        return INDEPENDENT, False
+        return INDEPENDENT, False, False
+    alone = any(shape[:1] == (1,) for shape in lineage.extents)
     try:
-        return proved(noted.layout, lineage, which), True
+        return proved(noted.layout, lineage, which), True, False
     except Refuted as error:
-        return str(error), True
+        return str(error), True, alone and isinstance(error, Folded)
     except Unproved as error:
-        return str(error), False
+        return str(error), False, alone
 
 
 def settled(
@@ -88,7 +92,11 @@ def settled(
     Raises:
         Unsettled: where it is not known which dimensions are positions.
     """
-    found, known = judged(noted, lineage)
+    found, known, doubtful = judged(noted, lineage)
+    if doubtful:
+        seen = [each for each in survey(model, inputs, additional, copies=2).seen if each.module is layer]
+        if seen:
+            found, known = seen[-1].found, seen[-1].settled
     if not known:
         found = _measured(found, model, layer, -1, inputs, additional)
     return _kept(model, layer, -1, inputs, (name or type(layer).__name__, noted.shape), found)
@@ -155,14 +163,14 @@ def keys_of(layout: Layout | None, lineage: Lineage) -> Geometry | None:
 
 
 def survey(
-    model: Callable[..., Any], inputs: tuple[Any, ...], additional: tuple[Any, ...] = (), which: int | None = None
+    model: Callable[..., Any], inputs: tuple[Any, ...], additional: tuple[Any, ...] = (), copies: int = 1
 ) -> Survey:
     """The geometry of each run of each module whose output is one tensor; costs one pass of one example.
 
     Args:
         model: module or callable around one.
         inputs, additional: arguments of the model; it gets copies.
-        which: the input that positions are to look at; None takes each layer's first.
+        copies: of the example; where one left a doubt a pass of two follows by itself.
 
     Raises:
         TypeError: where there is not one module behind the model.
@@ -186,7 +194,7 @@ def survey(
             if name and part not in folded
         ]
         try:
-            rows, extra = one_example(inputs, additional)
+            rows, extra = (tuple(_copied(value, copies) for value in each) for each in one_example(inputs, additional))
             with lineage:
                 lineage.begin(rows)
                 output = run(model, rows, extra)
@@ -201,9 +209,17 @@ def survey(
     for name, part, each in noted:
         number = so_far.get(name, 0)
         so_far[name] = number + 1
-        seen.append(Seen(name, part, number, counts[name], each.shape, *judged(each, lineage, which)))
+        seen.append(Seen(name, part, number, counts[name], each.shape, *judged(each, lineage)))
+    if copies == 1 and any(each.doubtful for each in seen):
+        with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError):  # of a model of one example
+            return survey(model, inputs, additional, copies=2)
     answers = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     return Survey(seen, any(layout is not None and has_places(layout) for layout in map(lineage.layout, answers)))
+
+
+def _copied(value: Any, copies: int) -> Any:
+    is_row = copies > 1 and isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == 1
+    return value.repeat(copies, *[1] * (value.dim() - 1)) if is_row else value
 
 
 def geometry_of(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -26,10 +26,14 @@ LEAST_SCORE, LEAST_CORRELATION, LEAST_LEAD, LEAST_SEEN, LEAST_POSITIONS = 0.45, 
 reading's, the blocks that the layer saw, and its positions. Between 0.40 and 0.60 the first hardly matters."""
 _FOLLOWS = 0.3
 """A score from which on a dimension follows an axis, though not clearly."""
+_LEAST_SPREAD = 0.05
+"""Of a dimension's shares over the blocks, in those of the one that follows them most."""
 _APART = 0.15
 """By how much a position axis must beat another where the layer has the input's channels still."""
 _KEPT = 6
 """Readings of one dimension with as many extra tokens: the others are behind these anyway."""
+_MOST_BESIDE, _MOST_BESIDE_CELLS = 0.04, 0.6
+"""How far changes may lie beside their blocks in the mean: in parts of the side, or in cells where these are larger."""
 _WIDTHS = (1.0, 2.5)
 """Of what is expected, in sizes of block and cell together."""
 
@@ -45,6 +49,7 @@ class Reading:
         before, behind: tokens of no position.
         score: how well it fits.
         correlation: of blocks and change, along the worst axis.
+        even: whether the change lies, in the mean, where equal parts of the input would put it.
     """
 
     dims: tuple[int, ...]
@@ -54,6 +59,7 @@ class Reading:
     behind: int
     score: float
     correlation: float = 0.0
+    even: bool = True
 
 
 def best_reading(change: Tensor, blocks: Blocks) -> Reading | str:
@@ -90,6 +96,8 @@ def best_reading(change: Tensor, blocks: Blocks) -> Reading | str:
         ]
         if len(set(best.dims)) == change.dim() - 1 > 1:
             continue  # which leaves no channels
+        if not best.even:
+            return "its positions are not spread evenly over the input"
         if max(others, default=0.0) >= (_FOLLOWS if count > 1 else max(_FOLLOWS, best.score - _APART)):
             continue
         return best
@@ -104,18 +112,23 @@ def _checked(readings: list[Reading], change: Tensor, blocks: Blocks) -> list[Re
         readings.sort(key=lambda each: (each.score < top - 0.03, each.before + each.behind, -each.score))
     found = []
     for each in readings[:12]:
-        correlation = _correlation(each, change, blocks)
+        correlation, even = _followed(each, change, blocks)
         if correlation >= LEAST_CORRELATION and math.prod(each.grid) >= LEAST_POSITIONS:
-            found.append(Reading(each.dims, each.axes, each.grid, each.before, each.behind, each.score, correlation))
+            found.append(replace(each, correlation=correlation, even=even))
     return found
 
 
 def _candidates(change: Tensor, blocks: Blocks) -> Iterator[Reading]:
-    dims, axes = range(change.dim() - 1), range(len(blocks.axes))
+    spread = {
+        dim: float(_shares(_summed(change, (dim,))).var(0).mean())
+        for dim in range(change.dim() - 1)
+        if change.shape[1 + dim] > 1
+    }
+    # Channels answer to all blocks much alike.
+    dims = [dim for dim, each in spread.items() if each >= _LEAST_SPREAD * max(spread.values())]
+    axes = range(len(blocks.axes))
     for count in range(1, min(len(dims), len(axes)) + 1):
         for chosen in itertools.combinations(dims, count):
-            if any(change.shape[1 + dim] < 2 for dim in chosen):
-                continue
             found = _normal(_summed(change, chosen))
             if found is None:
                 continue
@@ -245,8 +258,8 @@ def _factorings(count: int, most: tuple[int, ...]) -> list[tuple[int, ...]]:
     ]
 
 
-def _correlation(reading: Reading, change: Tensor, blocks: Blocks) -> float:
-    """Of the centres of blocks and changes, along the worst axis."""
+def _followed(reading: Reading, change: Tensor, blocks: Blocks) -> tuple[float, bool]:
+    """The correlation of the centres of blocks and changes along the worst axis, and whether none lies beside."""
     dims = sorted(set(reading.dims))
     shares = _shares(_summed(change, dims))
     if len(dims) == 1:
@@ -254,10 +267,12 @@ def _correlation(reading: Reading, change: Tensor, blocks: Blocks) -> float:
     sizes = [count for dim in dims for at, count in zip(reading.dims, reading.grid, strict=True) if at == dim]
     axes = [axis for dim in dims for at, axis in zip(reading.dims, reading.axes, strict=True) if at == dim]
     weights = (shares.reshape(len(shares), *sizes) - 1).clamp_min(0).square()
-    worst = 1.0
+    worst, even = 1.0, True
     for place, axis in enumerate(axes):
         along = weights.sum([1 + at for at in range(len(axes)) if at != place]) if len(axes) > 1 else weights
         centre = (along * torch.arange(along.shape[1])).sum(1) / along.sum(1).clamp_min(1e-300)
         pair = torch.stack([centre, blocks.centres[:, axis]])
         worst = min(worst, float(torch.corrcoef(pair)[0, 1].nan_to_num(0.0)))
-    return worst
+        beside = ((centre + 0.5) / along.shape[1] - blocks.centres[:, axis]).mean().abs()
+        even = even and float(beside) <= max(_MOST_BESIDE, _MOST_BESIDE_CELLS / along.shape[1])
+    return worst, even

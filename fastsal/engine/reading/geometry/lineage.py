@@ -67,8 +67,8 @@ class Lineage(TorchDispatchMode):
         held = self._kept.get(storage._cdata)
         if held is None:
             held = self._kept[storage._cdata] = StorageWeakRef(storage), {}
-        elif alone:
-            held[1].clear()
+        elif alone and held[1].get(_key(value)) != layout:
+            held[1].clear()  # what else lies there is not what it was
         held[1][_key(value)] = layout
 
     def _contracts(self, layout: Layout, dim: int) -> None:

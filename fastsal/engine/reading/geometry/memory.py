@@ -18,10 +18,18 @@ _kept: WhileAlive[WhileAlive[_Known]] = WhileAlive()
 
 
 def kind_of(inputs: tuple[Any, ...]) -> Kind:
-    """Shapes and dtypes of inputs, whatever the number of examples."""
+    """Shapes and dtypes of inputs, for any number of examples but one, which may hide in any dimension of size 1."""
     return tuple(
-        (value.shape[1:], value.dtype) if isinstance(value, Tensor) else type(value).__qualname__ for value in inputs
+        (value.shape[1:], value.dtype, value.shape[:1].numel() == 1)
+        if isinstance(value, Tensor)
+        else type(value).__qualname__
+        for value in inputs
     )
+
+
+def for_another_number(kind: Kind) -> Kind:
+    """The same of one example for several, and of several for one."""
+    return tuple((*each[:2], not each[2]) if isinstance(each, tuple) else each for each in kind)
 
 
 def _of_callable(model: Callable[..., Any]) -> Any:

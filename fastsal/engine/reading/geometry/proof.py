@@ -17,6 +17,10 @@ class Unproved(Exception):
     """Some operation on the way to a layer is not known; the message says what."""
 
 
+class Folded(Refuted):
+    """Rows are examples and others; of one example alone it may also be that views hide where it is."""
+
+
 def proved(layout: Layout, lineage: Lineage, which: int | None = None) -> Geometry:
     """The geometry of a tensor.
 
@@ -75,7 +79,7 @@ def _examples(layout: Layout) -> int:
     place = holding[0]
     if len(layout[place]) > 1:
         count = next(factor.extent for factor in layout[place] if isinstance(factor, Examples))
-        raise Refuted(f"its {size_of(layout[place])} rows are {count} examples times others folded into them")
+        raise Folded(f"its {size_of(layout[place])} rows are {count} examples times others folded into them")
     return place
 
 

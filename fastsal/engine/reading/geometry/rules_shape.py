@@ -87,7 +87,10 @@ def _squeeze(call: Operation) -> Layout:
 def _expand(call: Operation) -> Layout:
     layout, shape = call.first, call.shape
     padded = ((),) * (len(shape) - len(layout)) + layout
-    return tuple(dim if size_of(dim) == size else plain(size) for dim, size in zip(padded, shape, strict=True))
+    return tuple(
+        dim if size_of(dim) == size else plain(size) if size_of(dim) == 1 else _unlike(dim, size)
+        for dim, size in zip(padded, shape, strict=True)
+    )
 
 
 @rule("slice", "narrow", "slice_copy")
