@@ -152,16 +152,6 @@ def _kept(
     return known
 
 
-def keys_of(layout: Layout | None, lineage: Lineage) -> Geometry | None:
-    """Where the keys of attention weights [B, heads, N, N] are, as of a value [B, 1, N]; None where that is unknown."""
-    if layout is None or len(layout) < 3:
-        return None
-    try:
-        return proved((layout[0], (), layout[-1]), lineage)
-    except (Refuted, Unproved):
-        return None
-
-
 def survey(
     model: Callable[..., Any], inputs: tuple[Any, ...], additional: tuple[Any, ...] = (), copies: int = 1
 ) -> Survey:
