@@ -105,6 +105,7 @@ def batch_statistics() -> nn.Module:
 
 IMAGES: dict[str, Callable[[], nn.Module]] = {
     "maximum": lambda: Scaled(peak),
+    "least": lambda: Scaled(lambda x: x / (x.abs().amax((1, 2, 3)).min() + 0.1)),
     "decibels": lambda: Scaled(lambda x: (x.abs() + 0.1).log() - (x.abs().amax() + 0.1).log()),
     "mean and deviation": lambda: Scaled(standard),
     "batch statistics": batch_statistics,

@@ -60,7 +60,7 @@ def rows_of(
 ) -> Rows | None:
     """What is known of the rows of a callable, or found by a few passes where it or its modules are not as they were.
 
-    An altered copy of the inputs is run alone and behind a copy of the inputs as they are. Call inside ``evaluation``
+    An altered copy of the inputs and one as they are are run alone, and one behind the other. Call inside ``evaluation``
     and ``torch.no_grad``; random states are afterwards as before.
 
     Args:
@@ -122,38 +122,74 @@ def _judged(outputs: Outputs, rounding: Callable[[Tensor], float]) -> Rows | Non
     except Exception as error:  # a model for so many rows and no others
         said = str(error).strip().split("\n", 1)[0]
         return Rows(f"the model does not take two copies in one batch ({said[:100]})")
-    pairs = _with_a_row_for_each(alone, beside)
+    found = _depends(outputs, copy, alone, _last(alone, beside), _last, rounding)
+    if found is None or found.alone or found.random or copy == "x":
+        return found
+    # The scale of a quantised layer's input is the batch's largest value: one of the two may have it, and see no other.
+    whole = outputs("x")
+    return _depends(outputs, "x", whole, _first(whole, beside), _first, rounding)
+
+
+def _depends(
+    outputs: Outputs,
+    copy: str,
+    alone: Sequence[Tensor],
+    pairs: list[_Pair],
+    half: _Half,
+    rounding: Callable[[Tensor], float],
+) -> Rows | None:
+    """What a copy alone and beside another one shows; None where it shows nothing."""
     if not pairs:
         return None
-    coarsest = max(rounding(one) for one, _ in pairs)
+    coarsest = max(rounding(pair.alone) for pair in pairs)
     least = ROUNDINGS * coarsest
-    apart = max(_apart(one, two) for one, two in pairs)
+    apart = max(map(_apart, pairs))
     if apart <= least:
         return Rows()
     if apart <= math.sqrt(coarsest):
-        others = [two[len(one) :] for one, two in _with_a_row_for_each(alone, outputs(copy + copy))]
-        if max(_apart(other, two) for other, (_, two) in zip(others, pairs, strict=True)) <= least:
+        twins = [twin.beside for twin in half(alone, outputs(copy + copy))]
+        if max(_apart(pair._replace(alone=twin)) for twin, pair in zip(twins, pairs, strict=True)) <= least:
             return Rows()
     if not difference(outputs(copy), alone) <= least:
         return Rows(random=True)
     return Rows(
-        f"the rows of a batch depend on each other (an altered copy scored alone and in a batch differs by {apart:.0e} "
-        "of the output)"
+        f"the rows of a batch depend on each other (a copy scored alone and in a batch differs by {apart:.0e} of the "
+        "output)"
     )
 
 
-def _with_a_row_for_each(alone: Sequence[Tensor], beside: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """The outputs that grow with the batch: of one copy, and of two."""
+class _Pair(NamedTuple):
+    """An output of a copy alone, in a batch of two, and of the other one there."""
+
+    alone: Tensor
+    beside: Tensor
+    other: Tensor
+
+
+_Half = Callable[[Sequence[Tensor], Sequence[Tensor]], list[_Pair]]
+
+
+def _last(alone: Sequence[Tensor], both: Sequence[Tensor]) -> list[_Pair]:
+    """The outputs that grow with the batch: of one copy, and of two, the second of which it is."""
+    return [_Pair(one, two[len(one) :], two[: len(one)]) for one, two in _growing(alone, both)]
+
+
+def _first(alone: Sequence[Tensor], both: Sequence[Tensor]) -> list[_Pair]:
+    """The same of the first of the two."""
+    return [_Pair(one, two[: len(one)], two[len(one) :]) for one, two in _growing(alone, both)]
+
+
+def _growing(alone: Sequence[Tensor], both: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     return [
         (one, two)
-        for one, two in zip(alone, beside, strict=False)
+        for one, two in zip(alone, both, strict=False)
         if one.numel() and one.dim() and two.shape == (2 * len(one), *one.shape[1:])
     ]
 
 
-def _apart(one: Tensor, two: Tensor) -> float:
-    """How far the last rows of an output are from others, by the scale of all of it."""
-    return difference(torch.cat([two[: len(one)], one]), two)
+def _apart(pair: _Pair) -> float:
+    """How far a copy's output is from that beside another one, by the scale of all of it."""
+    return difference(torch.cat([pair.other, pair.alone]), torch.cat([pair.other, pair.beside]))
 
 
 def _rounding(leaf: Tensor, dtypes: Iterable[torch.dtype], owner: ForwardFunc) -> float:
