@@ -60,9 +60,10 @@ def read(subject: Subject, layer: nn.Module, target: Any = None) -> list[tuple[T
     """(value, gradient of the scores) of each run of a layer, by a hook of our own."""
     runs: list[Tensor] = []
 
-    def keep(_part: nn.Module, _inputs: Any, output: Any) -> None:
-        value = output if isinstance(output, Tensor) else leaves(output)[0]
-        runs.append(value)
+    def keep(_part: nn.Module, _inputs: Any, output: Any) -> Any:
+        runs.append(output if isinstance(output, Tensor) else leaves(output)[0])
+        # What follows may write into it.
+        return output.clone() if isinstance(output, Tensor) else output
 
     x = subject.inputs.detach().clone().requires_grad_()
     with evaluating(subject.model), torch.enable_grad():

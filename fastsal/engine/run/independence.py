@@ -60,8 +60,8 @@ def rows_of(
 ) -> Rows | None:
     """What is known of the rows of a callable, or found by a few passes where it or its modules are not as they were.
 
-    An altered copy of the inputs and one as they are are run alone, and one behind the other. Call inside ``evaluation``
-    and ``torch.no_grad``; random states are afterwards as before.
+    An altered copy of the inputs and one as they are are run alone, and one behind the other. Call inside
+    ``evaluation`` and ``torch.no_grad``; random states are afterwards as before.
 
     Args:
         owner: the callable, which is remembered weakly.
