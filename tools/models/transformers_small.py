@@ -251,7 +251,7 @@ CONFIGURATIONS: dict[str, Build] = {
                    **CLASSES),
     "FocalNet": image("FocalNetForImageClassification", "FocalNetConfig", stages(4, 8, 16), image_size=SIDE,
                       embed_dim=16, depths=[1, 1, 1], focal_levels=[2, 2, 2], focal_windows=[3, 3, 3], **CLASSES),
-    "Cvt": image("CvtForImageClassification", "CvtConfig", stages(4, 8, 16, before=1), (2, 3, 64, 96),
+    "Cvt": image("CvtForImageClassification", "CvtConfig", stages(32, 4, 8, 16, before=1), (2, 3, 64, 96),
                  embed_dim=[16, 24, 48], num_heads=[1, 2, 4], depth=[1, 2, 3], **CLASSES),
     "PoolFormer": image("PoolFormerForImageClassification", "PoolFormerConfig", stages(4, 8, 16, 32), (2, 3, 128, 160),
                         hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], **CLASSES),

@@ -76,7 +76,9 @@ def rise(subject: Subject) -> str:
         rows.extend(x.detach().clone().split(1))
         return model(x, *extra)
 
-    options: dict[str, Any] = {"design": "independent", "estimator": "plain", "grid_size": 4, "seed": 1}
+    options: dict[str, Any] = {"design": "independent", "estimator": "plain", "seed": 1}
+    # Few cells along one axis would hide nothing, or everything, in several masks.
+    options["grid_size"] = 4 if one.inputs.dim() > 3 else 9
     found = fastsal.RISE(recorded).attribute(one.inputs, one.target, n_masks=MASKS, **options)
     altered: list[Tensor] = []
     for row in rows:
