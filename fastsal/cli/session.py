@@ -112,10 +112,12 @@ class Session:
             inputs = self.loaded.preprocess.tensor(picture)[None].to(self.loaded.device, self.loaded.dtype)
             with torch.no_grad():
                 output = self.loaded.model(inputs)
+            scores = read_scores(self.loaded.model, inputs, output)
+        except Failed:
+            raise
         except (Exception, SystemExit) as error:
             shape = (1, 3, *self.loaded.preprocess.size)
             raise Failed(f"the model fails on an input of shape {shape}: {first_line(error)}") from error
-        scores = read_scores(self.loaded.model, inputs, output)
         classes = len(scores.probabilities)
         self._check(classes, target)
         predicted = int(scores.probabilities.argmax())

@@ -192,7 +192,8 @@ def test_two_names_of_one_output_are_its_sides(explained: Any, made: str, tmp_pa
     (tmp_path / "sides.txt").write_text("benign\nmalignant\n")
     (found,) = explained("--model", f"{made}:single", "--class-names", "sides.txt")["images"]
     loaded = models.load(f"{made}:single", device="cpu", size=(16, 16), mean=(0.0,), std=(1.0,))
-    probability = float(loaded.model(loaded.inputs([models.read_image(tmp_path / "a.png")])).sigmoid())
+    output = loaded.model(loaded.inputs([models.read_image(tmp_path / "a.png")])).detach()
+    probability = float(output.sigmoid())
     assert found["prediction"]["name"] == ("malignant" if probability > 0.5 else "benign")
     assert found["prediction"]["probability"] == pytest.approx(max(probability, 1 - probability), abs=1e-5)
 

@@ -104,7 +104,7 @@ def test_precision(precision: str) -> None:
 def test_unknown_precision_and_device() -> None:
     with pytest.raises(ValueError, match="precision must be one of float64, float32"):
         models.load("demo", precision="int8")
-    for device in ("gpu", "cuda:99", "xla"):
+    for device in ("gpu", "cuda:99", "xla", "meta"):
         with pytest.raises(ValueError, match=f"device '{device}' cannot be used here"):
             models.load("demo", device=device)
 
