@@ -14,7 +14,7 @@ MOST_BODY_LINES = 50
 MOST_CONTEXT_VARIABLES = 3
 PIPES = {"row_bytes", "is_inference", "could_be_per_example", "tile"}
 """What a described call does for every method, once."""
-SHARED = {"arguments.py", "scores.py", "task.py", "base.py"}
+SHARED = {"arguments.py", "explained.py", "scores.py", "task.py", "base.py"}
 """Files of fastsal/explainers where it is done."""
 LONG_METHODS = (
     "fastsal/explainers/gradient/integrated_gradients.py",

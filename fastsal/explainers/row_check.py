@@ -11,7 +11,7 @@ from torch import Tensor
 from fastsal._torch import len_torch_dispatch_stack
 from fastsal.engine.run import Rows, evaluation, host_may_wait, output_tensors, rows_of, run, scratch
 from fastsal.explainers.outputs import main_output
-from fastsal.explainers.scores import one_score_each, scores_examples, tile, tile_target
+from fastsal.explainers.scores import one_score_each, scores_examples, tile_target
 
 if TYPE_CHECKING:
     from fastsal.explainers.task import Task
@@ -32,7 +32,7 @@ def found_rows(task: Task) -> Rows:
     def outputs(copies: str) -> list[Tensor]:
         given = [altered if copy == "s" else task.inputs for copy in copies]
         inputs = tuple(torch.cat(each) for each in zip(*given, strict=True))
-        extra = tuple(tile(scratch(value), len(copies), task.examples) for value in task.additional)
+        extra = tuple(map(scratch, task.repeated(task.additional, len(copies))))
         output = run(task.forward_func, inputs, extra)
         if by_parts:  # what belongs to an example is the target's to say
             rows = len(copies) * task.examples

@@ -332,7 +332,7 @@ def test_calls_are_full_batches_and_no_set_runs_twice() -> None:
         return model(batch)
 
     fastsal.Lime(forward).attribute(x, target=1, n_samples=300)
-    assert sum(rows) <= 2 * 2**6
+    assert sum(rows) <= 2 * 2**6 + 2 * 3  # two calls tell whether rows depend on each other, once
     assert len(rows) <= 4
     rows.clear()
     fastsal.Lime(forward, perturb_func=fixed(bits(20, 6))).attribute(

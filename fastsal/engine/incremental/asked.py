@@ -41,6 +41,9 @@ class Scorer(Protocol):
     def chunk_sizes(self, total: int) -> ChunkSizes:
         """Chunk sizes of a plain sweep over so many changes."""
 
+    def alone(self) -> str:
+        """Why changed inputs must be run one at a time; empty where they need not."""
+
     def output_of(self, rows: Tensor) -> Any:
         """The model's output for rows of the one input."""
 

@@ -101,6 +101,9 @@ def _attempt(asked: Asked, memory: Memory, forced: bool) -> Tensor | str:
     is_new, traced = known.traced is None, known.trace_of(image[:1])
     if isinstance(traced, str):
         return traced
+    alone = asked.scorer.alone()
+    if alone:
+        return alone
     whole_rows = None if image.is_cuda else max(1, asked.scorer.chunk_sizes(count).size // image.shape[0])
     engine = Incremental(traced, changes.rectangles, asked.gather, asked.rows or ROWS, whole_rows)
     if not forced and engine.gain < LEAST_GAIN:

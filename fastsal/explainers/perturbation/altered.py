@@ -73,6 +73,10 @@ class AlteredScores:
             )
         return scores.reshape(count, -1).to(self._wide)
 
+    def alone(self) -> str:
+        """Why copies must be run one at a time; empty where they need not."""
+        return self.task.rows().alone
+
     def output_of(self, rows: Tensor) -> Any:
         """The model's output for rows of the one input."""
         return run(self.task.forward_func, (rows,))

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from fastsal.engine.incremental import Asked, Memory, attempt
-from fastsal.engine.prepare import Step
 from fastsal.explainers.base import PerturbationAttribution
 from fastsal.explainers.perturbation.altered import AlteredScores
 from fastsal.explainers.perturbation.occlusion._changes import Changes
@@ -53,12 +52,6 @@ def incremental_scores(
     """
     explainer.state.step = None
     if setting is False:
-        return None
-    alone = scores.task.rows().alone
-    if alone:
-        if setting is True:
-            raise ValueError(f'incremental: not possible: {alone}; "auto" takes the plain sweep instead')
-        explainer.state.step = Step("incremental", False, f"not used: {alone}")
         return None
     asked = Asked(
         scores.task.forward_func, inputs, scores, changes, patches.gather, rows, explainer.get_name(), show_progress
