@@ -45,6 +45,8 @@ def put_behind(
                     f"{task.examples} examples as dimension 0; choose another layer"
                 )
 
+        if explainer.per_call is not None:
+            task.rows()  # before the layer's values are replaced
         with Replaced([layer], reading.uses, at_input=at_input) as replaced:
 
             @calling(task.forward_func)
@@ -60,6 +62,9 @@ def put_behind(
                 **options,
             )
             call.task.copies, call.task.ambiguous = task.copies, task.ambiguous
+            call.task.parts = [("layer", len(values))]  # one of its tensors may be of no use
+            if explainer.per_call is not None:
+                call.task.take_rows(task)
             found: tuple[Tensor, ...] = call.run()
         return found
 
