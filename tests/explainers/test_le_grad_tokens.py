@@ -88,7 +88,5 @@ def test_a_text_is_refused() -> None:
     """[B, tokens, width]: there is no image whose patches the tokens are."""
     torch.manual_seed(0)
     model = nn.Sequential(Attention(), nn.Flatten(), nn.Linear(96, 3))
-    with pytest.raises(
-        ValueError, match="is no image"
-    ):
+    with pytest.raises(ValueError, match="is no image"):
         fastsal.LeGrad(model).attribute(torch.randn(2, 12, 8), 1)

@@ -9,6 +9,6 @@ As in torchcam, an extractor hooks the model until it is left (or ``remove_hooks
 user's own passes leave at the layers.
 """
 
-from fastsal.compat.torchcam import methods, utils
+from fastsal.compat.torchcam import methods, metrics, utils
 
-__all__ = ["methods", "utils"]
+__all__ = ["methods", "metrics", "utils"]
