@@ -14,7 +14,8 @@ from fastsal.deploy._metadata import FLOATS, Metadata
 from fastsal.explainers import Attribution
 from fastsal.explainers.arguments import at_least_one
 from fastsal.explainers.registry import registered
-from fastsal.explanation.compiled import check_fixed, explained
+from fastsal.explainers.scores import Target
+from fastsal.explanation.compiled import check_fixed, explained, is_index, top_class
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -30,6 +31,7 @@ def export(
     example_inputs: Tensor,
     path: str | os.PathLike[str],
     *,
+    target: Target = None,
     dynamic_batch: int | None = None,
     inductor_configs: Mapping[str, Any] | None = None,
     **options: Any,
@@ -49,10 +51,12 @@ def export(
 
     Args:
         explainer: one that is ``exportable`` (gradients, Integrated Gradients, SmoothGrad, Occlusion, RISE, and class
-            activation maps that need no eigenvectors and no further passes), of a model of one input with outputs
-            [B, K].
+            activation maps that need no eigenvectors and no further passes), of a model of one input.
         example_inputs: a batch [B, ...] on the device and in the dtype that the package is for.
         path: ends in ``.pt2`` or ``.onnx``; an existing file is replaced.
+        target: None for a model with outputs [B, K], whose class is given in each call. Any other target that gives one
+            score for each example (a tuple into a dense output, one of :mod:`fastsal.targets`) is part of the package,
+            whose output is then the score, [B, 1].
         dynamic_batch: the largest batch of a package that takes every batch from 1 on; None fixes the example's.
         inductor_configs: settings of the compiler (see ``torch._inductor.list_options``).
         options: arguments of the explainer's ``attribute``, fixed from here on. ``perturbations_per_eval`` (or
@@ -73,7 +77,7 @@ def export(
     if onnx and inductor_configs is not None:
         raise ValueError("inductor_configs: an ONNX file is not compiled; leave it out")
     decompose = _onnx.decompositions() if onnx else None
-    program, metadata = program_of(explainer, example_inputs, dynamic_batch, options, decompose)
+    program, metadata = program_of(explainer, example_inputs, dynamic_batch, options, decompose, target)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if onnx:
         _onnx.write(program, metadata, path)
@@ -88,6 +92,7 @@ def program_of(
     dynamic_batch: int | None,
     options: Mapping[str, Any],
     decompose: Mapping[Any, Any] | None = None,
+    target: Target = None,
 ) -> tuple[ExportedProgram, Metadata]:
     """The program and what it is, for whatever compiles it.
 
@@ -110,10 +115,14 @@ def program_of(
     for name in ("baselines", "stdevs"):
         if isinstance(options.get(name), Tensor) and options[name].dim() == x.dim() and options[name].shape[0] > 1:
             raise ValueError(f"{name}: one per example would be of the example batch alone; pass one for all")
+    if is_index(target):
+        raise TypeError("target: a package takes a class in each call; export without one, or with what is no index")
+    if isinstance(target, list):
+        raise TypeError("target: a list goes by the example batch; pass one target for all")
     items, passed = _items(options, len(x))
     # A run of it finds the layer, the number of alterations and the shapes, and refuses what attribute() refuses.
     plain = x.detach()[:1]
-    found = explained(explainer, plain, passed, lambda output: output.argmax(1))
+    found = explained(explainer, plain, passed, _class if target is None else target)
     for swept in explainer.plan().sweeps:
         if swept.alone and items > 1:
             raise ValueError(f"perturbations_per_eval: {items} would make the map wrong: {swept.alone}; pass 1")
@@ -125,7 +134,15 @@ def program_of(
             )
     if not isinstance(found.attribution, Tensor):
         raise ValueError("options: the attribution is not one tensor")
-    program = trace(explainer, x.detach(), passed, items=items, most=dynamic_batch, decompose=decompose)
+    try:
+        program = trace(
+            explainer, x.detach(), passed, fixed=target, items=items, most=dynamic_batch, decompose=decompose
+        )
+    except Exception as error:
+        if target is None or isinstance(error, TypeError):
+            raise
+        line = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+        raise ValueError(f"target: with it the model's course depends on values or on the batch: {line}") from error
     read_at = tuple(str(name) for name in getattr(explainer, "layer_names", ()))
     batch = (len(x), len(x)) if dynamic_batch is None else (1, dynamic_batch)
     return program, Metadata(
@@ -135,10 +152,25 @@ def program_of(
         input_shape=tuple(x.shape[1:]),
         dtype=x.dtype,
         batch=batch,
-        outputs=found.output.shape[1],
+        outputs=found.output.shape[1] if target is None else 1,
         map_shape=tuple(found.attribution.shape[1:]),
         device=x.device.type,
     )
+
+
+def _class(output: Any) -> Tensor:
+    """The class with the highest output.
+
+    Raises:
+        TypeError, ValueError: for an output that is not [B, K].
+    """
+    found = top_class(output)
+    if found is None:
+        raise ValueError(
+            f"forward_func: its output {tuple(output.shape)} has no classes; return [B, 1], or export with a target of "
+            "fastsal.targets"
+        )
+    return found
 
 
 def _items(options: Mapping[str, Any], examples: int) -> tuple[int, dict[str, Any]]:

@@ -17,6 +17,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from fastsal._torch import FakeTensorMode, enable_python_dispatcher
 from fastsal.engine.run import chunks_of, without_waiting
 from fastsal.explainers import Attribution
+from fastsal.explainers.scores import Target, one_score_each
 from fastsal.explanation.compiled import explained
 from fastsal.ops import decompositions
 
@@ -34,6 +35,7 @@ def trace(
     x: Tensor,
     options: Mapping[str, Any],
     *,
+    fixed: Target = None,
     items: int,
     most: int | None,
     decompose: Mapping[Any, Any] | None = None,
@@ -44,6 +46,7 @@ def trace(
         explainer: one that has run, so that its layer is known.
         x: example input [B, ...].
         options: arguments of its ``attribute``.
+        fixed: a target that is no index, of which the output is the score then, [B, 1].
         items: alterations per model pass.
         most: the largest batch of a program for every batch from 1 on; None fixes the example's.
         decompose: further decompositions, by operator.
@@ -58,6 +61,9 @@ def trace(
     target = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     def explain(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if fixed is not None:
+            found = explained(explainer, x, options, fixed)
+            return one_score_each(found.output, fixed, x.shape[0])[:, None], found.attribution
         found = explained(explainer, x, options, lambda output: chosen_target(output, target))
         return found.output, found.attribution
 
