@@ -2,7 +2,7 @@
 
 from fastsal.compat.torchcam.methods.activation import CAM, ISCAM, SSCAM, ScoreCAM
 from fastsal.compat.torchcam.methods.composed import FinerCAM, RefineCAM
-from fastsal.compat.torchcam.methods.core import OutputTarget
+from fastsal.compat.torchcam.methods.core import OutputTarget as OutputTarget
 from fastsal.compat.torchcam.methods.gradient import GradCAM, GradCAMpp, LayerCAM, SmoothGradCAMpp, XGradCAM
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "GradCAM",
     "GradCAMpp",
     "LayerCAM",
-    "OutputTarget",
     "RefineCAM",
     "ScoreCAM",
     "SmoothGradCAMpp",
