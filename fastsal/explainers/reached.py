@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import difference, evaluation, keeping_random_states, run, scratch, tell
+from fastsal.engine.run import difference, evaluation, is_too_large, keeping_random_states, run, scratch, tell
 from fastsal.explainers.scores import one_score_each
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def _changes_target(task: Task, place: int) -> bool:
             inputs[place] = other
             try:
                 found = scores()
-            except torch.OutOfMemoryError:
-                raise
-            except Exception:  # whatever a model's code makes of values that it does not take
+            except Exception as error:  # whatever a model's code makes of values that it does not take
+                if is_too_large(error):
+                    raise
                 return True
             if not difference(found, expected) <= ROUNDINGS * torch.finfo(expected.dtype).eps:
                 return True

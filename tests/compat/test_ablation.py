@@ -285,6 +285,7 @@ def test_each_coalition_is_scored_once() -> None:
         return product(z)
 
     x = torch.randn(3, 4)
+    fastsal.FeatureAblation(counting).attribute(x)  # looks for what rows have to do with each other
     for name, options, expected in (
         ("ShapleyValues", {}, 2**4),
         ("FeatureAblation", {}, 4 + 1),

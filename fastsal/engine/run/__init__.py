@@ -10,8 +10,9 @@ from fastsal.engine.run.independence import Rows, output_tensors, rows_of
 from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
 from fastsal.engine.run.random_states import keeping_random_states
-from fastsal.engine.run.sweep import ChunkTooLarge, Sweep, Swept, chunks, is_too_large, note, observed, watched
+from fastsal.engine.run.sweep import Sweep, Swept, chunks, note, observed, watched
 from fastsal.engine.run.telling import tell
+from fastsal.engine.run.too_large import ChunkTooLarge, is_too_large
 
 __all__ = [
     "Capturable",

@@ -14,6 +14,7 @@ from fastsal.engine.run.comparing import difference
 from fastsal.engine.run.model_state import State, model_state
 from fastsal.engine.run.modules import ForwardFunc, WhileAlive, modules_of
 from fastsal.engine.run.random_states import keeping_random_states
+from fastsal.engine.run.too_large import is_too_large
 
 ROUNDINGS = 4
 """Of a result as it is stored, by which rows that are computed alike may differ: inputs, sums and outputs are rounded
@@ -105,22 +106,17 @@ def _judged(outputs: Outputs, rounding: Callable[[Tensor], float]) -> Rows | Non
     is random, which a second run alone tells.
     """
     copy = "s"
-    try:
-        alone = outputs(copy)
-    except torch.OutOfMemoryError:
-        return None
-    except Exception:  # whatever a model's code makes of altered values: then it is asked for those as they are
+    alone = _attempt(outputs, copy)
+    if isinstance(alone, Exception):  # of altered values: then it is asked for those as they are
         copy = "x"
-        try:
-            alone = outputs(copy)
-        except Exception:  # the model's own error is raised where the explainer runs it
-            return None
-    try:
-        beside = outputs("x" + copy)
-    except torch.OutOfMemoryError:
+        alone = _attempt(outputs, copy)
+    if isinstance(alone, Exception):  # the model's own error is raised where the explainer runs it
         return None
-    except Exception as error:  # a model for so many rows and no others
-        said = str(error).strip().split("\n", 1)[0]
+    beside = _attempt(outputs, "x" + copy)
+    if isinstance(beside, Exception) and is_too_large(beside):
+        return None
+    if isinstance(beside, Exception):  # a model for so many rows and no others
+        said = str(beside).strip().split("\n", 1)[0]
         return Rows(f"the model does not take two copies in one batch ({said[:100]})")
     found = _depends(outputs, copy, alone, _last(alone, beside), _last, rounding)
     if found is None or found.alone or found.random or copy == "x":
@@ -156,6 +152,20 @@ def _depends(
         f"the rows of a batch depend on each other (a copy scored alone and in a batch differs by {apart:.0e} of the "
         "output)"
     )
+
+
+def _attempt(outputs: Outputs, copies: str) -> Sequence[Tensor] | Exception:
+    """The outputs, or what the model raises whenever it is run on these copies; what it raises once is raised."""
+    try:
+        return outputs(copies)
+    except Exception as error:  # whatever a model's code makes of values or rows that it does not take
+        if is_too_large(error):
+            return error.with_traceback(None)
+        try:
+            outputs(copies)
+        except Exception as again:
+            return again.with_traceback(None)
+        raise error from None
 
 
 class _Pair(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -15,11 +14,9 @@ import torch
 from fastsal.engine.run.chunk_sizes import ChunkSizes
 from fastsal.engine.run.independence import Rows
 from fastsal.engine.run.telling import tell
+from fastsal.engine.run.too_large import is_too_large
 
 Kept = TypeVar("Kept")
-
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
-"""What allocators say that raise no class of their own: the CPU's (by system), MPS, cuBLAS and cuDNN."""
 
 
 class Swept(NamedTuple):
@@ -90,17 +87,6 @@ def note(swept: Swept) -> None:
     observer = _observers.get().found
     if observer is not None:
         observer.append(swept)
-
-
-class ChunkTooLarge(RuntimeError):
-    """Raised inside a step that can only run with fewer items: the chunk is halved and done again."""
-
-
-def is_too_large(error: BaseException) -> bool:
-    """Whether a step failed for want of memory, or asked for fewer items."""
-    return isinstance(error, (ChunkTooLarge, torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
-    )
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
