@@ -21,6 +21,8 @@ ROUNDINGS = 4
 in other orders in a batch of another size."""
 TF32 = 2.0**-10
 """The rounding of float32 where a GPU multiplies in TF32, which may hold for one batch size and not for another."""
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+"""What a model raises that takes no other number of rows."""
 MOST = 32
 """Forms of call that are remembered of a callable."""
 
@@ -113,7 +115,7 @@ def _judged(outputs: Outputs, rounding: Callable[[Tensor], float]) -> Rows | Non
     if isinstance(alone, Exception):  # the model's own error is raised where the explainer runs it
         return None
     beside = _attempt(outputs, "x" + copy)
-    if isinstance(beside, Exception) and is_too_large(beside):
+    if isinstance(beside, Exception) and (is_too_large(beside) or not isinstance(beside, REFUSALS)):
         return None
     if isinstance(beside, Exception):  # a model for so many rows and no others
         said = str(beside).strip().split("\n", 1)[0]
