@@ -255,7 +255,7 @@ class Task(Explained):
         return tile_target(target_of(self.target, example, self.examples), count, 1)
 
     def rows(self) -> Rows:
-        """What the rows of a batch of copies have to do with each other: known, or found by two or three passes.
+        """What the rows of a batch of copies have to do with each other: known, or found by three or four passes.
 
         Inside another method's sweep, which has looked, and where a graph is being made, nothing is asked.
         """
