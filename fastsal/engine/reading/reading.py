@@ -378,15 +378,21 @@ def _other_uses(used: int, sizes: Sequence[int]) -> str:
 
 
 @contextlib.contextmanager
-def values_at(layers: Sequence[nn.Module], *, at_input: bool = False) -> Iterator[list[list[Tensors]]]:
+def values_at(
+    layers: Sequence[nn.Module], *, at_input: bool = False, taken: Callable[[Tensors], Any] | None = None
+) -> Iterator[list[list[Any]]]:
     """While the model runs, what passes at each layer is in its list, use by use, on the model's graph.
 
     What is found are copies, on which the rest of the model works: its gradient by them can be asked for, and they can
-    be differentiated by what comes before, whatever is written in place on the way.
+    be differentiated by what comes before, whatever is written in place on the way. Or else it is what ``taken`` makes
+    of the tensors, and the model goes on with these themselves.
     """
-    found: list[list[Tensors]] = [[] for _ in layers]
+    found: list[list[Any]] = [[] for _ in layers]
 
     def visit(index: int, tensors: Tensors) -> Tensors:
+        if taken is not None:
+            found[index].append(taken(tensors))
+            return tensors
         found[index].append(tuple(tensor.clone() for tensor in tensors))
         return tuple(tensor.clone() for tensor in found[index][-1])
 

@@ -72,13 +72,18 @@ class NeuronAttribution(GradientAttribution):
         """The model's function up to the neuron: one value per row, on its graph."""
         checked_selector(selector)
 
+        def chosen(tensors: tuple[Tensor, ...]) -> Tensor:
+            # A copy, since what is behind the layer may write to its value.
+            return select_neuron(tensors, selector).clone()
+
         @calling(self.forward_func)
         def neuron(*given: Any, **named: Any) -> Tensor:
             layer = self.resolved(given)
-            with values_at([layer], at_input=at_input) as found:
+            with values_at([layer], at_input=at_input, taken=chosen) as found:
                 # Given by name where the inputs are a mapping.
                 self.forward_func(*given, **named) if named else run(self.forward_func, given)
-            return select_neuron(last_use(found), selector)
+            value: Tensor = last_use(found)
+            return value
 
         return neuron
 
@@ -103,8 +108,8 @@ def checked_selector(selector: Selector) -> None:
         )
 
 
-def last_use(found: list[list[tuple[Tensor, ...]]]) -> tuple[Tensor, ...]:
-    """The tensors at one layer when it ran last.
+def last_use(found: list[list[Any]]) -> Any:
+    """What was found at one layer when it ran last.
 
     Raises:
         ValueError: for a layer that did not run.

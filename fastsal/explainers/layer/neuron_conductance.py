@@ -119,7 +119,7 @@ class NeuronConductance(NeuronAttribution):
             layer = self.resolved(arguments)
             with values_at([layer], at_input=attribute_to_neuron_input) as found:
                 output = run(task.forward_func, arguments)
-            values = last_use(found)
+            values: tuple[Tensor, ...] = last_use(found)
             chosen = selection_weights(values, neuron_selector)
             pairs = [(value, weight) for value, weight in zip(values, chosen, strict=True) if value.requires_grad]
             if not pairs:

@@ -92,6 +92,7 @@ class NeuronIntegratedGradients(NeuronAttribution):
             n_steps=n_steps,
             method=method,
             internal_batch_size=internal_batch_size,
+            first_layer_once=False,  # which pays where the gradient goes through the whole model
             show_progress=show_progress,
             create_graph=create_graph,
             allow_unused=allow_unused,
