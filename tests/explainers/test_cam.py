@@ -500,7 +500,7 @@ def test_le_grad_is_the_rectified_gradient_by_attention() -> None:
     torch.testing.assert_close(last, gradients[1].relu().mean((1, 2))[:, 1:].reshape(2, 1, 4, 4), **CLOSE)
 
 
-def test_le_grad_reads_the_default_multi_head_attention() -> None:
+def test_le_grad_leaves_windows_out_and_reads_the_default_multi_head_attention() -> None:
     class Windows(nn.Module):
         def __init__(self, whole: bool) -> None:
             super().__init__()
@@ -517,6 +517,8 @@ def test_le_grad_reads_the_default_multi_head_attention() -> None:
 
     x = torch.randn(2, 3, 32, 32)
     assert fastsal.LeGrad(Windows(True)).attribute(x, 1, upsample=False).shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="no attention over patches"):
+        fastsal.LeGrad(Windows(False)).attribute(x, 1)
     with pytest.raises(ValueError, match="last_layers: 0"):
         fastsal.LeGrad(Windows(True)).attribute(x, 1, last_layers=0)
 

@@ -1,4 +1,4 @@
-"""LeGrad's grids: of every stage of a hierarchy, behind registers, in windows; and what is no image."""
+"""LeGrad's grids: of every stage of a hierarchy, behind registers; and what is no image."""
 
 from __future__ import annotations
 
@@ -42,16 +42,20 @@ class Hierarchy(nn.Module):
 
 
 class Windows(nn.Module):
-    """Windows of 2 x 4 patches, turned around by one before."""
+    """Patches turned around by one, in windows of 2 x 4 or in one."""
 
-    def __init__(self, shift: int = 1) -> None:
+    def __init__(self, shift: int, whole: bool) -> None:
         super().__init__()
-        self.patch, self.attention, self.head, self.shift = nn.Conv2d(3, 8, 4, 4), Attention(), nn.Linear(8, 4), shift
+        self.patch, self.attention, self.head = nn.Conv2d(3, 8, 4, 4), Attention(), nn.Linear(8, 4)
+        self.shift, self.whole = shift, whole
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.roll(self.patch(x).permute(0, 2, 3, 1), (-self.shift, -self.shift), (1, 2))
         batch, height, width, channels = x.shape
-        parts = x.view(batch, height // 2, 2, width // 4, 4, channels).transpose(2, 3).reshape(-1, 8, channels)
+        if self.whole:
+            parts = x.flatten(1, 2)
+        else:
+            parts = x.view(batch, height // 2, 2, width // 4, 4, channels).transpose(2, 3).reshape(-1, 8, channels)
         return self.head(self.attention(parts).reshape(batch, -1, channels).square().mean(1))  # type: ignore[no-any-return]
 
 
@@ -78,16 +82,18 @@ def test_every_stage_has_its_grid(last: int | None) -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_windows_are_put_where_they_look(shift: int) -> None:
+def test_what_was_turned_around_is_put_back(shift: int) -> None:
     torch.manual_seed(0)
-    model, x = Windows(shift).double().eval(), torch.randn(2, 3, 24, 32, dtype=torch.float64)
+    model, x = Windows(shift, True).double().eval(), torch.randn(2, 3, 24, 32, dtype=torch.float64)
     found = fastsal.LeGrad(model).attribute(x, 1, upsample=False, normalize=False)
-    each = received(model, model.attention, x).view(2, 3, 2, 2, 4).transpose(2, 3).reshape(2, 6, 8)
+    each = received(model, model.attention, x).view(2, 6, 8)
     expected = torch.empty_like(each)
     for row in range(6):
         for column in range(8):
             expected[:, (row + shift) % 6, (column + shift) % 8] = each[:, row, column]
     torch.testing.assert_close(found[:, 0], expected)
+    with pytest.raises(ValueError, match="no attention over patches"):
+        fastsal.LeGrad(Windows(shift, False)).attribute(x.float(), 1)
 
 
 class Text(nn.Module):

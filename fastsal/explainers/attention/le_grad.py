@@ -25,8 +25,8 @@ class LeGrad(Attribution):
     The gradient of the score by each layer's attention weights, rectified, averaged over heads and queries: what each
     patch gives to the answer; then averaged over the layers. (The paper scores each layer's tokens by the last layer's
     classifier, which a model does not offer in general.) Which keys are which patches follows from the operations of
-    the pass, for every stage of a hierarchy; attention within windows counts where there is none of the whole image.
-    Costs one forward and backward pass, with the attention weights in memory.
+    the pass, for every stage of a hierarchy; attention within windows is left out, since it says nothing of the whole
+    image. Costs one forward and backward pass, with the attention weights in memory.
 
     >>> patches, head = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Linear(8, 4)
     >>> attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
@@ -85,7 +85,7 @@ class LeGrad(Attribution):
                 if gradient is not None:
                     wide = gradient.to(accumulation_dtype(gradient.dtype)).relu()
                     received = wide.reshape(wide.shape[0], -1, wide.shape[-1]).mean(1)
-                    each.append(keys.arrange(received, task.examples)[:, None])
+                    each.append(keys.arrange(received)[:, None])
             if not each:
                 raise ValueError(
                     "forward_func: the target does not depend on its attention through autograd (torch.no_grad, "
@@ -118,9 +118,7 @@ def _by_attention(task: Task, last_layers: int | None) -> list[tuple[Keys, Tenso
         task.note(output)
         scores = task.select()(output)
         found = [(weights, keys_of(lineage.layout(weights), task.inputs[0].dim())) for weights in reader.weights]
-        placed = [(weights, keys) for weights, keys in found if keys is not None]
-        # Attention within windows says nothing of one beside another: it counts where there is none of the whole image.
-        kept = [(weights, keys) for weights, keys in placed if not keys.windows] or placed
+        kept = [(weights, keys) for weights, keys in found if keys is not None]
         kept = kept[-(last_layers or 0) :]
         if not kept:
             raise ValueError(

@@ -4,7 +4,7 @@ from fastsal.engine.reading.geometry.asking import Noted, Seen, geometry_of, jud
 from fastsal.engine.reading.geometry.layout import Cells, Layout
 from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.geometry.memory import Kind, for_another_number, kind_of, recall, remember
-from fastsal.engine.reading.geometry.proof import cells_along, examples_along
+from fastsal.engine.reading.geometry.proof import cells_along, examples_alone
 from fastsal.engine.reading.geometry.record import Geometry, Unsettled
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "Seen",
     "Unsettled",
     "cells_along",
-    "examples_along",
+    "examples_alone",
     "for_another_number",
     "geometry_of",
     "judged",

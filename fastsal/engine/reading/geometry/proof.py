@@ -59,12 +59,9 @@ def cells_along(dim: Dim, which: int) -> tuple[int, list[Cells], int] | None:
     return (before, cells, behind) if all(_looks_at((each,), which) for each in cells) else None
 
 
-def examples_along(dim: Dim, which: int) -> list[Cells] | None:
-    """The cells by which examples are folded into a dimension of rows; None where it does not begin with examples."""
-    if not dim or not isinstance(dim[0], Examples):
-        return None if dim else []  # one example leaves no factor
-    cells = [factor for factor in dim[1:] if isinstance(factor, Cells) and _looks_at((factor,), which)]
-    return cells if len(cells) == len(dim) - 1 else None
+def examples_alone(dim: Dim) -> bool:
+    """Whether a dimension is the examples, with nothing folded into them."""
+    return len(dim) == 1 and isinstance(dim[0], Examples)
 
 
 def has_places(layout: Layout) -> bool:
