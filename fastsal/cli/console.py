@@ -10,7 +10,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from fastsal.cli.streams import printable, write_line
+from fastsal.cli.errors import Refused
+from fastsal.cli.streams import closed, printable, write_line
 
 
 class Console:
@@ -57,7 +58,7 @@ class Console:
             return
         if self._bar is not None:
             self._bar.clear()
-        write_line(self._out, "\n".join(map(printable, text.split("\n"))))
+        self._write("\n".join(map(printable, text.split("\n"))))
 
     def problem(self, text: str) -> None:
         """A line on standard error."""
@@ -75,7 +76,16 @@ class Console:
         """The document that --json asks for, on one line; nothing without it."""
         if self.as_json:
             self.documents += 1
-            write_line(self._out, json.dumps(_strict(facts), allow_nan=False))
+            self._write(json.dumps(_strict(facts), allow_nan=False))
+
+    def _write(self, text: str) -> None:
+        try:
+            write_line(self._out, text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # of a full disk
+            closed(self._out)
+            raise Refused(f"standard output cannot be written: {error.strerror}") from None
 
 
 def _strict(value: Any) -> Any:

@@ -36,7 +36,8 @@ def kept(process: bool) -> Iterator[TextIO]:
         return
     sys.stdout = sys.stderr
     yield copy
-    copy.flush()
+    with contextlib.suppress(OSError):
+        copy.flush()
 
 
 def _copied(out: TextIO) -> TextIO | None:

@@ -130,6 +130,40 @@ def test_a_reader_that_leaves(canvas: Path, tmp_path: Path, environment: dict[st
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that takes nothing")
+@pytest.mark.slow
+def test_an_output_that_takes_nothing(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    with open("/dev/full", "w") as full:
+        arguments = command("explain", canvas, "--method", "saliency", "--out", tmp_path)
+        done = subprocess.run(arguments, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "fastsal: error: standard output cannot be written: No space left on device\n"
+
+
+NOISY = """
+import atexit, os, sys
+from torch import nn
+atexit.register(lambda: print("at the end"))
+def net():
+    print("printed")
+    sys.__stdout__.write("past the redirection")
+    os.write(1, b"from C")
+    os.system("echo from a child")
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+"""
+
+
+@pytest.mark.slow
+def test_standard_output_is_the_commands_alone(canvas: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    arguments = command("explain", canvas, "--model", "noisy:net", "--method", "saliency", "--size", 16, "--json")
+    done = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["images"]
+    assert done.stdout.count("\n") == 1
+    for said in ("printed", "past the redirection", "from C", "from a child", "at the end"):
+        assert said in done.stderr
+
+
 def test_interruption_in_this_process(fastsal: Command, canvas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
