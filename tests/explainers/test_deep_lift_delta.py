@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,20 @@ def made(function: Callable[[Tensor], Tensor], gain: float = 2.0) -> tuple[nn.Mo
     return model.eval(), x
 
 
+class Swish(torch.autograd.Function):
+    """A function with a derivative of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * (x.sigmoid() * (1 + x * (-x).sigmoid()))
+
+
 def sampled(x: Tensor) -> Tensor:
     places = torch.stack([x.mean((1, 2)), x.amax((1, 2))], 1).tanh()[:, None, None]
     return F.grid_sample(x[:, :, None], places, align_corners=False)
@@ -54,6 +69,7 @@ ODD: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "cumprod": ("cumprod", lambda x: x.cumprod(2)),
     "norm of order 3": ("linalg_vector_norm", lambda x: x.norm(3, dim=1) ** 3),
     "complex": ("abs", lambda x: torch.fft.rfft(x).abs() ** 3),
+    "own derivative": ("SwishBackward", lambda x: Swish.apply(x * 3)),
     "places": ("grid_sampler_2d", sampled),
 }
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from fastsal._torch import OpOverload, TorchDispatchMode
+from fastsal.explainers.functions import nodes_behind
 from fastsal.explainers.gradient.multipliers.rule import Back, Ends, Rule, bound, functional, names, tensor_arguments
 from fastsal.explainers.gradient.multipliers.softmax import last_softmax
 from fastsal.explainers.gradient.multipliers.table import is_linear, name_of, rule_of
@@ -266,6 +268,12 @@ class Inputs(_Run):
                 chosen["rule"] = last_softmax(ends)
             self.kept["softmax at the end"] = None
         self._softmax.clear()
+        for node in nodes_behind([scores]) if scores.grad_fn is not None else ():
+            name = node.name()
+            if name.endswith("DifferentiableGraphBackward"):
+                self.kept["a scripted function"] = None
+            elif isinstance(node, BackwardCFunction):
+                self.kept[name] = None
 
 
 def _written(
