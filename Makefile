@@ -54,7 +54,7 @@ test-oldest: ## every test on the oldest Python and PyTorch, in .venv-oldest; OL
 	@$(OLDEST) _all-tests
 
 captum-suite: $(VENV)/.test ## Captum's own tests, of a checkout CAPTUM=DIR, with our classes in place of Captum's
-	$(PIP) parameterized
+	$(PIP) parameterized==0.9.0
 	$(QUIET_THREADS) $(BIN)/python -m tools.captum_suite $(CAPTUM) -- --numprocesses auto
 
 fuzz: $(VENV)/.test ## hostile files and option lists, N of each from SEED on

@@ -21,8 +21,11 @@ SMALL = 64
 
 
 def found_rows(task: Task) -> Rows:
-    """What is known of the model's rows, or found by a few passes; nothing where a graph is being made."""
+    """What is known of the model's rows, or found by a few passes; nothing where a graph is being made, or where the
+    model says by ``rows_apart`` that it scores each by itself."""
     traced = len_torch_dispatch_stack() > 0 or torch.compiler.is_compiling()
+    if getattr(task.model, "rows_apart", False):
+        return Rows()
     if traced or not task.inputs or any(tensor.is_meta for tensor in task.inputs):
         return Rows()
     by_parts = scores_examples(task.wanted)

@@ -141,6 +141,11 @@ def test_data_loaders(options: dict[str, Any]) -> None:
     theirs = attr.DataLoaderAttribution(attr.FeatureAblation(forward))
     found = ours.attribute(loader, roles, **options)
     same(found, theirs.attribute(loader, roles, **options))
+    passes = []
+    counting = fastsal.FeatureAblation(lambda a, b: (passes.append(1), forward(a, b))[1])
+    same(fastsal.DataLoaderAttribution(counting).attribute(loader, roles, **options), found)
+    features = 4 if "feature_mask" in options else 7
+    assert len(passes) == (features + 1) * len(loader)
     with pytest.raises(NotImplementedError):
         ours.attribute_future()
     with pytest.raises(ValueError, match="input_roles"):

@@ -114,6 +114,7 @@ class DataLoaderAttribution(Attribution):
                 raise TypeError(f"to_metric: it returned a {type(scores[0]).__name__}, not a tensor")
             return torch.stack(scores)
 
+        metric.rows_apart = True  # type: ignore[attr-defined]
         method = copy.copy(self.attr_method)
         method.forward_func = metric
         call = describe(
