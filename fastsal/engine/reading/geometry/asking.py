@@ -199,7 +199,12 @@ def survey(
     for name, part, each in noted:
         number = so_far.get(name, 0)
         so_far[name] = number + 1
-        seen.append(Seen(name, part, number, counts[name], each.shape, *judged(each, lineage)))
+        found, is_settled, doubtful = judged(each, lineage)
+        shape = each.shape
+        if isinstance(found, Geometry):  # as of one copy
+            at = found.examples
+            shape = (*shape[:at], shape[at] // copies, *shape[at + 1 :])
+        seen.append(Seen(name, part, number, counts[name], shape, found, is_settled, doubtful))
     if copies == 1 and any(each.doubtful for each in seen):
         with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError):  # of a model of one example
             return survey(model, inputs, additional, copies=2)
