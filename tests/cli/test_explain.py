@@ -12,6 +12,7 @@ from PIL import Image
 
 from fastsal import explainers, models
 from fastsal.cli import results
+from fastsal.explainers.registry import find
 from tests.cli.conftest import Command
 
 QUICK = (
@@ -40,7 +41,7 @@ def test_files_and_document(fastsal: Command, canvas: Path, tmp_path: Path) -> N
         raw = np.load(facts["map"])
         assert raw.dtype == np.float32
         assert list(raw.shape) == facts["shape"]
-        assert raw.shape[1:] == ((12, 12) if name.startswith("layer-") and name != "layer-cam" else (96, 96))
+        assert raw.shape[1:] == ((12, 12) if find(name).shape == "layer" else (96, 96)), name
         assert np.isfinite(raw).all()
         assert np.ptp(raw) > 0
         assert facts["seconds"] > 0
