@@ -86,6 +86,7 @@ class Commands:
         for seed, name in enumerate(NAMES):
             pixels = np.random.default_rng(seed).integers(0, 255, (18, 20, 3), dtype=np.uint8)
             Image.fromarray(pixels if seed % 3 else pixels * 0).save(inputs / name)
+        self.pictures = {f"in/{name}": (inputs / name).read_bytes() for name in NAMES}
         (inputs / "broken.png").write_bytes((inputs / "a.png").read_bytes()[:60])
         (inputs / "text.jpg").write_text("no image")
         (folder / "two.txt").write_text("cat\n\x1b[31mdog\n")
@@ -167,6 +168,8 @@ class Commands:
         allowed = ("out", "in", "theirs")
         for name, digest in before.items():
             theirs = overwrite and name.startswith("theirs/") and name != "theirs/notes.txt"
+            # The word also allows it to replace pictures beside the command's own.
+            theirs = theirs or (overwrite and name in self.pictures and repr(name) not in said.splitlines()[0])
             if not (theirs or name.startswith(("out", "__pycache__"))):
                 assert after.get(name) == digest, f"{name} was changed\n{said}"
         made = [name for name in after if name not in before]
@@ -179,6 +182,8 @@ class Commands:
         if random.random() < 0.2:
             shutil.rmtree(self.folder / "out", ignore_errors=True)
         if overwrite:
+            for name, content in self.pictures.items():
+                (self.folder / name).write_bytes(content)
             for name in ("a.gradcam.npy", "b.gradcam.png", "a.sheet.png"):
                 (self.folder / "theirs" / name).write_text("precious")
 
