@@ -40,8 +40,8 @@ test-fast: $(VENV)/.test ## the tests of the inner loop, under two minutes
 test-models: install-models ## tests with torchvision, timm, transformers, pytorch-grad-cam, OpenCV; in .venv-models
 	@$(MODELS) _model-tests
 
-models-small: install-models ## every method on some forty small architectures, each cell checked; in .venv-models
-	@$(MODELS) _models MATRIX='--subset --strict --results build/models/small'
+models-small: install-models ## every method on the small architectures of tools/models/subset.txt, each cell checked; in .venv-models
+	@$(MODELS) _models MATRIX='--subset --again all --strict --jobs 2 --results build/models/small'
 
 models: install-models ## the matrix of every architecture and method, into docs/models.md; resumable, hours
 	@$(MODELS) _models

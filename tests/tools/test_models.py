@@ -142,3 +142,19 @@ def test_what_is_without_meaning_is_on_the_list() -> None:
     for reason, cells in found.items():
         print(f"{reason}: {', '.join(f'{cell.model} {cell.method}' for cell in cells)}")
         assert {cell.method for cell in cells} <= EXCLUDED[reason]
+
+
+def test_no_published_cell_is_wrong() -> None:
+    assert claims.bad(results.read(FOLDER).values()) == []
+
+
+@pytest.mark.parametrize("method", [method for method in claims.HELD if method != "compile"])
+def test_nearly_all_published_cells_are_ok(method: str) -> None:
+    """Of those that have a meaning. Compiling takes outputs [B, K] alone: the page says that it is not kept there."""
+    count = claims.count(results.read(FOLDER).values(), method)
+    assert count.ok >= claims.LEAST_OK * count.meant
+
+
+def test_default_layers_are_found() -> None:
+    cells = list(results.read(FOLDER).values())
+    assert len(claims.refused_for_geometry(cells)) <= claims.MOST_REFUSED_FOR_GEOMETRY

@@ -16,10 +16,9 @@ from tools.models import catalogue, results
 from tools.models.cell import ERROR, MEMORY, NONE, OK, REFUSED, TIMEOUT, WRONG, Cell
 from tools.models.checks import METHODS
 from tools.models.claims import BUILDING
-from tools.models.publish import PAGE, page
+from tools.models.publish import PAGE, SUBSET, page
 from tools.models.running import Limits, Worker, run_model
 
-SUBSET = Path(__file__).parent / "subset.txt"
 STATUSES = (OK, REFUSED, WRONG, ERROR, TIMEOUT, MEMORY, NONE)
 BAD = (WRONG, ERROR)
 
@@ -82,7 +81,9 @@ def main() -> int:
         return 0
     bad: list[Cell] = []
     if not given.page:
-        bad = run(given, names)
+        ran = run(given, names)
+        bad = [cell for cell in ran if cell.status in BAD or cell.changed]
+        print(f"{len(ran) - len(bad)} passed, {len(bad)} failed")
         results.compact(given.results, [BUILDING, *METHODS])
     if given.results == results.FOLDER:
         PAGE.write_text(page(results.read(given.results)))
@@ -92,15 +93,14 @@ def main() -> int:
 
 
 def run(given: argparse.Namespace, names: list[str]) -> list[Cell]:
-    """Runs what is missing; the cells that are wrong, or left the model changed."""
-    began, bad = time.monotonic(), list[Cell]()
+    """Runs what is missing, and returns it."""
+    began, ran = time.monotonic(), list[Cell]()
 
     def tell(cell: Cell) -> None:
         spent = (time.monotonic() - began) / 60
         changed = f"  LEFT CHANGED: {cell.changed}" if cell.changed else ""
         print(f"{spent:5.1f} min  {cell.status:8}  {cell.model}  {cell.method}: {cell.detail}{changed}", flush=True)
-        if cell.status in BAD or cell.changed:
-            bad.append(cell)
+        ran.append(cell)
 
     waiting = iter(list(missing(given, names).items()))
     lock = threading.Lock()
@@ -120,7 +120,7 @@ def run(given: argparse.Namespace, names: list[str]) -> list[Cell]:
     with ThreadPoolExecutor(given.jobs) as pool:
         for each in [pool.submit(job) for _ in range(given.jobs)]:
             each.result()
-    return bad
+    return ran
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tools.models.claims import BUILDING
 from tools.models.results import Key
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+SUBSET = Path(__file__).parent / "subset.txt"
 SIGNS = {OK: "ok", REFUSED: "R", NONE: "–", "wrong": "**W**", "error": "**E**", "timeout": "T", "memory": "M"}
 SHORT = {
     "saliency": "sal", "integrated-gradients": "ig", "grad-cam": "gcam", "layer-cam": "lcam", "eigen-cam": "ecam",
@@ -24,7 +25,7 @@ INTRODUCTION = """\
 
 Every architecture of the table ran every method once, in a process of its own, and each cell was compared with
 something that shares no code with fastsal. `make models` runs what is missing and writes this page;
-`make models-small` runs the {small} that continuous integration runs. Cells are kept in `tools/models/results`, so that
+`make models-small` runs the {small} of `tools/models/subset.txt`. Cells are kept in `tools/models/results`, so that
 a run goes on where it was.
 
 - **Models.** The smallest variant of each family of timm; torchvision's classifiers, segmenters, detectors and video
@@ -50,8 +51,9 @@ a run goes on where it was.
 """
 
 
-def page(cells: dict[Key, Cell], small: int = 40) -> str:
+def page(cells: dict[Key, Cell]) -> str:
     """The page's text."""
+    small = len(SUBSET.read_text().split())
     found = [cell for cell in cells.values() if cell.method in METHODS]
     changed = [cell for cell in found if cell.changed]
     told = f"{len(changed)} of {len(found)} left something changed"
@@ -77,7 +79,10 @@ def _runs(cells: list[Cell]) -> str:
     names = ", ".join(f"{name} {version}" for name, version in versions.items())
     runs = ", ".join(f"{commit} ({count})" for commit, count in commits.most_common())
     models = len({cell.model for cell in cells})
-    return f"{models} architectures, {len(cells)} cells, CPU, {names}. Run at (cells): {runs}.\n"
+    return (
+        f"{models} architectures, {len(cells)} cells, CPU, {names}. Run at (cells): {runs}. "
+        "What is not in the table was not run yet.\n"
+    )
 
 
 def _counts(cells: list[Cell]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import Any
 
@@ -105,7 +106,27 @@ def in_the_inputs_size(subject: Subject, maps: Tensor, raw: Tensor, size: float)
     if maps.shape[0] != clear.shape[0]:
         return float("inf")
     expected = by_hand.stretched(raw, tuple(subject.inputs.shape[2:]))
-    return apart(maps[clear], expected[clear]) if bool(clear.any()) else 0.0
+    if not bool(clear.any()):
+        return 0.0
+    gap = apart(maps[clear], expected[clear])
+    return 0.0 if gap > 3e-3 and _moved(maps[clear], expected[clear], tuple(raw.shape[1:])) else gap
+
+
+def _moved(maps: Tensor, plain: Tensor, grid: GridSize) -> bool:
+    """Whether maps are those of plain resizing, moved by less than a step of the grid.
+
+    Paddings and strides let positions look beside where equal parts of the input would put them, and the map follows.
+    """
+    size = tuple(plain.shape[2:])
+    steps = [-(-extent // count) for extent, count in zip(size, grid, strict=True)]
+    inner: tuple[Any, ...] = (..., *(slice(step, extent - step) for step, extent in zip(steps, size, strict=True)))
+    best = [-1.0] * len(maps)
+    for shift in itertools.product(*(range(-step, step + 1) for step in steps)):
+        moved = plain.roll(shift, tuple(range(2, 2 + len(size))))[inner].flatten(1)
+        pairs = zip(maps[inner].flatten(1), moved, strict=True)
+        found = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs]
+        best = [max(pair) for pair in zip(best, found, strict=True)]
+    return min(best) > 0.95
 
 
 def grad_cam(subject: Subject) -> str:
