@@ -75,6 +75,7 @@ STEMS: dict[str, tuple[Function, tuple[int, ...], tuple[object, ...]]] = {
     "tokens by columns": (lambda x: tokens(patch(x).mT), IMAGE, (0, 2, (1, 1), (3, 2), (9, 6), 0)),
     "tokens before": (lambda x: torch.cat([extra, tokens(patch(x))], 1), IMAGE, (0, 2, (1, 1), (2, 3), (6, 9), 2)),
     "tokens behind": (lambda x: torch.cat([tokens(patch(x)), extra], 1), IMAGE, (0, 2, (1, 1), (2, 3), (6, 9), -2)),
+    "padded tokens": (lambda x: F.pad(tokens(patch(x)), (0, 0, 2, 0)), IMAGE, (0, 2, (1, 1), (2, 3), (6, 9), 2)),
     "sequence first": (lambda x: tokens(patch(x)).transpose(0, 1), IMAGE, (1, 2, (0, 0), (2, 3), (6, 9), 0)),
     "channels last": (lambda x: linear(x.movedim(1, -1)), IMAGE, (0, 3, (1, 2), (2, 3), (24, 36), 0)),
     "images with channels last": (lambda x: patch(x.movedim(-1, 1)), (1, 24, 36, 3), (0, 1, (2, 3), (1, 2), (6, 9), 0)),

@@ -236,6 +236,11 @@ def _pad(call: Operation) -> Layout:
         if not before and not behind:
             continue
         cells = alone(layout[dim])
+        tokens = len(layout[dim]) > 1 or any(isinstance(factor, Joined) for factor in layout[dim])
+        if cells is None and tokens and before >= 0 and behind >= 0:
+            parts = [(plain(extent),) if extent else () for extent in (before, behind)]
+            layout[dim] = _joined([*parts[0], layout[dim], *parts[1]])
+            continue
         layout[dim] = (
             _unlike(layout[dim], shape[dim]) if cells is None or cells.roll else spaced(cells, shape[dim], 1, -before)
         )
