@@ -16,7 +16,7 @@ from tools.models.stated import GridSize
 from tools.models.subject import Subject
 
 NO_POSITIONS = "CAM without positions"
-MOST_CHANNELS = 1024
+MOST_CHANNELS = 2048
 """AblationCAM by hand runs the model once for each."""
 
 
