@@ -33,7 +33,7 @@ MODULES = {
     "ops": "Ops",
 }
 """Modules of the front door with names of their own."""
-COMPAT = ("captum", "grad_cam", "grad_cam.utils.image", "grad_cam.utils.model_targets", "torchcam")
+COMPAT = ("captum", "grad_cam", "grad_cam.utils.image", "torchcam")
 
 
 def write(folder: Path) -> None:
@@ -42,7 +42,7 @@ def write(folder: Path) -> None:
     pages: dict[str, tuple[str, list[str]]] = {}
     for name in fastsal.__all__:  # type: ignore[attr-defined]  # made when it is asked for
         member = getattr(fastsal, name)
-        if isinstance(member, types.ModuleType) or name == "__version__":
+        if isinstance(member, (types.ModuleType, types.UnionType)) or name == "__version__":
             continue
         page, title = ROOMS[_room(member.__module__)]
         pages.setdefault(page, (title, []))[1].append(f"fastsal.{name}")

@@ -76,9 +76,9 @@ class Joined:
         return sum(map(size_of, self.parts))
 
 
-Factor: TypeAlias = "Examples | Plain | Cells | Joined"
-Dim: TypeAlias = tuple["Examples | Plain | Cells | Joined", ...]
-Layout: TypeAlias = tuple[tuple["Examples | Plain | Cells | Joined", ...], ...]
+Factor: TypeAlias = Examples | Plain | Cells | Joined
+Dim: TypeAlias = tuple[Factor, ...]
+Layout: TypeAlias = tuple[Dim, ...]
 
 
 def size_of(dim: Dim) -> int:
