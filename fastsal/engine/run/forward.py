@@ -65,6 +65,8 @@ def detached(output: Any) -> Any:
 
 
 def _accepts_arguments(forward_func: ForwardFunc) -> bool:
+    while isinstance(forward_func, types.FunctionType) and "__wrapped__" in forward_func.__dict__:
+        forward_func = forward_func.__dict__["__wrapped__"]  # as signature() does, which takes a while
     if isinstance(forward_func, nn.Module):
         return True
     if isinstance(forward_func, types.FunctionType) and forward_func.__code__.co_argcount:

@@ -110,6 +110,8 @@ class Places:
                 raise ValueError("reshape_transform: what it returned is no tensor [B, C, *spatial]")
             return arranged
         arranged = geometry.arrange(value)
+        if len(geometry.axes) == inputs[geometry.input].dim() - 2:
+            return arranged
         for place, axis in enumerate(map_axes(geometry, inputs[geometry.input].dim())):
             if axis not in geometry.axes:  # all along it is one position
                 arranged = arranged.unsqueeze(2 + place)

@@ -19,12 +19,14 @@ _kept: WhileAlive[WhileAlive[_Known]] = WhileAlive()
 
 def kind_of(inputs: tuple[Any, ...]) -> Kind:
     """Shapes and dtypes of inputs, for any number of examples but one, which may hide in any dimension of size 1."""
-    return tuple(
-        (value.shape[1:], value.dtype, value.shape[:1].numel() == 1)
-        if isinstance(value, Tensor)
-        else type(value).__qualname__
-        for value in inputs
-    )
+    kinds: list[Any] = []
+    for value in inputs:
+        if isinstance(value, Tensor):
+            shape = tuple(value.shape)
+            kinds.append((shape[1:], value.dtype, shape[:1] in ((), (1,))))
+        else:
+            kinds.append(type(value).__qualname__)
+    return tuple(kinds)
 
 
 def for_another_number(kind: Kind) -> Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,6 +91,8 @@ class Geometry:
         Raises:
             ValueError: where it is not of the shape that is described here.
         """
+        if self._as_it_is and value.dim() == 2 + len(self.positions):
+            return value
         dims = sorted(set(self.positions), key=self.positions.index)
         if value.dim() != 2 + len(dims):
             raise ValueError(f"layer: its value {tuple(value.shape)} has not the {2 + len(dims)} dimensions of {self}")
@@ -117,8 +120,22 @@ class Geometry:
         each = sorted(zip(self.axes, self.grid, self.offset, self.stride, strict=True))
         return tuple(tuple(offset + index * stride for index in range(count)) for _, count, offset, stride in each)
 
+    @functools.cached_property
+    def _as_it_is(self) -> bool:
+        """Whether a value is arranged already: asked in every call."""
+        places = tuple(range(2, 2 + len(self.positions)))
+        return (
+            (self.examples, self.channels, self.positions) == (0, 1, places)
+            and not (self.before or self.behind)
+            and list(self.axes) == sorted(self.axes)
+        )
+
     def tiles(self) -> bool:
         """Whether each position is within half a step of where equal parts of the input would put it."""
+        return self._tiles
+
+    @functools.cached_property
+    def _tiles(self) -> bool:
         parts = zip(self.grid, self.offset, self.stride, self.extents, strict=True)
         return all(
             abs(offset + at * stride - ((at + 0.5) * extent / count - 0.5)) <= (0.5 + 1e-6) * abs(stride)
