@@ -322,7 +322,7 @@ def test_refusals() -> None:
         explainer = getattr(fastsal, name)(lambda z: z.sum(1))
         for mask, error, message in (
             (torch.zeros(4, dtype=torch.int64), ValueError, "feature_mask: shape"),
-            (torch.zeros(30), TypeError, r"feature_mask: torch\.float32"),
+            (torch.full((30,), 0.5), TypeError, r"feature_mask: torch\.float32"),
             (-torch.ones(30, dtype=torch.int64), ValueError, "feature_mask: -1 is below 0"),
             ((torch.zeros(30).long(),) * 2, ValueError, "feature_mask: 2 given for 1"),
         ):

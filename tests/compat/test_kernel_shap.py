@@ -260,21 +260,27 @@ def test_a_seed_gives_one_map_whatever_the_batch_size_and_the_batch() -> None:
 
 
 def test_calls_are_full_batches_and_no_coalition_runs_twice() -> None:
-    rows: list[int] = []
+    calls: list[Tensor] = []
 
     def forward(batch: Tensor) -> Tensor:
-        rows.append(len(batch))
+        calls.append(batch.clone())
         return interacting(batch)
 
     x = torch.randn(2, 5)
-    fastsal.KernelShap(forward).attribute(x, n_samples=200)
-    assert sum(rows) <= 2 * 2**5
-    assert len(rows) <= 4
-    rows.clear()
-    fastsal.KernelShap(forward).attribute(x[:1], n_samples=20, perturbations_per_eval=6)
-    distinct = sum(rows)
-    assert distinct <= 20
-    assert all(count == 6 for count in rows[:-1])
+    for examples, n_samples, size in ((2, 200, None), (1, 200, 6), (1, 20, 6)):
+        calls.clear()
+        fastsal.KernelShap(forward).attribute(x[:examples], n_samples=n_samples, perturbations_per_eval=size)
+        # First, whether rows depend on each other: the examples, twice as many, the examples again.
+        assert [len(call) for call in calls[:3]] == [examples, 2 * examples, examples]
+        rows, full = torch.cat(calls[3:]), len(calls[3])
+        assert full == (size or examples * 2**5)
+        assert all(len(call) == full for call in calls[3:-1])
+        assert len(rows) <= examples * min(n_samples, 2**5)
+        if n_samples > 2**5:
+            assert len(rows) == examples * 2**5
+        assert torch.isin(rows, torch.cat([x.new_zeros(1), x[:examples].flatten()])).all()
+        # A row without all features is the same coalition of every example.
+        assert len(rows.unique(dim=0)) == len(rows) - (examples - 1)
 
 
 def test_forms_of_inputs_and_masks(monkeypatch: pytest.MonkeyPatch) -> None:

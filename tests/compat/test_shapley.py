@@ -134,6 +134,10 @@ def test_inputs_without_elements_have_no_features() -> None:
         assert torch.equal(found[0], torch.full((3, 2), 2.0))
         assert found[1].shape == (3, 0)
         assert getattr(fastsal, name)(lambda z: z.sum(1)).attribute(torch.zeros(3, 0)).shape == (3, 0)
+        deep = torch.ones(3, 2), torch.zeros(3, 4, 0)
+        found = getattr(fastsal, name)(lambda a, b: a.sum(1) * 2 + b.sum((1, 2))).attribute(deep)
+        assert torch.equal(found[0], torch.full((3, 2), 2.0))
+        assert found[1].shape == (3, 4, 0)
 
 
 def test_many_features_warn_the_caller_before_they_are_scored() -> None:

@@ -44,11 +44,11 @@ def test_every_method(name: str, target: Any) -> None:
 
 def test_all_methods_at_once_are_the_single_ones() -> None:
     model, x = small(), image()
-    names = METHODS
+    names, few_of_all = METHODS, {"n_masks": 12, "n_steps": 4}
     for order in (names, names[::-1]):
-        together = fastsal.explain(model, x, order, n_masks=12, n_steps=4)
+        together = fastsal.explain(model, x, order, **few_of_all)
         for name in names:
-            few = {key: value for key, value in SMALL.get(name, {}).items() if key != "n_samples"}
+            few = {key: value for key, value in few_of_all.items() if key in options_of(name)}
             single = fastsal.explain(model, x, name, **few)
             torch.testing.assert_close(together.maps[name], single.maps[name])
 

@@ -18,8 +18,11 @@ class LayerFeatureAblation(LayerAttribution):
 
     Costs a forward pass per feature of the layer, and two for the values and the score themselves.
 
-    >>> channels = torch.arange(8)[:, None, None] // 2
+    >>> channels = torch.arange(6)[:, None, None] // 2  # in pairs
     >>> maps = fastsal.LayerFeatureAblation(model, "last").attribute(images, target=classes, layer_mask=channels)
+    >>> drops, scores = maps[:, ::2, 0, 0], model(images)[[0, 1], classes]
+    >>> torch.allclose(drops.sum(1), scores - model.head.bias[classes], atol=1e-6)  # the model is affine from there on
+    True
 
     Args:
         forward_func: a torch.nn.Module, or a function around one.

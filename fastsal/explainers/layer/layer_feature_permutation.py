@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import Display, attribution
 from fastsal.explainers.call import Call
@@ -18,8 +20,11 @@ class LayerFeaturePermutation(LayerAttribution):
 
     Costs a forward pass per feature of the layer, and two for the values and the score themselves.
 
-    >>> channels = torch.arange(8)[:, None, None] // 2
-    >>> maps = fastsal.LayerFeaturePermutation(model, "last").attribute(images, target=classes, layer_mask=channels)
+    >>> channels = torch.arange(6)[:, None, None] // 2  # in pairs
+    >>> maps = fastsal.LayerFeaturePermutation(model, "last").attribute(images, target=1, layer_mask=channels)
+    >>> drops, scores = maps[:, ::2, 0, 0], model(images)[:, 1]
+    >>> torch.allclose(drops.sum(1), scores - scores.flip(0), atol=1e-6)  # the model is affine from there on
+    True
 
     Args:
         forward_func: a torch.nn.Module, or a function around one.
@@ -33,6 +38,10 @@ class LayerFeaturePermutation(LayerAttribution):
     perturbs = True
     per_call = "perturbations_per_eval"
     display = Display("positive", 100.0)
+
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {"seed": 0}
 
     @property
     def multiplies_by_inputs(self) -> bool:

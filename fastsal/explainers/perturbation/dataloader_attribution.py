@@ -28,9 +28,12 @@ class DataLoaderAttribution(Attribution):
     Costs n + 1 passes of the data set for n features; it is read once for each ``perturbations_per_pass`` of them.
 
     >>> loader = torch.utils.data.DataLoader(images, batch_size=1)
-    >>> columns = (torch.arange(9) // 3).expand(1, 3, 9, 9)
+    >>> columns = (torch.arange(9) // 3).expand(1, 3, 8, 9)
     >>> ablation = fastsal.DataLoaderAttribution(fastsal.FeatureAblation(lambda x: model(x)[:, 0]))
     >>> maps = ablation.attribute(loader, feature_mask=columns, to_metric=lambda scores: scores.mean())
+    >>> apart = fastsal.FeatureAblation(lambda x: model(x)[:, 0]).attribute(images, feature_mask=columns)
+    >>> torch.allclose(maps, apart.mean(0), atol=1e-6)  # of a mean, the mean of each example's drops
+    True
 
     Args:
         attr_method: a FeatureAblation, whose model is run.

@@ -35,10 +35,8 @@ def features_of(feature_mask: Any, inputs: tuple[Tensor, ...]) -> Features:
     if feature_mask is None:
         ids, count = [], 0
         for tensor in inputs:
-            size = tensor[:1].numel()
-            ids.append(
-                torch.arange(count, count + size, device=tensor.device).reshape(int(size > 0), *tensor.shape[1:])
-            )
+            size, rows = tensor[:1].numel(), len(tensor[:1])  # no rows: as without examples
+            ids.append(torch.arange(count, count + size, device=tensor.device).reshape(rows, *tensor.shape[1:]))
             count += size
         return Features(tuple(ids), count)
     given = feature_mask if isinstance(feature_mask, tuple) else (feature_mask,)
