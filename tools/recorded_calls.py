@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GROUPS = ("gradients", "layers", "perturbations", "forms", "services", "faces")
+GROUPS = ("gradients", "layers", "behind_layers", "neurons", "perturbations", "forms", "services", "faces")
 """Modules of :mod:`tools.recorded`, each with its ``CALLS``."""
 Recorded = dict[str, dict[str, Tensor]]
 

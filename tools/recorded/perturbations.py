@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import fastsal
 from tools.recorded.networks import classifier, drawn, image, pair, quarters, shifted, smooth, two_inputs
@@ -89,6 +90,19 @@ def _lime_base() -> Any:
     return explainer.attribute(drawn(1, 1, 9, 12, dtype=torch.float64), target=1, n_samples=30)
 
 
+def _of_a_loader(**options: Any) -> Any:
+    model = classifier()
+    loader = torch.utils.data.DataLoader(TensorDataset(image(), torch.tensor([0, 1, 2])), batch_size=2)
+    explainer = fastsal.DataLoaderAttribution(fastsal.FeatureAblation(model))
+    return explainer.attribute(loader, (0, 2), feature_mask=FEATURES.expand(1, 3, -1, -1), **options)
+
+
+def _right(found: Any, output: Tensor, given: Any) -> Tensor:
+    """Scores of the examples' own classes, added up batch by batch."""
+    total: Tensor = output.gather(1, given[1][:, None]).sum()
+    return total if found is None else found + total
+
+
 def _features(kind: Any, **options: Any) -> dict[str, Callable[[], Any]]:
     """A method of features, in dtypes, chunks and forms."""
     name = kind.__name__
@@ -166,6 +180,11 @@ CALLS: dict[str, Callable[[], Any]] = {
         fastsal.Lime, batch=1, feature_mask=FEATURES, n_samples=20, seed=1, return_input_shape=False
     ),
     "LimeBase": _lime_base,
+    "DataLoaderAttribution": _of_a_loader,
+    "DataLoaderAttribution/metric": lambda: _of_a_loader(reduce=_right, perturbations_per_pass=3, baselines=0.5),
+    "DataLoaderAttribution/features": lambda: _of_a_loader(
+        to_metric=lambda scores: scores.mean(0), return_input_shape=False
+    ),
     **{
         f"RISE/{str(dtype).removeprefix('torch.')}": partial(_call, fastsal.RISE, dtype=dtype, n_masks=40, grid_size=3)
         for dtype in DTYPES
