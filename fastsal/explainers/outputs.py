@@ -53,7 +53,9 @@ def count_examples(output: Any) -> int:
     output = main_output(output)
     if isinstance(output, Mapping):
         return count_examples(next(iter(output.values())))
-    return len(output) if not isinstance(output, Tensor) or output.dim() else 1
+    if isinstance(output, Tensor):  # len() would make a number of a size that stands for every batch
+        return output.shape[0] if output.dim() else 1
+    return len(output)
 
 
 def example_outputs(output: Any, examples: int) -> list[Any]:

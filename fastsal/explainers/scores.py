@@ -202,7 +202,8 @@ def one_score_each(output: Any, target: Target, examples: int, time_first: bool 
         raise TypeError(f"forward_func: {no_tensor(output)}")
     check_batch(output, examples)
     scores = select_target(output, target)
-    if time_first and scores.dim() == 1 and output.dim() > 1 and len(scores) == len(output):
+    # len() would make a number of a size that stands for every batch.
+    if time_first and scores.dim() == 1 and output.dim() > 1 and scores.shape[0] == output.shape[0]:
         return scores
     if scores.numel() != examples and scores.numel() != 1:
         raise ValueError(

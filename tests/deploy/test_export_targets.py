@@ -51,6 +51,19 @@ def test_a_program_of_a_target(name: str) -> None:
     assert score.isfinite().all()
 
 
+@pytest.mark.parametrize("target", [None, (1, 2, 3)])
+def test_one_program_for_every_batch_where_a_layer_is_read(target: Any) -> None:
+    """No size of the batch that stands for all becomes a number on the way to a layer's positions."""
+    torch.manual_seed(0)
+    model = Dense((lambda y: y) if target else (lambda y: y.mean((2, 3)))).double().eval()
+    explainer = fastsal.GradCAM(model, model.body[0])
+    program, _ = program_of(explainer, torch.randn(2, 3, 6, 5, dtype=torch.float64), 4, {}, target=target)
+    for rows in (1, 3, 4):
+        x = torch.randn(rows, 3, 6, 5, dtype=torch.float64)
+        _, found = program.module()(x, torch.ones(rows, dtype=torch.int64))
+        torch.testing.assert_close(found, fastsal.GradCAM(model, model.body[0]).attribute(x, target or 1))
+
+
 def test_what_cannot_be_is_refused() -> None:
     model, x = Dense(lambda y: y).eval(), torch.randn(2, 3, 6, 5)
     with pytest.raises(ValueError, match=r"target: needed for an output of \(1, 2, 6, 5\)"):
