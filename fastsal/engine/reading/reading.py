@@ -307,30 +307,43 @@ def _gradients(scores: Tensor, wanted: list[Tensor], options: dict[str, Any]) ->
 class Replaced:
     """Context in which a model can be run with given values at layers; autograd starts there.
 
-    The layers pass on (or, ``at_input``, receive) the values also where checkpointing runs them again for a gradient,
-    which must be taken inside the context then.
+    What ``torch.compile`` made runs as plain PyTorch inside, since compiled code would not see the values. The layers
+    pass on (or, ``at_input``, receive) the values also where checkpointing runs them again for a gradient, which must
+    be taken inside the context then.
 
     Args:
-        layers: modules.
+        model: module or callable around one.
+        layers: modules of it.
         uses: how many tensors each use of a layer has, as of :attr:`Reading.uses`.
         at_input: the values are the layers' inputs.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], uses: Sequence[Sequence[int]], *, at_input: bool = False) -> None:
-        self._uses = uses
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        layers: Sequence[nn.Module],
+        uses: Sequence[Sequence[int]],
+        *,
+        at_input: bool = False,
+    ) -> None:
+        self._model, self._uses = model, uses
         self._hooks = _hooked(layers, self._visit, at_input)
+        self._contexts = contextlib.ExitStack()
         self._values: list[list[Tensors]] = []
         self._used: list[int] | None = None
 
     def __enter__(self) -> Replaced:
-        self._hooks.__enter__()
+        with contextlib.ExitStack() as entered:
+            entered.enter_context(evaluation(self._model, eager=True))
+            entered.enter_context(self._hooks)
+            self._contexts = entered.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._hooks.__exit__(*error)
+        self._contexts.__exit__(*error)
         self._values = []
 
-    def run(self, model: Callable[..., Any], values: Iterable[Tensor], inputs: tuple[Any, ...]) -> Any:
+    def run(self, values: Iterable[Tensor], inputs: tuple[Any, ...]) -> Any:
         """``model(*inputs)`` with the values, those of each layer use by use.
 
         Raises:
@@ -339,11 +352,11 @@ class Replaced:
         each = iter(values)
         self._values = [[tuple(next(each) for _ in range(size)) for size in sizes] for sizes in self._uses]
 
-        @calling(model)
+        @calling(self._model)
         def answered(*arguments: Any) -> Any:
             self._used = [0] * len(self._uses)
             with torch.no_grad():
-                return model(*arguments)
+                return self._model(*arguments)
 
         try:
             output = run(answered, inputs)

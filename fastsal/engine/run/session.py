@@ -58,14 +58,15 @@ class Session:
 
     Args:
         forward_func: the callable.
-        eager: what ``torch.compile`` made runs as plain PyTorch.
+        eager: what ``torch.compile`` made runs as plain PyTorch, also in sessions inside of this one.
     """
 
     def __init__(self, forward_func: ForwardFunc, eager: bool) -> None:
-        self.forward_func, self.eager = forward_func, eager
+        self.forward_func = forward_func
         self.complete = False
         self._contexts: contextlib.ExitStack | None = None  # most sessions have no other in them
         self._stack = _thread.sessions
+        self.eager: bool = eager or any(other.eager for other in self._stack)
         self._parts: dict[int, nn.Module] = {}
         self._outermost: dict[int, nn.Module] = {}
         self._hidden: dict[int, nn.Module] = {}

@@ -47,11 +47,11 @@ def put_behind(
 
         if explainer.per_call is not None:
             task.rows()  # before the layer's values are replaced
-        with Replaced([layer], reading.uses, at_input=at_input) as replaced:
+        with Replaced(task.forward_func, [layer], reading.uses, at_input=at_input) as replaced:
 
             @calling(task.forward_func)
             def after(*given: Any) -> Any:
-                return replaced.run(task.forward_func, given[: len(values)], given[len(values) :])
+                return replaced.run(given[: len(values)], given[len(values) :])
 
             call = describe(
                 method(after),

@@ -109,12 +109,12 @@ class LayerIntegratedGradients(LayerAttribution):
             target = task.target  # asked now, since it may take a pass of the model
             if ends.by_example:
                 task.rows()  # before the layers' values are replaced
-            with Replaced(layers, ends.uses, at_input=attribute_to_layer_input) as replaced:
+            with Replaced(task.forward_func, layers, ends.uses, at_input=attribute_to_layer_input) as replaced:
 
                 @calling(task.forward_func)
                 def after(*arguments: Any) -> Any:
                     values, rest = arguments[: len(ends.stops)], arguments[len(ends.stops) :]
-                    output = replaced.run(task.forward_func, ends.values(values), rest)
+                    output = replaced.run(ends.values(values), rest)
                     return output if ends.by_example else task.select()(output).sum().reshape(1)
 
                 behind = describe(
