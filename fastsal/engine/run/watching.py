@@ -36,18 +36,16 @@ class Watcher(Protocol):
     """Who is told of modules.
 
     Attributes:
-        eager: whether compiled code runs as plain PyTorch.
         complete: whether a pass has been watched to its end.
     """
 
-    eager: bool
     complete: bool
 
     def add(self, module: nn.Module, *, hidden: bool) -> bool:
         """A module runs, inside of another where it is hidden; whether it was in training mode until now."""
 
     def add_compiled(self) -> None:
-        """Compiled code runs that could not be seen before."""
+        """Compiled code runs, or would in a session that is not eager, that could not be seen before."""
 
     def is_opaque(self, module: nn.Module) -> bool:
         """Whether nothing is to be told of what runs inside of a module: all is known, or it is compiled."""
@@ -240,7 +238,7 @@ class Pass:
                         found.clear()
                     else:
                         found[id(first)] = first
-            elif code.co_name in _WRAPPERS and "_dynamo" in code.co_filename and not self._watcher.eager:
+            elif code.co_name in _WRAPPERS and "_dynamo" in code.co_filename:
                 self._watcher.add_compiled()
             frame = frame.f_back
         late: nn.Module | None = None
@@ -253,7 +251,7 @@ class Pass:
     def _go_inside(self, module: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):  # runs no Python
             return
-        if module._compiled_call_impl is not None and not self._watcher.eager:
+        if module._compiled_call_impl is not None:
             self._watcher.add_compiled()
         if self._watcher.is_opaque(module):
             self._pause_for(module)
