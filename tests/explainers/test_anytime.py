@@ -246,10 +246,24 @@ def test_errors_name_the_argument(call: Any, error: Any, message: str) -> None:
         call(small())
 
 
-@pytest.mark.parametrize("option", ["tolerance", "deadline", "return_standard_error"])
-def test_explain_returns_maps_alone(option: str) -> None:
-    with pytest.raises(TypeError, match=f"{option}: rise takes no such option"):
-        fastsal.explain(small(), image(), "rise", **{option: 1})
+@pytest.mark.parametrize("limits", [{"tolerance": 0.8}, {"deadline": 1e-6}], ids=["tolerance", "deadline"])
+def test_explain_ends_what_can_end(limits: dict[str, float]) -> None:
+    """A method with an estimate runs fewer masks and returns that estimate's map; what is exact is as without."""
+    model, rows = small(), [0]
+    model.register_forward_pre_hook(lambda _, given: rows.__setitem__(0, rows[0] + len(given[0])))
+    options = {"target": 1, "n_masks": 512, "batch_size": 12}
+    whole = fastsal.explain(model, image(), ["rise", "saliency"], **options).maps
+    before, rows[0] = rows[0], 0
+    found = fastsal.explain(model, image(), ["rise", "saliency"], **options, **limits).maps
+    assert rows[0] < before / 2
+    assert found["rise"].shape == whole["rise"].shape
+    assert not torch.equal(found["rise"], whole["rise"])
+    assert torch.equal(found["saliency"], whole["saliency"])
+
+
+def test_explain_returns_maps_alone() -> None:
+    with pytest.raises(TypeError, match="return_standard_error: rise takes no such option"):
+        fastsal.explain(small(), image(), "rise", return_standard_error=True)
 
 
 def test_one_sample_has_no_error_yet() -> None:
