@@ -3,7 +3,8 @@
 from fastsal.engine.reading.first_layer import FirstLayer, first_layer
 from fastsal.engine.reading.geometry import Geometry, Unsettled, geometry_of
 from fastsal.engine.reading.layers import Layer, default_layer, layers
-from fastsal.engine.reading.reading import Reading, Replaced, Unrelated, read, values_at
+from fastsal.engine.reading.reading import Reading, Unrelated, read, values_at
+from fastsal.engine.reading.replaced import Replaced
 from fastsal.engine.reading.resolving import resolvable, resolve_layer, resolve_layers
 from fastsal.engine.reading.tail import Tail, begins_with
 

@@ -1,10 +1,10 @@
-"""Values at layers, read and replaced: hooks that stand for one run of the model and are gone after it."""
+"""Values at layers, read: hooks that stand for one run of the model and are gone after it."""
 
 from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +72,7 @@ def _swap(value: Any, visit: Callable[[Tensors], Tensors]) -> Any:
 
 
 @contextlib.contextmanager
-def _hooked(layers: Sequence[nn.Module], visit: Callable[[int, Tensors], Tensors], at_input: bool) -> Iterator[None]:
+def hooked(layers: Sequence[nn.Module], visit: Callable[[int, Tensors], Tensors], at_input: bool) -> Iterator[None]:
     """Layer i's tensors (its input's, positional then by keyword, or its output's) become ``visit(i, tensors)``."""
 
     def before(index: int) -> Callable[..., Any]:
@@ -212,7 +212,7 @@ def read(
     """
     recording = _Recording(len(layers), select is not None, at_input, every_use, lineage)
     watch: Any = recording.escapes if affine else contextlib.nullcontext()
-    hooks = _hooked(layers, recording.visit, at_input)
+    hooks = hooked(layers, recording.visit, at_input)
     try:
         with evaluation(model, eager=True), torch.set_grad_enabled(create_graph), hooks:
             copies = tuple(x.clone() if create_graph and isinstance(x, Tensor) else scratch(x) for x in inputs)
@@ -304,92 +304,6 @@ def _gradients(scores: Tensor, wanted: list[Tensor], options: dict[str, Any]) ->
     return tuple(None if each[0] is None else torch.stack(each) for each in zip(*rows, strict=True))
 
 
-class Replaced:
-    """Context in which a model can be run with given values at layers; autograd starts there.
-
-    What ``torch.compile`` made runs as plain PyTorch inside, since compiled code would not see the values. The layers
-    pass on (or, ``at_input``, receive) the values also where checkpointing runs them again for a gradient, which must
-    be taken inside the context then.
-
-    Args:
-        model: module or callable around one.
-        layers: modules of it.
-        uses: how many tensors each use of a layer has, as of :attr:`Reading.uses`.
-        at_input: the values are the layers' inputs.
-    """
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        layers: Sequence[nn.Module],
-        uses: Sequence[Sequence[int]],
-        *,
-        at_input: bool = False,
-    ) -> None:
-        self._model, self._uses = model, uses
-        self._hooks = _hooked(layers, self._visit, at_input)
-        self._contexts = contextlib.ExitStack()
-        self._values: list[list[Tensors]] = []
-        self._used: list[int] | None = None
-
-    def __enter__(self) -> Replaced:
-        with contextlib.ExitStack() as entered:
-            entered.enter_context(evaluation(self._model, eager=True))
-            entered.enter_context(self._hooks)
-            self._contexts = entered.pop_all()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._contexts.__exit__(*error)
-        self._values = []
-
-    def run(self, values: Iterable[Tensor], inputs: tuple[Any, ...]) -> Any:
-        """``model(*inputs)`` with the values, those of each layer use by use.
-
-        Raises:
-            ValueError: where the layers run another number of times, or with another number of tensors.
-        """
-        each = iter(values)
-        self._values = [[tuple(next(each) for _ in range(size)) for size in sizes] for sizes in self._uses]
-
-        @calling(self._model)
-        def answered(*arguments: Any) -> Any:
-            self._used = [0] * len(self._uses)
-            with torch.no_grad():
-                return self._model(*arguments)
-
-        try:
-            output = run(answered, inputs)
-            for sizes, used in zip(self._uses, self._used or [], strict=True):
-                if used != len(sizes):
-                    raise ValueError(_other_uses(used, sizes))
-        finally:
-            self._used = None
-        return output
-
-    def _visit(self, index: int, tensors: Tensors) -> Tensors:
-        if not self._values:
-            return tensors
-        values, use = self._values[index], 0
-        if self._used is not None:
-            use = self._used[index]
-            self._used[index] += 1
-        elif len(values) > 1:
-            raise ValueError(
-                "layer: it runs several times, and activation checkpointing runs it again; switch checkpointing off"
-            )
-        if use >= len(values):
-            raise ValueError(_other_uses(use + 1, self._uses[index]))
-        if len(tensors) != len(values[use]):
-            raise ValueError(f"layer: it has {len(tensors)} tensors in this run and had {len(values[use])} before")
-        torch.set_grad_enabled(True)
-        return values[use]
-
-
-def _other_uses(used: int, sizes: Sequence[int]) -> str:
-    return f"layer: the model runs it {used} times here and {len(sizes)} times for the inputs; choose another layer"
-
-
 @contextlib.contextmanager
 def values_at(
     layers: Sequence[nn.Module], *, at_input: bool = False, taken: Callable[[Tensors], Any] | None = None
@@ -409,5 +323,5 @@ def values_at(
         found[index].append(tuple(tensor.clone() for tensor in tensors))
         return tuple(tensor.clone() for tensor in found[index][-1])
 
-    with _hooked(layers, visit, at_input):
+    with hooked(layers, visit, at_input):
         yield found
