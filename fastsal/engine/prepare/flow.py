@@ -82,8 +82,9 @@ def flow_of(module: nn.Module, arguments: Sequence[Any]) -> Flow:
     with _told(module, graph, recorder, calls), AutoDispatchBelowAutograd(), recorder:
         output = run(module, copies)
     held = recorder.alive()
-    if len(held) > len([leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]):
-        gc.collect()
+    made = [node for node in held if node.op == "call_function"]
+    if len(made) > len([leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]):
+        gc.collect()  # what is in a cycle is held by nobody; it takes long in a large process
         held = recorder.alive()
     names: dict[fx.Node, list[str]] = {}
     known = (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))

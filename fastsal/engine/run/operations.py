@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fastsal._torch import OpOverload, TorchDispatchMode, tree_map
+from fastsal._torch import OpOverload, TorchDispatchMode, disable_current_modes, tree_map
 
 
 def functional_form(target: Any) -> Any:
@@ -72,5 +72,6 @@ class Recorder(TorchDispatchMode):
         return None if isinstance(value, torch.Generator) else value
 
     def _note(self, node: fx.Node, tensor: Tensor) -> None:
-        node.meta["val"] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        with disable_current_modes():  # a hook may ask, inside of which this mode is on
+            node.meta["val"] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         self._nodes[tensor] = node
