@@ -204,7 +204,7 @@ def test_files_that_are_no_packages(package: Path, tmp_path: Path) -> None:
         (fastsal.RISE, {"seed": None}, ValueError, "seed: None would be drawn once"),
         (fastsal.RISE, {"n_masks": 1000, "perturbations_per_eval": 1}, ValueError, "1000 at 1 per model pass are"),
         (fastsal.Saliency, {"additional_forward_args": 1}, TypeError, "additional_forward_args: a package has one"),
-        (fastsal.Saliency, {"target": 1}, TypeError, "target: Saliency takes no such option"),
+        (fastsal.Saliency, {"target": 1}, TypeError, "target: a package takes a class in each call"),
     ],
 )
 def test_refusals(explainer: Any, options: dict[str, Any], error: Any, message: str, tmp_path: Path) -> None:
