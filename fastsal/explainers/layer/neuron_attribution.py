@@ -29,11 +29,15 @@ class NeuronAttribution(GradientAttribution):
         forward_func: a torch.nn.Module, or a function around one.
         layer: one of its modules, or its dotted name.
         device_ids: accepted for Captum's sake. A DataParallel model runs on its first device.
+
+    Attributes:
+        method: the method of the model that explains the neuron, of those that are made of one.
     """
 
     reads = "layer"
     nameable = False
     display = Display("range", 100.0)
+    method: Attribution
 
     def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None) -> None:
         super().__init__(forward_func.module if isinstance(forward_func, nn.DataParallel) else forward_func)
@@ -41,6 +45,10 @@ class NeuronAttribution(GradientAttribution):
             raise TypeError(f"layer: {type(layer).__name__} given, but {type(self).__name__} is of one layer")
         self.layer = resolve_layer(self.forward_func, layer) if resolvable(self.forward_func, [layer]) else layer
         self.device_ids = device_ids
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return hasattr(self, "method") and self.method.multiplies_by_inputs
 
     def of_neuron(
         self,

@@ -33,10 +33,6 @@ class NeuronDeepLift(NeuronAttribution):
         super().__init__(model, layer)
         self.method = DeepLift(model, multiply_by_inputs)
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return self.method.multiplies_by_inputs
-
     @attribution
     def attribute(
         self,

@@ -36,10 +36,6 @@ class NeuronDeepLiftShap(NeuronAttribution):
         super().__init__(model, layer)
         self.method = DeepLiftShap(model, multiply_by_inputs)
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return self.method.multiplies_by_inputs
-
     @attribution
     def attribute(
         self,

@@ -41,10 +41,6 @@ class NeuronGradientShap(NeuronAttribution):
         super().__init__(forward_func, layer, device_ids)
         self.method = GradientShap(self.forward_func, multiply_by_inputs)
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return self.method.multiplies_by_inputs
-
     @attribution
     def attribute(
         self,
