@@ -22,7 +22,7 @@ N ?= 1000
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: captum-suite help demo test test-fast test-models models-small models test-newest test-oldest fuzz gate kernels lint docs bench \
+.PHONY: captum-suite help demo test test-fast test-native test-models models-small models test-newest test-oldest fuzz gate kernels lint docs bench \
 	bench-report gpu-check gpu-rehearsal install install-models clean _all-tests _model-tests _models
 
 help: ## list the targets
@@ -31,11 +31,14 @@ help: ## list the targets
 demo: $(VENV)/.demo ## explain real images with the built-in model, into demo-output/
 	OMP_WAIT_POLICY=passive $(BIN)/fastsal demo --out demo-output
 
-test: $(VENV)/.test ## every test that needs no package of models and no GPU
-	$(PYTEST)
+test: $(VENV)/.test ## every test that needs no package of models, no GPU and no minutes of C++
+	$(PYTEST) -m "not native"
 
 test-fast: $(VENV)/.test ## the tests of the inner loop, under two minutes
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not native"
+
+test-native: $(VENV)/.test ## the tests that compile C++: the native library, the guide to deployment, exported packages
+	$(PYTEST) -m native
 
 test-models: install-models ## tests with torchvision, timm, transformers, pytorch-grad-cam, OpenCV; in .venv-models
 	@$(MODELS) _model-tests

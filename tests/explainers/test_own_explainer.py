@@ -111,7 +111,7 @@ def test_it_compiles() -> None:
     torch.testing.assert_close(found.attribution, by_hand(model, x, model(x).argmax(1), 3))
 
 
-@pytest.mark.slow
+@pytest.mark.native
 @pytest.mark.skipif(torch.__version__ < (2, 11), reason="fastsal.export needs PyTorch 2.11")
 def test_it_is_exported(tmp_path: Path) -> None:
     model, x = small(), image()

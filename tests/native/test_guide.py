@@ -17,7 +17,7 @@ GUIDE = ROOT / "docs" / "deploy.md"
 FILES = {"python": "export.py", "cpp": "service.cpp", "cmake": "CMakeLists.txt"}
 
 
-@pytest.mark.slow
+@pytest.mark.native
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.skipif(torch.__version__ < (2, 11), reason="fastsal.export needs PyTorch 2.11")

@@ -95,7 +95,7 @@ def test_cmake_configures_without_a_compiler(root: Path, tmp_path: Path) -> None
 
 
 @cmake
-@pytest.mark.slow
+@pytest.mark.native
 @compiler
 @pytest.mark.skipif(without_triton() is not None, reason=str(without_triton()))
 def test_the_native_build_and_its_tests(root: Path, tmp_path: Path) -> None:

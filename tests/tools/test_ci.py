@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-STAGES = ["install", "tests", "lint", "kernel gate", "docs", "install models", "models", "card rehearsal"]
+STAGES = ["install", "tests", "native", "lint", "kernel gate", "docs", "install models", "models", "card rehearsal"]
 
 
 def run(root: Path, folder: Path, failing: str) -> tuple[int, str]:
@@ -25,7 +25,7 @@ def run(root: Path, folder: Path, failing: str) -> tuple[int, str]:
     return result.returncode, result.stdout
 
 
-@pytest.mark.parametrize(("failing", "count"), [("", len(STAGES)), ("lint", 3)])
+@pytest.mark.parametrize(("failing", "count"), [("", len(STAGES)), ("lint", 4)])
 def test_stages(root: Path, tmp_path: Path, failing: str, count: int) -> None:
     status, output = run(root, tmp_path, failing)
     rows = re.findall(r"^(\S.*?) +(\d+)  (passed|failed \(3\))$", output, re.MULTILINE)
