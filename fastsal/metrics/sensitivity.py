@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable
@@ -10,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal.engine.run import Rows
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs
+from fastsal.explainers.base import Attribution
 from fastsal.explainers.seeds import as_seed
+from fastsal.explainers.task import Task
 from fastsal.metrics._samples import interleave, interleave_like, interleave_target, task_of, widest
 
 
@@ -59,7 +64,9 @@ def sensitivity_max(
 
     Yeh, Hsieh, Suggala, Inouye, Ravikumar, "On the (In)fidelity and Sensitivity of Explanations" (NeurIPS 2019),
     SENS_MAX (its section on explanation sensitivity), divided by the explanation's norm where that is not 0. Costs
-    n_perturb_samples + 1 explanations per example; memory does not grow with the samples.
+    n_perturb_samples + 1 explanations per example; memory does not grow with the samples. Altered copies are explained
+    one at a time, with a warning, where the rows of a batch depend on each other (which an explainer's model is asked
+    once, and any other explanation_func by three more explanations).
 
     Args:
         explanation_func: usually ``explainer.attribute``. It gets the inputs as a tuple, the altered ones as
@@ -116,9 +123,31 @@ def sensitivity_max(
             most = greatest
 
         chunk_sizes = task.chunk_sizes(n_perturb_samples, repeats=True)
-        task.swept(n_perturb_samples, work, keep, chunk_sizes=chunk_sizes, checked=False).run()
+        rows = _rows_of(explanation_func, task, kwargs)
+        sweep = task.swept(n_perturb_samples, work, keep, chunk_sizes=chunk_sizes)
+        dataclasses.replace(sweep, rows=rows).run()
     assert most is not None
     return most
+
+
+def _rows_of(explanation_func: Callable[..., Any], task: Task, kwargs: dict[str, Any]) -> Callable[[], Rows]:
+    """What tells whether altered copies can be explained in one batch: the explainer's model, else what explains."""
+    function: Any = explanation_func
+    while isinstance(function, functools.partial):
+        kwargs, function = {**function.keywords, **kwargs}, function.func
+    explainer = getattr(function, "__self__", None)
+    if isinstance(explainer, Attribution):
+        given = kwargs.get("target"), kwargs.get("additional_forward_args")
+        return Task(explainer.forward_func, task.inputs, *given).rows
+
+    def explained(*copies: Tensor) -> Any:
+        count = len(copies[0]) // task.examples
+        rows = tuple(each.unflatten(0, (count, -1)).transpose(0, 1).flatten(0, 1) for each in copies)
+        parts, is_tuple = as_inputs(explanation_func(rows, **_repeated(kwargs, task.inputs, count)), "explanation_func")
+        found = [part.unflatten(0, (-1, count)).transpose(0, 1).flatten(0, 1) for part in parts]
+        return tuple(found) if is_tuple else found[0]
+
+    return Task(explained, task.inputs, None, None).rows
 
 
 def _order(norm_ord: str | float) -> float:

@@ -37,14 +37,17 @@ def overlay(map: Tensor | Summed, image: Tensor, alpha: float = 0.5, colors: Ten
     """image + alpha (coloured map - image): uint8 [..., H, W, 3]; where the map is NaN, the image alone.
 
     map: [..., H, W] from 0 to 1, values beyond are clipped; or what ``summed`` of a class activation map returned: then
-    rectified, resized to the image, normalised, coloured and blended in one launch on a GPU, without a map.
+    rectified, resized to the image, normalised, coloured and blended in one launch on a GPU, without a map. (A layer
+    that looks at a part of the input, or mirrored, is laid there, in several launches.)
     image: uint8 [..., H, W, 3] on the same device.
     alpha: from 0 (the image) to 1 (the map). colors: uint8 [256, 3], `colormap()` when None.
 
     Raises TypeError for a map of integers, ValueError for an image of another shape or dtype or an alpha out of range.
     """
     if isinstance(map, Summed):
-        return cam.overlay(*map, image, _colors(colors, image.device), alpha=alpha)
+        if map.look.centres is None:
+            return cam.overlay(map.activations, map.field, image, _colors(colors, image.device), alpha=alpha)
+        map = map.over(image.shape[-3:-1])
     coloured = colorize(map, colors).float()
     if image.dtype != torch.uint8 or image.shape != coloured.shape:
         expected = tuple(coloured.shape)

@@ -76,8 +76,11 @@ def snapshot(folder: Path) -> dict[str, str]:
     }
 
 
-def run_many(description: str | None, one: Callable[[random.Random], str]) -> None:
-    """``python -m MODULE --n 10000 --seed 0``: case i is of the seed (seed, i), whatever was run before it."""
+def run_many(description: str | None, one: Callable[[random.Random], str]) -> dict[str, int]:
+    """``python -m MODULE --n 10000 --seed 0``: case i is of the seed (seed, i), whatever was run before it.
+
+    Returns how many cases had which outcome.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--n", type=int, default=1000, help="cases (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -92,3 +95,4 @@ def run_many(description: str | None, one: Callable[[random.Random], str]) -> No
             raise
         counts[outcome] = counts.get(outcome, 0) + 1
     print(f"{arguments.n} cases in {time.perf_counter() - began:.0f} s: {dict(sorted(counts.items()))}")
+    return counts

@@ -70,3 +70,29 @@ def test_an_overlay_without_a_map_is_that_of_the_map(name: str) -> None:
     several = getattr(fastsal, name)(model, ["body", "last"])
     with pytest.raises(ValueError, match="reading: it has 2 layers"):
         several.summed(several.read(x, 1))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (96, 128)], ids=["as the input", "twice the input"])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_an_overlay_lies_where_the_layer_looks(dim: int, size: tuple[int, int]) -> None:
+    """The layer sees the image mirrored, or a part of it: the hottest pixel is where the spot is in the image."""
+
+    class Mirrored(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.AvgPool2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.flip(dim)[:, :, :, 16:]).square().sum((2, 3))
+
+    x = torch.zeros(1, 1, 48, 64)
+    x[:, :, 12:16, 24:28] = 1
+    explainer = fastsal.LayerCAM(Mirrored().eval(), "layer")
+    levels = torch.arange(256, dtype=torch.uint8)[:, None].expand(-1, 3).contiguous()
+    picture = torch.zeros(1, *size, 3, dtype=torch.uint8)
+    found = viz.overlay(explainer.summed(explainer.read(x, 0)), picture, alpha=1.0, colors=levels)[0, :, :, 0]
+    spot = found.float() / found.max()
+    rows, columns = (spot > 0.9).nonzero().float().mean(0)
+    scale = size[0] / 48
+    assert abs(float(rows) - (13.5 + 0.5) * scale + 0.5) <= scale
+    assert abs(float(columns) - (25.5 + 0.5) * scale + 0.5) <= scale

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastsal.compat.grad_cam._rendering import scaled
 from fastsal.engine.reading import Unsettled
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
+from fastsal.explainers.cam.placing import placed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -163,12 +164,15 @@ class BaseCAM:
         self.outputs = found.output
         maps = []
         with torch.inference_mode(False), torch.no_grad():
-            for activations, field in zip(found.activations, found.fields, strict=True):
+            for look, activations, field in zip(found.looks, found.activations, found.fields, strict=True):
                 if activations.dim() != x.dim():
                     raise ValueError(self._misfit(tuple(activations.shape), x))
                 wide = activations.float() if activations.dtype in (torch.float16, torch.bfloat16) else activations
                 summed = self.combined(explainer, wide, field, eigen_smooth and self.smooths)
-                maps.append(scaled(summed.relu(), x.shape[2:]))
+                if look.centres is None:
+                    maps.append(scaled(summed.relu(), x.shape[2:]))
+                else:  # mirrored, say, or of a part of the image
+                    maps.append(placed(scaled(summed.relu()), look.centres, look.extents))
         return maps
 
     @staticmethod

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsal.compat.torchcam.methods.core import MODES, Classes, Targets
+from fastsal.compat.torchcam.methods.core import MODES, Classes, Targets, laid
 from fastsal.engine.run import evaluation
 from fastsal.explainers.scores import one_score_each
 
@@ -56,7 +56,8 @@ class ClassificationMetric:
                 class_idx = scores.detach().argmax(1).tolist()
             target = class_idx if targets is None else [targets] * examples if callable(targets) else list(targets)
             given: dict[str, Any] = {"class_idx": class_idx} if targets is None else {"targets": targets}
-            cams = self.cam_extractor.fuse_cams(self.cam_extractor(scores=scores, **given))
+            each = self.cam_extractor(scores=scores, **given)
+            cams = self.cam_extractor.fuse_cams(laid(self.cam_extractor, each, input_tensor))
             before = one_score_each(scores, target, examples).detach()
             maps = F.interpolate(
                 cams[:, None], tuple(input_tensor.shape[2:]), mode=MODES[cams.dim()], align_corners=False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -68,6 +69,30 @@ def _passed_over(seen: Seen, geometry: Geometry) -> str:
     return ""
 
 
+def told_apart(geometries: Sequence[Geometry]) -> bool:
+    """Whether the runs of a layer look at different inputs, so that each input has a run of its own."""
+    inputs = [which for each in geometries for which in (each.input, *each.also)]
+    return len(set(inputs)) == len(inputs)
+
+
+def _of_layers(seen: Sequence[Seen]) -> list[Seen]:
+    """One for each layer: its last run, or all of them where each looks at an input of its own."""
+    runs: dict[str, list[Seen]] = {}
+    for each in seen:
+        runs.setdefault(each.name, []).append(each)
+    found = []
+    for last in (each for each in seen if each.run == each.runs - 1):
+        geometries = [each.found for each in runs[last.name] if isinstance(each.found, Geometry)]
+        if len(geometries) == last.runs > 1 and told_apart(geometries):
+            first = min(geometries, key=lambda geometry: geometry.input)
+            others = [each for each in geometries if each is not first]
+            also = tuple(which for each in others for which in (each.input, *each.also))
+            known = (*first.others, *(known for each in others for known in (each, *each.others)))
+            last = last._replace(found=replace(first, also=(*first.also, *also), others=known), runs=1, run=0)
+        found.append(last)
+    return found
+
+
 def _may_be_read(seen: Seen, first: bool = False) -> bool:
     layer = _layer(seen)
     if layer.geometry is None or layer.passed_over:
@@ -81,7 +106,8 @@ def layers(
     """Layers that a class activation map can read, in the order in which they finish.
 
     These are the modules whose output is one tensor of which it is known where the examples, the channels and the
-    positions are: maps, channels first or last, tokens. A layer that runs several times is listed as of its last run.
+    positions are: maps, channels first or last, tokens. A layer that runs several times is listed as of its last run,
+    or as of all together where each looks at another input.
     Costs one pass, on the first example (on all where an extra argument has as many entries as there are examples),
     and another where it takes one to find the module behind a callable.
 
@@ -97,7 +123,7 @@ def layers(
     values = inputs if isinstance(inputs, tuple) else (inputs,)
     extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
     found = survey(model, values, extra).seen
-    listed = [_layer(seen) for seen in found if seen.run == seen.runs - 1]
+    listed = [_layer(seen) for seen in _of_layers(found)]
     return [layer for layer in listed if refused or layer.geometry is not None]
 
 
@@ -118,7 +144,7 @@ def default_layer(
         ValueError: where there is none.
     """
     seen, dense = survey(model, inputs, additional)
-    seen = [each for each in seen if each.run == each.runs - 1]
+    seen = _of_layers(seen)
     if len(inputs) > 1 and any(_may_be_read(each, first=True) for each in seen):
         seen = [each for each in seen if isinstance(each.found, str) or each.found.input == 0]
     last_proved = max((place for place, each in enumerate(seen) if _may_be_read(each)), default=-1)

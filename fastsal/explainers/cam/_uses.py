@@ -13,29 +13,29 @@ from fastsal.engine.reading import Reading, Unrelated, read
 from fastsal.explainers.task import Task
 
 
-def check_uses(found: Reading, differentiated: bool, task: Task, layers: Sequence[nn.Module]) -> None:
-    """Refuses a layer that runs several times, unless its last use takes in what all the others do (a shared ReLU).
+def each_its_own(found: Reading, differentiated: bool, task: Task, layers: Sequence[nn.Module]) -> bool:
+    """Whether a layer runs several times and the last does not take in what all the others do (as a shared ReLU's).
 
     Args:
         found: of a pass of the layers.
         differentiated: whether gradients were taken in it; else it costs another pass, for such a layer alone.
         task: what is explained.
         layers: that were read.
-
-    Raises:
-        ValueError: for such a layer.
     """
-    times = max(map(len, found.uses))
-    if times == 1:
-        return
+    if max(map(len, found.uses)) == 1:
+        return False
     if not differentiated:
         with contextlib.suppress(Unrelated):
             found = read(task.forward_func, layers, task.inputs, task.additional, any_score)
-    if found.apart:
-        raise ValueError(
-            f"layer: the model runs it {times} times and depends on each use, each with a map of its own; choose one "
-            "that runs once, or take LayerGradCam, which has a map for each"
-        )
+    return found.apart
+
+
+def several_maps(found: Reading) -> ValueError:
+    """Of such a layer whose runs do not look at an input each."""
+    return ValueError(
+        f"layer: the model runs it {max(map(len, found.uses))} times and depends on each use, each with a map of its "
+        "own; choose one that runs once, or take LayerGradCam, which has a map for each"
+    )
 
 
 def any_score(output: Any) -> Tensor:

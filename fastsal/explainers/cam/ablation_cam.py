@@ -14,6 +14,7 @@ from fastsal.engine.run import ChunkSizes
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
+from fastsal.explainers.cam._places import View
 from fastsal.explainers.cam.records import LayerValues, Rendering
 from fastsal.explainers.cam.swept import SweptMap
 from fastsal.explainers.scores import Target, one_score_each
@@ -35,8 +36,8 @@ class AblationCAM(SweptMap):
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions and influence on the target, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
-            layer's :class:`fastsal.Geometry`.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial], or a
+            :class:`fastsal.Geometry` that says where its positions are. None finds that out.
     """
 
     summary = "channels weighed by the score's drop without them"
@@ -60,9 +61,10 @@ class AblationCAM(SweptMap):
         eigen_smooth: bool = False,
         aug_smooth: bool = False,
         create_graph: bool = False,
-    ) -> Call[Tensor]:
-        """Maps [B, 1, *spatial], in the size of the (first) input or of the layer; on the device, in the finer of the
-        layer's dtype and the first input's.
+    ) -> Call[Any]:
+        """Maps [B, 1, *spatial], in the size of the input or of the layer; on the device, in the finer of the layer's
+        dtype and the first input's. Where the layer looks at several inputs there is one for each of these, in the form
+        of the inputs: None stands for an input that it does not look at.
 
         Args:
             inputs: tensor [B, C, *spatial], tuple of tensors, or mapping.
@@ -99,8 +101,8 @@ class AblationCAM(SweptMap):
         """(y - y_c) / y, [B, C, 1, ...] per layer."""
         scores = one_score_each(task.output, task.target, task.examples)
         fields: list[Tensor | None] = []
-        for index, (activations, gradients) in enumerate(zip(values.activations, values.gradients, strict=True)):
-            drops = self._parts(activations, gradients) if values.affine else self._drops(task, index, activations)
+        for view, activations, gradients in zip(values.views, values.activations, values.gradients, strict=True):
+            drops = self._parts(activations, gradients) if values.affine else self._drops(task, view, activations)
             whole = scores.to(drops.dtype).reshape(-1, *[1] * (drops.dim() - 1))
             fields.append(drops / torch.where(whole == 0, 1, whole))
         return fields
@@ -111,13 +113,13 @@ class AblationCAM(SweptMap):
         taken = wide - self.replacement(wide)
         return (gradients.to(wide.dtype) * taken).sum(tuple(range(2, wide.dim())), keepdim=True)
 
-    def _drops(self, task: Task, index: int, activations: Tensor) -> Tensor:
+    def _drops(self, task: Task, view: View, activations: Tensor) -> Tensor:
         """y - y_c, [B, C, 1, ...]."""
         channels, rows = activations.shape[1], []
         with task.context(eager=True):
             for row in range(task.examples):
-                tail = self._tail(task, self.layers[index], row)
-                axis = self._channel_axis(index, tail.value, channels, task.inputs)
+                tail = self._tail(task, self.layers[view.layer], row)
+                axis = self._channel_axis(view, tail.value, channels, task.inputs)
                 rows.append(self._drops_of(task, tail, axis, channels, row))
         return torch.stack(rows).reshape(task.examples, channels, *[1] * (activations.dim() - 2))
 
@@ -168,13 +170,12 @@ class AblationCAM(SweptMap):
         task.swept(channels, work, keep, chunk_sizes=chunk_sizes, checked=False).run()
         return result
 
-    def _channel_axis(self, index: int, value: Tensor, channels: int, inputs: tuple[Tensor, ...]) -> int:
-        geometry = self._places.geometry(index, inputs)
-        if geometry is not None:
-            if geometry.examples != 0:
+    def _channel_axis(self, view: View, value: Tensor, channels: int, inputs: tuple[Tensor, ...]) -> int:
+        if view.geometry is not None:
+            if view.geometry.examples != 0:
                 raise ValueError("layer: AblationCAM repeats examples, which are not dimension 0 of this layer")
-            return geometry.channels
-        arranged = self._places.arrange(index, value, inputs)
+            return view.geometry.channels
+        arranged = self._places.arrange(view, value, inputs)
         if arranged.shape == value.shape and arranged.data_ptr() == value.data_ptr():
             return 1
         if value.shape[-1] == channels:

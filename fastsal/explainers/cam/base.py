@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,9 +24,11 @@ from fastsal.engine.run import evaluation
 from fastsal.explainers.arguments import Inputs, as_inputs
 from fastsal.explainers.base import Attribution, Display, describe
 from fastsal.explainers.call import Call
-from fastsal.explainers.cam._places import Places, placed
+from fastsal.explainers.cam._places import Places, View
 from fastsal.explainers.cam._places import ReshapeTransform as ReshapeTransform
-from fastsal.explainers.cam._uses import any_score, check_uses
+from fastsal.explainers.cam._places import Stated as Stated
+from fastsal.explainers.cam._uses import any_score, each_its_own, several_maps
+from fastsal.explainers.cam.placing import Placement, placed
 from fastsal.explainers.cam.principal import principal_projection
 from fastsal.explainers.cam.records import CamReading, LayerValues, MapCall, Rendering, Summed, Weigh
 from fastsal.explainers.scores import Target, mirrored, one_score_each, resolved
@@ -48,8 +50,9 @@ class ActivationMap(Attribution):
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions (see :func:`fastsal.layers`) and influence on the target; it is found, and told to the
             logger ``fastsal``, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
-            layer's :class:`fastsal.Geometry`.
+        reshape_transform: what is known of the layer by hand: a function of its value that returns [B, C, *spatial] of
+            the first input; or a :class:`fastsal.Geometry`, which also says which dimension is the examples, and where
+            in which input is looked; a list has one for each layer. None finds the layer's geometry.
 
     Raises:
         TypeError, ValueError: for a layer that the model does not have.
@@ -77,7 +80,7 @@ class ActivationMap(Attribution):
         model: Callable[..., Any],
         layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
         *,
-        reshape_transform: ReshapeTransform | None = None,
+        reshape_transform: Stated = None,
     ) -> None:
         super().__init__(model)
         given: list[Any] = [] if layer is None else list(layer) if isinstance(layer, (list, tuple)) else [layer]
@@ -91,9 +94,7 @@ class ActivationMap(Attribution):
         self.reshape_transform = reshape_transform
         self._places = Places(reshape_transform)
 
-    def described(
-        self, task: Task, weigh: Weigh, how: Rendering, targets: Sequence[Target] | None = None
-    ) -> Call[Tensor]:
+    def described(self, task: Task, weigh: Weigh, how: Rendering, targets: Sequence[Target] | None = None) -> Call[Any]:
         """The description of a call.
 
         Args:
@@ -109,46 +110,50 @@ class ActivationMap(Attribution):
         if how.aug_smooth and not how.upsample:
             raise ValueError("aug_smooth: needs upsample=True, since a mirrored layer need not be the layer mirrored")
 
-        def reading(task: Task, targets: Sequence[Target] | None) -> CamReading:
-            values = self._values(task, targets)
-            return CamReading(task.output, values.activations, weigh(task, values), values.targets)
+        def readings(task: Task, targets: Sequence[Target] | None) -> Iterator[tuple[int, CamReading]]:
+            for values in self._values(task, targets):
+                activations, fields, views = values.activations, weigh(task, values), values.views
+                looks = [view.placement(task.inputs) for view in views]
+                yield values.input, CamReading(task.output, activations, fields, values.targets, looks)
 
-        def rendered(found: CamReading, task: Task) -> Tensor:
-            return self.render(found, task.inputs, *how[:-1])
+        def rendered(task: Task, targets: Sequence[Target] | None) -> dict[int, Tensor]:
+            return {which: self.render(each, task.inputs, *how[:-1]) for which, each in readings(task, targets)}
 
-        def augmented() -> Tensor:
+        def augmented() -> dict[int, Tensor]:
             task.asks = True  # what is explained is chosen for the inputs as they are
             given = task.target, targets
             turned = mirrored(task.target), None if targets is None else [mirrored(each) for each in targets]
-            total: Tensor | None = None
+            total: dict[int, Tensor] = {}
             for flip in (False, True):
                 for factor in (0.9, 1.0, 1.1):
                     first = task.inputs[0].flip(-1) if flip else task.inputs[0]
                     target, several = turned if flip else given
                     altered = task.instead((factor * first, *task.inputs[1:]), target)
-                    found = reading(altered, several)
+                    maps = rendered(altered, several)
                     if factor == 1.0 and not flip:
-                        task.note(found.output)
-                    maps = rendered(found, altered)
-                    maps = maps.flip(-1) if flip else maps
-                    total = maps if total is None else total + maps
-            assert total is not None
-            return total / 6
+                        task.note(altered.output)
+                    for which, each in maps.items():
+                        each = each.flip(-1) if flip and which == 0 else each
+                        total[which] = total[which] + each if which in total else each
+            return {which: each / 6 for which, each in total.items()}
 
-        def run() -> Tensor:
+        def run() -> Any:
             with torch.set_grad_enabled(task.create_graph):
-                return augmented() if how.aug_smooth else rendered(reading(task, targets), task)
+                maps = augmented() if how.aug_smooth else rendered(task, targets)
+            if len(maps) == 1:
+                return next(iter(maps.values()))
+            return task.given.result([maps.get(which) for which in range(len(task.inputs))])
 
         def read_alone() -> CamReading:
             with torch.set_grad_enabled(task.create_graph):
-                return reading(task, targets)
+                return next(readings(task, targets))[1]
 
         return MapCall(task, run, read=read_alone)
 
     def read(
         self, inputs: Inputs, target: Target = None, additional_forward_args: Any = None, **options: Any
     ) -> CamReading:
-        """The model's part of ``attribute``: output, activations and what weighs them.
+        """The model's part of ``attribute``: output, activations and what weighs them, for the first input looked at.
 
         Args:
             inputs: tensor [B, C, *spatial], tuple of tensors, or mapping.
@@ -227,6 +232,8 @@ class ActivationMap(Attribution):
     ) -> Tensor:
         """Maps [B, 1, *spatial] from what :meth:`read` returned; of several targets [len(targets), B, 1, *spatial].
 
+        They are of the first input that the layers look at, as the reading is.
+
         Args:
             reading: what was made of the model.
             inputs: of that call, for their size and dtype.
@@ -242,7 +249,7 @@ class ActivationMap(Attribution):
         fuse, given = self._fusion(fuse), as_inputs(inputs)[0]
         size: Sequence[int] = max((each.shape[2:] for each in reading.activations), key=math.prod)
         if upsample:
-            sizes = [self._places.size(index, given) for index in range(len(reading.activations))]
+            sizes = [list(look.extents) for look in reading.looks] or [list(given[0].shape[2:])]
             size = sizes[0]
             if any(each != size for each in sizes):
                 raise ValueError(f"layer: they look at inputs of sizes {sizes}, whose maps cannot be fused")
@@ -254,8 +261,9 @@ class ActivationMap(Attribution):
                     )
         several = len(reading.activations) > 1
         maps = []
-        for index, (activations, field) in enumerate(zip(reading.activations, reading.fields, strict=True)):
-            centres = self._places.centres(index, given) if upsample else None
+        looks = reading.looks or [Placement()] * len(reading.activations)
+        for look, activations, field in zip(looks, reading.activations, reading.fields, strict=True):
+            centres = look.centres if upsample else None
             each = self.combine(
                 activations,
                 field,
@@ -281,7 +289,8 @@ class ActivationMap(Attribution):
         if len(reading.activations) != 1:
             raise ValueError(f"reading: it has {len(reading.activations)} layers; fuse them with render()")
         activations, field = self.weighted(reading.activations[0], reading.fields[0])
-        return Summed(activations, activations.new_ones(()).expand_as(activations) if field is None else field)
+        field = activations.new_ones(()).expand_as(activations) if field is None else field
+        return Summed(activations, field, reading.looks[0] if reading.looks else Placement())
 
     def _fusion(self, fuse: str | None) -> str:
         fuse = self.fusion if fuse is None else fuse
@@ -289,8 +298,8 @@ class ActivationMap(Attribution):
             raise ValueError(f"fuse: {fuse!r} is not one of {', '.join(FUSIONS)}")
         return fuse
 
-    def _values(self, task: Task, targets: Sequence[Target] | None) -> LayerValues:
-        """One pass over the inputs, whose output is noted, with what it left of each layer."""
+    def _values(self, task: Task, targets: Sequence[Target] | None) -> list[LayerValues]:
+        """One pass over the inputs, whose output is noted, with what it left of the layers that look at each input."""
 
         def select(output: Any) -> Tensor:
             if targets is None:
@@ -298,35 +307,44 @@ class ActivationMap(Attribution):
             return torch.stack([self.scores(output, resolved(each, task.output), task.examples) for each in targets])
 
         found = self._pass(task, select)
+        if any(size != 1 for sizes in found.uses for size in sizes):
+            raise ValueError("layer: its output is a tuple, not one tensor; choose a layer inside it")
+        every = self._places.views(len(self.layers), task.inputs)
+        return [self._viewed(task, found, which, views, targets) for which, views in every.items()]
+
+    def _viewed(
+        self, task: Task, found: Reading, which: int, views: Sequence[View], targets: Sequence[Target] | None
+    ) -> LayerValues:
+        """What a pass left of the layers that look at one input."""
         count = 1 if targets is None else len(targets)
         activations, gradients, affine = [], [], found.affine
         with torch.enable_grad() if self.tail_graph else contextlib.nullcontext():
-            for index, value in enumerate(found.values):
-                if len(value) != 1:
-                    raise ValueError("layer: its output is a tuple, not one tensor; choose a layer inside it")
+            for view in views:
+                value = found.values[view.layer][view.use]
                 if self.needs_gradients:
-                    gradient = found.gradients[index][0]
-                    gradient = self.adjust(value[0], gradient[None] if targets is None else gradient, found.affine)
-                    each = [self._places.arrange(index, part, task.inputs) for part in gradient]
+                    gradient = found.gradients[view.layer][view.use]
+                    gradient = self.adjust(value, gradient[None] if targets is None else gradient, found.affine)
+                    each = [self._places.arrange(view, part, task.inputs) for part in gradient]
                     gradients.append(torch.cat(each) if len(each) > 1 else each[0])
-                activation = self._places.arrange(index, value[0], task.inputs)
-                affine = affine and activation.numel() == value[0].numel()
+                activation = self._places.arrange(view, value, task.inputs)
+                affine = affine and activation.numel() == value.numel()
                 activations.append(activation.repeat(count, *[1] * (activation.dim() - 1)) if count > 1 else activation)
         if self.tail_graph and not task.create_graph:
             activations, gradients = [t.detach() for t in activations], [t.detach() for t in gradients]
-        return LayerValues(activations, gradients, None if targets is None else count, affine)
+        return LayerValues(activations, gradients, None if targets is None else count, affine, which, views)
 
     def _pass(self, task: Task, select: Callable[[Any], Tensor]) -> Reading:
         """One pass, read at the layers; where none was named, they are found before it."""
 
         def run(layers: Sequence[nn.Module]) -> Reading:
-            lineage = self._places.lineage(layers, task)
+            lineage, by_run = self._places.lineage(layers, task), self._places.by_run(len(layers), task.inputs)
             found = read(
                 task.forward_func,
                 layers,
                 task.inputs,
                 task.additional,
                 select if self.needs_gradients else None,
+                every_use=by_run,
                 create_graph=task.create_graph,
                 tail_graph=self.tail_graph,
                 affine=self.asks_affine,
@@ -335,8 +353,11 @@ class ActivationMap(Attribution):
             )
             if lineage is not None:
                 self._places.learn(layers, self.layer_names, task, found, lineage)
-            check_uses(found, self.needs_gradients, task, layers)
-            return found
+            if by_run or not each_its_own(found, self.needs_gradients, task, layers):
+                return found
+            if self._places.learn_runs(layers, task, found.uses):
+                return run(layers)
+            raise several_maps(found)
 
         def score(output: Any) -> Tensor:
             task.note(output)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastsal.explainers.cam.base import ReshapeTransform
+from fastsal.explainers.cam.base import Stated
 from fastsal.explainers.cam.one_pass import OnePassMap
 from fastsal.explainers.cam.records import LayerValues
 from fastsal.ops import accumulation_dtype
@@ -25,8 +25,8 @@ class FEM(OnePassMap):
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
-            layer's :class:`fastsal.Geometry`.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial], or a
+            :class:`fastsal.Geometry` that says where its positions are. None finds that out.
         k: standard deviations above the mean.
     """
 
@@ -38,7 +38,7 @@ class FEM(OnePassMap):
         model: Callable[..., Any],
         layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
         *,
-        reshape_transform: ReshapeTransform | None = None,
+        reshape_transform: Stated = None,
         k: float = 2.0,
     ) -> None:
         super().__init__(model, layer, reshape_transform=reshape_transform)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastsal.engine.run import host_may_wait
 from fastsal.explainers.arguments import at_least_one
-from fastsal.explainers.cam.base import ReshapeTransform
+from fastsal.explainers.cam.base import Stated
 from fastsal.explainers.cam.grad_cam import GradCAM
 from fastsal.explainers.outputs import main_output
 from fastsal.explainers.scores import Target, one_score_each
@@ -27,8 +27,8 @@ class FinerCAM(GradCAM):
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions and influence on the target, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
-            layer's :class:`fastsal.Geometry`.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial], or a
+            :class:`fastsal.Geometry` that says where its positions are. None finds that out.
         alpha: share of the rivals that is taken off; 0 is Grad-CAM.
         rivals: how many.
     """
@@ -41,7 +41,7 @@ class FinerCAM(GradCAM):
         model: Callable[..., Any],
         layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
         *,
-        reshape_transform: ReshapeTransform | None = None,
+        reshape_transform: Stated = None,
         alpha: float = 1.0,
         rivals: int = 3,
     ) -> None:

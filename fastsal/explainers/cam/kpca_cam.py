@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.explainers.cam.base import ReshapeTransform
+from fastsal.explainers.cam.base import Stated
 from fastsal.explainers.cam.one_pass import OnePassMap
 from fastsal.ops import accumulation_dtype, wide_dtype
 
@@ -26,8 +26,8 @@ class KPCACAM(OnePassMap):
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
-            layer's :class:`fastsal.Geometry`.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial], or a
+            :class:`fastsal.Geometry` that says where its positions are. None finds that out.
         kernel: ``sigmoid`` (tanh(gamma x y + 1)), ``rbf`` (exp(-gamma |x - y|^2)), ``cosine`` or ``linear``.
         gamma: None takes one over the number of channels.
     """
@@ -40,7 +40,7 @@ class KPCACAM(OnePassMap):
         model: Callable[..., Any],
         layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
         *,
-        reshape_transform: ReshapeTransform | None = None,
+        reshape_transform: Stated = None,
         kernel: str = "sigmoid",
         gamma: float | None = None,
     ) -> None:

@@ -22,8 +22,8 @@ class OnePassMap(ActivationMap):
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
-            layer's :class:`fastsal.Geometry`.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial], or a
+            :class:`fastsal.Geometry` that says where its positions are. None finds that out.
     """
 
     cost = "1 forward"
@@ -43,9 +43,10 @@ class OnePassMap(ActivationMap):
         eigen_smooth: bool = False,
         aug_smooth: bool = False,
         create_graph: bool = False,
-    ) -> Call[Tensor]:
-        """Maps [B, 1, *spatial], in the size of the (first) input or of the layer; on the device, in the finer of the
-        layer's dtype and the first input's.
+    ) -> Call[Any]:
+        """Maps [B, 1, *spatial], in the size of the input or of the layer; on the device, in the finer of the layer's
+        dtype and the first input's. Where the layer looks at several inputs there is one for each of these, in the form
+        of the inputs: None stands for an input that it does not look at.
 
         Args:
             inputs: tensor [B, C, *spatial], tuple of tensors, or mapping.
@@ -83,8 +84,8 @@ class GradientMap(OnePassMap):
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions and influence on the target, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
-            layer's :class:`fastsal.Geometry`.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial], or a
+            :class:`fastsal.Geometry` that says where its positions are. None finds that out.
     """
 
     cost = "1 forward, 1 backward to the layer"

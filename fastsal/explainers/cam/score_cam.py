@@ -11,6 +11,7 @@ from torch import Tensor
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
+from fastsal.explainers.cam.placing import Placement, placed
 from fastsal.explainers.cam.records import LayerValues, Rendering
 from fastsal.explainers.cam.swept import SweptMap
 from fastsal.explainers.scores import Target, one_score_each
@@ -19,7 +20,7 @@ from fastsal.ops import accumulation_dtype, cam, wide_dtype
 
 Masked = Callable[[Tensor, Tensor, int, int, int], Tensor]
 """(inputs [B, ...], a channel's masks [B, 1, *spatial], the channel, first, last) -> inputs [(last - first) * B, ...]
-under the samples from first to last of these masks."""
+under the samples from first to last of these masks. The masks' 1 is where the inputs have their channels."""
 
 
 class ScoreCAM(SweptMap):
@@ -35,8 +36,8 @@ class ScoreCAM(SweptMap):
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions and influence on the target, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
-            layer's :class:`fastsal.Geometry`.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial], or a
+            :class:`fastsal.Geometry` that says where its positions are. None finds that out.
     """
 
     summary = "channels weighed by the score that each leaves as a mask"
@@ -59,9 +60,10 @@ class ScoreCAM(SweptMap):
         eigen_smooth: bool = False,
         aug_smooth: bool = False,
         create_graph: bool = False,
-    ) -> Call[Tensor]:
-        """Maps [B, 1, *spatial], in the size of the (first) input or of the layer; on the device, in the finer of the
-        layer's dtype and the first input's.
+    ) -> Call[Any]:
+        """Maps [B, 1, *spatial], in the size of the input or of the layer; on the device, in the finer of the layer's
+        dtype and the first input's. Where the layer looks at several inputs there is one for each of these, in the form
+        of the inputs: None stands for an input that it does not look at.
 
         Args:
             inputs: tensor [B, C, *spatial], tuple of tensors, or mapping.
@@ -105,11 +107,15 @@ class ScoreCAM(SweptMap):
         """
         one_score_each(task.output, task.target, task.examples)  # refuses what names no score, before the passes
         fields: list[Tensor | None] = []
-        for activations in values.activations:
-            if activations.dim() != task.inputs[0].dim():
-                given = f"{tuple(activations.shape)} cannot mask the input {tuple(task.inputs[0].shape)}"
+        x = task.inputs[values.input]
+        if not x.is_floating_point():
+            raise ValueError(f"inputs: {x.dtype} cannot be masked by parts; take a method of gradients or EigenCAM")
+        for view, activations in zip(values.views, values.activations, strict=True):
+            look = view.placement(task.inputs)
+            if activations.dim() - 2 != len(look.axes):
+                given = f"{tuple(activations.shape)} cannot mask the input {tuple(x.shape)}"
                 raise ValueError(f"layer: its output {given}")
-            weights = self._channel_scores(task, activations, samples, masked).softmax(1)
+            weights = self._channel_scores(task, values.input, activations, look, samples, masked).softmax(1)
             fields.append(weights.reshape(*weights.shape, *[1] * (activations.dim() - 2)))
         return fields
 
@@ -117,20 +123,33 @@ class ScoreCAM(SweptMap):
         """Masks [B, *size] in [0, 1] of one channel [B, 1, *layer]."""
         return cam.finish(channel[:, 0], size, relu=False)
 
-    def _channel_scores(self, task: Task, activations: Tensor, samples: int, masked: Masked) -> Tensor:
-        """[B, C], each channel's score: the mean over its masks."""
-        x, channels = task.inputs[0], activations.shape[1]
-        size, wide = list(x.shape[2:]), accumulation_dtype(x.dtype)
+    def _mask_of(self, channel: Tensor, look: Placement, dimensions: int) -> Tensor:
+        """Of one channel [B, 1, *layer], where it looks, to be multiplied by an input of so many dimensions."""
+        if look.centres is not None:
+            wide = channel[:, 0].to(accumulation_dtype(channel.dtype))
+            channel = placed(wide, look.centres, look.extents)[:, None].to(channel.dtype)
+        mask = self.mask(channel, list(look.extents))
+        return mask.view(
+            len(mask),
+            *[mask.shape[1 + look.axes.index(dim)] if dim in look.axes else 1 for dim in range(1, dimensions)],
+        )
+
+    def _channel_scores(
+        self, task: Task, which: int, activations: Tensor, look: Placement, samples: int, masked: Masked
+    ) -> Tensor:
+        """[B, C], each channel's score: the mean over its masks of one of the inputs."""
+        x, channels = task.inputs[which], activations.shape[1]
+        wide = accumulation_dtype(x.dtype)
         widest = wide_dtype(x.device)
         total = torch.zeros((channels, task.examples), dtype=widest, device=x.device)
 
         def work(start: int, stop: int) -> Tensor:
             pieces = []
             for first, last, channel in _spans(start, stop, samples):
-                mask = self.mask(activations[:, channel : channel + 1], size)
-                pieces.append(masked(x, mask[:, None].to(wide), channel, first, last))
+                mask = self._mask_of(activations[:, channel : channel + 1], look, x.dim())
+                pieces.append(masked(x, mask.to(wide), channel, first, last))
             batch = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-            scores = task.select(stop - start)(task.run(stop - start, {0: batch}))
+            scores = task.select(stop - start)(task.run(stop - start, {which: batch}))
             return scores.detach().reshape(stop - start, task.examples).to(widest)
 
         def keep(start: int, stop: int, scores: Tensor) -> None:

@@ -33,8 +33,8 @@ class SmoothGradCAMPlusPlus(SweptMap):
         model: a torch.nn.Module, or a callable around one.
         layer: one of its modules, its dotted name, or a list of these, whose maps are fused. None takes the last layer
             that has positions and influence on the target, at the first call.
-        reshape_transform: function of a layer's value that returns [B, C, *spatial]. None goes by the
-            layer's :class:`fastsal.Geometry`.
+        reshape_transform: function of a layer's value that returns [B, C, *spatial], or a
+            :class:`fastsal.Geometry` that says where its positions are. None finds that out.
     """
 
     summary = "Grad-CAM++ with derivatives averaged over noisy inputs"
@@ -60,9 +60,10 @@ class SmoothGradCAMPlusPlus(SweptMap):
         eigen_smooth: bool = False,
         aug_smooth: bool = False,
         create_graph: bool = False,
-    ) -> Call[Tensor]:
-        """Maps [B, 1, *spatial], in the size of the (first) input or of the layer; on the device, in the finer of the
-        layer's dtype and the first input's.
+    ) -> Call[Any]:
+        """Maps [B, 1, *spatial], in the size of the input or of the layer; on the device, in the finer of the layer's
+        dtype and the first input's. Where the layer looks at several inputs there is one for each of these, in the form
+        of the inputs: None stands for an input that it does not look at.
 
         Args:
             inputs: tensor [B, C, *spatial], tuple of tensors, or mapping.
@@ -96,7 +97,7 @@ class SmoothGradCAMPlusPlus(SweptMap):
         samples, std, key = at_least_one("n_samples", n_samples), deviation(stdevs), as_seed(seed)
 
         def weigh(task: Task, values: LayerValues) -> list[Tensor | None]:
-            moments = self._moments(task, samples, std, key)
+            moments = self._moments(task, values, samples, std, key)
             return [
                 plus_plus_weights(activations, first.relu(), second, third)
                 for activations, (first, second, third) in zip(values.activations, moments, strict=True)
@@ -104,19 +105,24 @@ class SmoothGradCAMPlusPlus(SweptMap):
 
         return self.described(task, weigh, how)
 
-    def _moments(self, task: Task, samples: int, std: float, key: int) -> list[list[Tensor]]:
+    def _moments(self, task: Task, values: LayerValues, samples: int, std: float, key: int) -> list[list[Tensor]]:
         """Means of the gradient, its square and its cube, per layer."""
+        by_run = any(view.use >= 0 for view in values.views)
         state: list[list[Tensor]] = []
 
         def work(start: int, stop: int) -> list[list[Tensor]]:
             count = stop - start
-            noisy = noise.batch(task.inputs[0], start, stop, std=std, seed=key)
+            noisy = noise.batch(task.inputs[values.input], start, stop, std=std, seed=key)
             gradients = read(
-                task.forward_func, self.layers, *task.batch(count, {0: noisy}), task.select(count)
+                task.forward_func,
+                self.layers,
+                *task.batch(count, {values.input: noisy}),
+                task.select(count),
+                every_use=by_run,
             ).gradients
             added = []
-            for index, (gradient,) in enumerate(gradients):
-                g = self._places.arrange(index, gradient, task.inputs)
+            for index, view in enumerate(values.views):
+                g = self._places.arrange(view, gradients[view.layer][view.use], task.inputs)
                 g = g.to(accumulation_dtype(g.dtype))
                 before = state[index] if state else [None] * 3
                 added.append(

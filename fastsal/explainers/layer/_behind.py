@@ -11,6 +11,7 @@ from fastsal.engine.reading import Replaced, read
 from fastsal.engine.run import calling
 from fastsal.explainers.base import Attribution, describe
 from fastsal.explainers.call import Call
+from fastsal.explainers.layer._features import features_of
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 from fastsal.explainers.task import Task
 
@@ -21,6 +22,7 @@ def put_behind(
     method: Callable[[Callable[..., Any]], Attribution],
     at_input: bool,
     *arguments: Any,
+    layer_mask: Any = None,
     **options: Any,
 ) -> Call[Any]:
     """A method's call on the model behind the explainer's layer, or behind each of a list of layers in turn.
@@ -31,6 +33,7 @@ def put_behind(
         method: an explainer of the function that it is given.
         at_input: the values are the layers' inputs.
         arguments: of the method's ``attribute`` after the inputs and before the target.
+        layer_mask: the features of methods that take a ``feature_mask``, as of :func:`features_of`.
         options: its keywords, without target and additional_forward_args.
     """
 
@@ -47,6 +50,7 @@ def put_behind(
 
         if explainer.per_call is not None:
             task.rows()  # before the layer's values are replaced
+        mask = features_of(layer_mask, task, layer, values, at_input)
         with Replaced(task.forward_func, [layer], reading.uses, at_input=at_input) as replaced:
 
             @calling(task.forward_func)
@@ -60,6 +64,7 @@ def put_behind(
                 target=task.target,
                 additional_forward_args=(*task.inputs, *task.additional),
                 **options,
+                **({} if mask is None else {"feature_mask": mask}),
             )
             call.task.copies, call.task.ambiguous = task.copies, task.ambiguous
             call.task.parts = [("layer", len(values))]  # one of its tensors may be of no use

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import Display, attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.layer._behind import put_behind
+from fastsal.explainers.layer._features import POSITIONS
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 from fastsal.explainers.perturbation.occlusion.feature_ablation import FeatureAblation
 from fastsal.explainers.scores import Target
@@ -37,6 +40,10 @@ class LayerFeatureAblation(LayerAttribution):
     per_call = "perturbations_per_eval"
     display = Display("positive", 100.0)
 
+    @classmethod
+    def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {"layer_mask": POSITIONS}
+
     @property
     def multiplies_by_inputs(self) -> bool:
         return True
@@ -63,13 +70,15 @@ class LayerFeatureAblation(LayerAttribution):
             target: which output to explain, as of :meth:`fastsal.FeatureAblation.attribute`.
             additional_forward_args: further arguments of the model; per-example tensors are repeated.
             layer_mask: the feature of each value of the layer, from 0: an int tensor [1 or B, ...] that broadcasts to
-                it, or a tuple of these. None takes each value as one.
+                it, or a tuple of these. None takes each value as one; ``"positions"`` all channels of a position of the
+                layer, by its :class:`fastsal.Geometry`, which is what :func:`fastsal.explain` does.
             attribute_to_layer_input: replace the layer's input rather than its output.
             perturbations_per_eval: features per model call; chosen from memory when None.
             show_progress: show a bar.
 
         Raises:
-            TypeError, ValueError: for arguments outside of the above, or a layer that does not run.
+            TypeError, ValueError: for arguments outside of the above, or a layer that does not run, or whose
+                positions are asked for and not known.
         """
         task = self.task(inputs, target, additional_forward_args)
         return put_behind(
@@ -78,7 +87,7 @@ class LayerFeatureAblation(LayerAttribution):
             FeatureAblation,
             attribute_to_layer_input,
             layer_baselines,
-            feature_mask=layer_mask,
+            layer_mask=layer_mask,
             perturbations_per_eval=perturbations_per_eval,
             show_progress=show_progress,
         )

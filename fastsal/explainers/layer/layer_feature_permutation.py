@@ -10,6 +10,7 @@ from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import Display, attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.layer._behind import put_behind
+from fastsal.explainers.layer._features import POSITIONS
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 from fastsal.explainers.perturbation.occlusion.feature_permutation import FeaturePermutation
 from fastsal.explainers.scores import Target
@@ -41,7 +42,7 @@ class LayerFeaturePermutation(LayerAttribution):
 
     @classmethod
     def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-        return {"seed": 0}
+        return {"layer_mask": POSITIONS, "seed": 0}
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -67,14 +68,16 @@ class LayerFeaturePermutation(LayerAttribution):
             target: which output to explain, as of :meth:`fastsal.FeaturePermutation.attribute`.
             additional_forward_args: further arguments of the model; per-example tensors are repeated.
             layer_mask: the feature of each value of the layer, from 0: an int tensor [1 or B, ...] that broadcasts to
-                it, or a tuple of these. None takes each value as one.
+                it, or a tuple of these. None takes each value as one; ``"positions"`` all channels of a position of the
+                layer, by its :class:`fastsal.Geometry`, which is what :func:`fastsal.explain` does.
             perturbations_per_eval: features per model call; chosen from memory when None.
             attribute_to_layer_input: permute the layer's input rather than its output.
             show_progress: show a bar.
             seed: chooses the orders; None draws it from torch's global generator.
 
         Raises:
-            TypeError, ValueError: for arguments outside of the above, or a layer that does not run.
+            TypeError, ValueError: for arguments outside of the above, or a layer that does not run, or whose
+                positions are asked for and not known.
         """
         task = self.task(inputs, target, additional_forward_args)
         return put_behind(
@@ -82,7 +85,7 @@ class LayerFeaturePermutation(LayerAttribution):
             task,
             FeaturePermutation,
             attribute_to_layer_input,
-            feature_mask=layer_mask,
+            layer_mask=layer_mask,
             perturbations_per_eval=perturbations_per_eval,
             show_progress=show_progress,
             seed=seed,

@@ -57,6 +57,7 @@ class CAM(Extractor):
         super().__init__(model, target_layer, input_shape, enable_hooks, reshape_transform)
 
     def weigh(self, class_idx: Classes, scores: Any, targets: Targets) -> Weighed:
+        self._one_map_each(scores.sum() if isinstance(scores, Tensor) and scores.requires_grad else None)
         a = self._read(0).detach()
         weights: Any = self._classifier.weight
         rows = weights.detach().flatten(1)[class_idx if isinstance(class_idx, list) else [class_idx]]
@@ -123,7 +124,9 @@ class ScoreCAM(Extractor):
 
     def weigh(self, class_idx: Classes, scores: Any, targets: Targets) -> Weighed:
         x, *rest = self._inputs
-        explainer = self.source(self.model, list(self.target_names), reshape_transform=self._arranged)
+        # Without a function of the user's masks lie where the layer looks.
+        arrange = None if self._transform is None else self._arranged
+        explainer = self.source(self.model, list(self.target_names), reshape_transform=arrange)
         with self._hooks_off():
             target = self._target(class_idx, targets, len(x))
             found = explainer.read(x, target, tuple(rest), **self.options(len(x)))

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsal.engine.reading import resolve_layer
+from fastsal.engine.reading import geometry_of, resolve_layer
+from fastsal.engine.reading.affine import reaches
 from fastsal.engine.reading.layers import layers
 from fastsal.engine.run import scratch
 from fastsal.explainers.cam.base import ActivationMap, ReshapeTransform
+from fastsal.explainers.cam.placing import placed, placement_of
 from fastsal.ops import cam
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ class Extractor:
     needs_input = False
     takes_targets = True
     _inputs: tuple[Any, ...]
+    _uses: list[list[Any]]
 
     def __init__(
         self,
@@ -124,8 +127,7 @@ class Extractor:
             resolve_layer(model, name).register_forward_hook(self._reader(index))
             for index, name in enumerate(self.target_names)
         ]
-        if self.needs_input:
-            self.hook_handles.append(model.register_forward_pre_hook(self._keep_input))
+        self.hook_handles.append(model.register_forward_pre_hook(self._begin))
 
     def __call__(
         self,
@@ -202,13 +204,34 @@ class Extractor:
                     value = output.detach().requires_grad_()  # the model is frozen
                 output = value.clone()  # what follows may write to it
             self._values[index] = value
+            self._uses[index].append(value)
             return output
 
         return hook
 
-    def _keep_input(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _begin(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         if self._hooks_enabled:
-            self._inputs = tuple(scratch(value) for value in args)
+            self._inputs = tuple(scratch(value) for value in args) if self.needs_input else ()
+            self._uses = [[] for _ in self.target_names]
+
+    def _one_map_each(self, score: Tensor | None) -> None:
+        """Refuses a layer that ran several times in the pass, unless its last use takes in what the others do.
+
+        Args:
+            score: of the pass, on its graph; None where there is none, which then cannot tell.
+
+        Raises:
+            ValueError: for such a layer.
+        """
+        for name, uses in zip(self.target_names, self._uses, strict=True):
+            if len(uses) < 2:
+                continue
+            held = [[each] for each in uses if isinstance(each, Tensor)]
+            if score is None or score.grad_fn is None or reaches(score, held[:-1], held[-1]):
+                raise ValueError(
+                    f"target_layer: {name} ran {len(uses)} times in the pass, each time with values of its own; name a "
+                    "layer that runs once" + ("" if score is not None else ", or run the model with gradients enabled")
+                )
 
     def _read(self, index: int) -> Tensor:
         """A layer's activations [N, C, *spatial]."""
@@ -240,6 +263,7 @@ class Extractor:
     def reset_hooks(self) -> None:
         """Forget what was read."""
         self._values: list[Any] = [None] * len(self.target_names)
+        self._uses = [[] for _ in self.target_names]
         self._inputs = ()
 
     def remove_hooks(self) -> None:
@@ -290,6 +314,21 @@ def one_size(maps: list[Tensor], shape: Sequence[int] | None) -> list[Tensor]:
     """Maps [N, *spatial] resized linearly, to the largest extents where no shape is given."""
     size = tuple(shape) if shape is not None else tuple(map(max, zip(*(each.shape[1:] for each in maps), strict=True)))
     return [F.interpolate(each[:, None], size, mode=MODES[each.dim()])[:, 0] for each in maps]
+
+
+def laid(extractor: Any, maps: list[Tensor], x: Tensor) -> list[Tensor]:
+    """Each layer's map [N, *spatial], in the input's size where it does not lie over all of it, as mirrored."""
+    base = getattr(extractor, "base_cam", extractor)
+    if base._transform is not None or len(maps) != len(base.target_names):
+        return maps
+    found = []
+    for name, each in zip(base.target_names, maps, strict=True):
+        with contextlib.suppress(ValueError), base._hooks_off():
+            look = placement_of(geometry_of(base.model, name, (x,)), x)
+            if look.centres is not None and len(look.extents) == each.dim() - 1:
+                each = placed(each, look.centres, look.extents)
+        found.append(each)
+    return found
 
 
 def normalized_maps(maps: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class _Gradient(Extractor):
         total = one_score_each(scores, self._target(class_idx, targets, len(activations[0])), len(activations[0])).sum()
         if not total.requires_grad or not all(isinstance(value, Tensor) and value.requires_grad for value in values):
             raise RuntimeError("scores: they have no graph; run the model with gradients enabled, hooks in place")
+        self._one_map_each(total)
         gradients = torch.autograd.grad(total, values, retain_graph=retain_graph, allow_unused=True)
         explainer = self.source(self.model, list(self.target_names))
         fields: list[Tensor | None] = []
@@ -94,9 +95,8 @@ class SmoothGradCAMpp(Extractor):
         self.num_samples, self.std = num_samples, std
 
     def weigh(self, class_idx: Classes, scores: Any, targets: Targets) -> Weighed:
-        explainer = explainers.SmoothGradCAMPlusPlus(
-            self.model, list(self.target_names), reshape_transform=self._arranged
-        )
+        arrange = None if self._transform is None else self._arranged
+        explainer = explainers.SmoothGradCAMPlusPlus(self.model, list(self.target_names), reshape_transform=arrange)
         options = {"n_samples": self.num_samples, "stdevs": self.std, "seed": None}
         x, *rest = self._inputs
         with self._hooks_off():

@@ -37,15 +37,23 @@ class Lineage(TorchDispatchMode):
         self._kept: dict[int, tuple[StorageWeakRef, dict[_Key, Layout]]] = {}
         self.contracted: dict[int, list[int]] = {}
         self.extents: list[tuple[int, ...]] = []
+        self._whole: set[int] = set()
 
     def begin(self, inputs: Iterable[Any]) -> None:
         """The tensors of the inputs, before the model runs; whatever was noted before is forgotten."""
         self._kept, self.contracted = {}, {}
         given = list(inputs)
         self.extents = [tuple(value.shape) if isinstance(value, Tensor) else () for value in given]
+        self._whole = {
+            index for index, value in enumerate(given) if isinstance(value, Tensor) and not value.is_floating_point()
+        }
         for index, value in enumerate(given):
             if isinstance(value, Tensor) and value.dim():
                 self._set(value, of_input(index, value.shape))
+
+    def features(self, index: int) -> int | None:
+        """The dimension of an input's features: the first that a product took the sum over; none of one of numbers."""
+        return None if index in self._whole else next(iter(self.contracted.get(index, ())), 1)
 
     def layout(self, value: Tensor) -> Layout | None:
         """Of a tensor; None where it depends on no input, as far as is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 from fastsal.engine.reading.geometry.layout import Cells, Dim, Examples, Joined, Layout, Plain, size_of, without
@@ -45,7 +46,11 @@ def proved(layout: Layout, lineage: Lineage, which: int | None = None) -> Geomet
         if not any(map(_lost, layout)):
             raise Refuted("none of its dimensions follows the input")
         raise Unproved("none of its dimensions is known to follow the input")
-    return replace(_of_input(layout, lineage, examples, inputs[0]), also=tuple(inputs[1:]))
+    others = []
+    for each in inputs[1:]:
+        with contextlib.suppress(Refuted, Unproved):
+            others.append(_of_input(layout, lineage, examples, each))
+    return replace(_of_input(layout, lineage, examples, inputs[0]), also=tuple(inputs[1:]), others=tuple(others))
 
 
 def cells_along(dim: Dim, which: int) -> tuple[int, list[Cells], int] | None:
@@ -103,6 +108,8 @@ def _of_input(layout: Layout, lineage: Lineage, examples: int, which: int) -> Ge
         if not spare:
             raise Refuted("it has no dimension of channels beside its positions")
         others = spare[:1]
+    if any(_places_of_another(dims[place], which, lineage) for place in others if place in dims):
+        raise Refuted(f"its dimension {others[0]} follows another input: it is of one input's places and the other's")
     ones = [place for place in dims if place not in following and place != others[0]]
     if ones:
         raise Refuted(f"its dimension {ones[0]} of one element is neither channels nor positions")
@@ -142,6 +149,12 @@ def _of_input(layout: Layout, lineage: Lineage, examples: int, which: int) -> Ge
         not any(each.mixed for each in cells),
         any(each.resampled for each in cells),
     )
+
+
+def _places_of_another(dim: Dim, which: int, lineage: Lineage) -> bool:
+    """Whether a dimension follows positions of another input, rather than its features."""
+    looks = {(look.input, look.axis) for cells in _cells(dim) for look in cells.looks if look.input != which}
+    return any(axis != lineage.features(index) for index, axis in looks)
 
 
 def _channels_among(following: dict[int, Dim], contracted: list[int], which: int) -> int:

@@ -55,6 +55,7 @@ class Geometry:
             has its place from the query alone.
         resampled: whether pooling to a fixed size or enlarging made the grid.
         also: other inputs that the layer looks at.
+        others: the geometries of those of them along which it has positions.
 
     >>> tokens = fastsal.Geometry(0, 2, (1, 1), 0, (2, 3), (4, 6), before=1, stride=(16.0, 16.0), offset=(7.5, 7.5))
     >>> tokens.arrange(torch.zeros(2, 25, 8)).shape
@@ -76,6 +77,7 @@ class Geometry:
     local: bool = True
     resampled: bool = False
     also: tuple[int, ...] = ()
+    others: tuple[Geometry, ...] = ()
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -108,6 +110,21 @@ class Geometry:
         if order != list(range(len(order))):
             found = found.permute(0, 1, *[2 + place for place in order])
         return found
+
+    def check(self, value: Tensor) -> None:
+        """
+        Raises:
+            ValueError: for a value of another shape than is described here.
+        """
+        dims = set(self.positions)
+        counts = dict.fromkeys(dims, 1)
+        for dim, count in zip(self.positions, self.grid, strict=True):
+            counts[dim] *= count
+        extra = self.before + self.behind
+        given = {self.examples, self.channels, *dims}
+        fits = given == set(range(value.dim())) and len(given) == 2 + len(dims) and not (extra and len(dims) > 1)
+        if not fits or any(value.shape[dim] != count + extra for dim, count in counts.items()):
+            raise ValueError(f"reshape_transform: {self} is not of a layer's value {tuple(value.shape)}")
 
     def restore(self, arranged: Tensor, value: Tensor) -> Tensor:
         """A layer's value with other positions: ``arranged`` [B, C, *size] where ``value`` has its own."""
