@@ -90,3 +90,41 @@ def test_a_text_is_refused() -> None:
     model = nn.Sequential(Attention(), nn.Flatten(), nn.Linear(96, 3))
     with pytest.raises(ValueError, match="is no image"):
         fastsal.LeGrad(model).attribute(torch.randn(2, 12, 8), 1)
+
+
+class Separable(nn.Module):
+    """MobileViTV2's: a softmax over the patches for each pixel within one; both are four here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.qkv, self.head = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 17, 1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.stem(x)
+        within = found.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).permute(0, 1, 3, 5, 2, 4)  # [B, C, 2, 2, h, w]
+        query, key, value = self.qkv(within.flatten(4).flatten(2, 3)).split([1, 8, 8], 1)
+        context = (key * query.softmax(-1)).sum(-1, keepdim=True)
+        logits: Tensor = self.head((value.relu() * context).mean((2, 3)))
+        return logits
+
+
+class Columns(nn.Module):
+    """Sixteen columns of an image ask its sixteen patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.columns, self.patches = nn.Conv2d(3, 8, (16, 1)), nn.Conv2d(3, 8, 4, 4)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        asked, tokens = self.columns(x).flatten(2).mT, self.patches(x).flatten(2).mT
+        logits: Tensor = self.head(((asked @ tokens.mT).softmax(-1) @ tokens).mean(1))
+        return logits
+
+
+@pytest.mark.parametrize("model", [Separable(), Columns()], ids=lambda model: type(model).__name__)
+def test_queries_that_are_as_many_as_the_patches_are_no_patches(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match="no attention over patches of the first input ran"):
+        fastsal.LeGrad(model).attribute(torch.rand(2, 3, 16, 16), target=1)

@@ -38,7 +38,8 @@ class Keys(NamedTuple):
 def keys_of(layout: Layout | None, dimensions: int) -> Keys | None:
     """Of attention weights, by their layout; None where their keys are not positions of the whole first input.
 
-    Attention within windows has more rows than there are examples: it says nothing of one window beside another.
+    Attention within windows has more rows than there are examples: it says nothing of one window beside another. Nor is
+    it attention of the patches where the queries are something else that is as many: pixels within a patch, say.
 
     Args:
         layout: of the weights [rows, heads, queries, keys].
@@ -48,6 +49,9 @@ def keys_of(layout: Layout | None, dimensions: int) -> Keys | None:
     if layout is None or found is None or not examples_alone(layout[0]):
         return None
     before, cells, _ = found
+    queries = cells_along(layout[-2], 0)
+    if queries is None or [_place(each) for each in queries[1]] != [_place(each) for each in cells]:
+        return None
     axes = [_axis(each) for each in cells]
     spatial = range(2, dimensions)
     if set(axes) != set(spatial):
@@ -67,6 +71,10 @@ def keys_of(layout: Layout | None, dimensions: int) -> Keys | None:
 
 def _axis(cells: Cells) -> int:
     return next(look.axis for look in cells.looks if look.input == 0)
+
+
+def _place(cells: Cells) -> tuple[int, int, float]:
+    return cells.extent, _axis(cells), _stride(cells)
 
 
 def _stride(cells: Cells) -> float:
