@@ -47,7 +47,7 @@ def _changes(ends: Ends, moving: list[str]) -> list[Tensor]:
         other = {key: starts[key] for place, key in enumerate(moving) if not chosen >> place & 1}
         corners.append(_first(ends.run({**fixed, **other})))
     if count == 1:
-        return [corners[1] - corners[0]]
+        return [corners[1].sub_(corners[0])]
     found, defined = [], corners[0].isfinite() & corners[-1].isfinite()
     for place in range(count):
         total = torch.zeros_like(corners[0])
@@ -69,7 +69,7 @@ def rescaled(ends: Ends) -> Back:
         end, start = ends.both(name)
         delta = end - start
         # An infinite ratio stands for the gradient.
-        ratio = (change / delta).to(delta.dtype)
+        ratio = (change.div_(delta) if change.shape == delta.shape else change / delta).to(delta.dtype)
         if ratio.shape == delta.shape:
             ratio.masked_fill_(delta.abs() < ends.eps, torch.inf)
             kept[name] = ratio
