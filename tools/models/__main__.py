@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.models import catalogue, results
 from tools.models.cell import ERROR, MEMORY, NONE, OK, REFUSED, TIMEOUT, WRONG, Cell
-from tools.models.checks import METHODS
+from tools.models.checks import METHODS, ROUNDS
 from tools.models.claims import BUILDING
 from tools.models.publish import PAGE, SUBSET, page
 from tools.models.running import Limits, Worker, run_model
@@ -26,12 +26,12 @@ BAD = (WRONG, ERROR)
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.models", description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="architectures whose names hold one of these")
-    parser.add_argument("--subset", action="store_true", help="the small ones of subset.txt alone")
+    parser.add_argument("--subset", action="store_true", help="the small ones of subset.txt, without packages")
     parser.add_argument("--methods", nargs="*", default=[], help=f"of {', '.join(METHODS)}")
     parser.add_argument("--again", nargs="*", default=[], help=f"run cells of these too: {', '.join(STATUSES)}, all")
     parser.add_argument("--before", default="", help="and only where they were run at another commit than this")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
-    parser.add_argument("--seconds", type=float, default=90, help="processor time of a cell")
+    parser.add_argument("--seconds", type=float, default=60, help="processor time of a cell")
     parser.add_argument("--gigabytes", type=float, default=6, help="memory of a cell")
     parser.add_argument("--deadline", type=float, default=0, help="start no architecture after so many minutes")
     parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of the cells")
@@ -57,9 +57,10 @@ def names_of(given: argparse.Namespace) -> list[str]:
 
 
 def missing(given: argparse.Namespace, names: list[str]) -> dict[str, list[str]]:
-    """The methods that each architecture still needs."""
+    """The methods that each architecture still needs, in their order."""
     cells, versions = results.read(given.results), results.versions()
-    asked = [method for method in METHODS if not given.methods or method in given.methods]
+    usual = [method for method in METHODS if not given.subset or method not in ROUNDS[-1]]
+    asked = [method for method in METHODS if method in (given.methods or usual)]
     found: dict[str, list[str]] = {}
     for name in names:
         failed = cells.get((name, BUILDING))
@@ -102,7 +103,9 @@ def run(given: argparse.Namespace, names: list[str]) -> list[Cell]:
         print(f"{spent:5.1f} min  {cell.status:8}  {cell.model}  {cell.method}: {cell.detail}{changed}", flush=True)
         ran.append(cell)
 
-    waiting = iter(list(missing(given, names).items()))
+    needed = missing(given, names)
+    rounds = [[(name, [m for m in methods if m in each]) for name, methods in needed.items()] for each in ROUNDS]
+    waiting = iter([(name, methods) for each in rounds for name, methods in each if methods])
     lock = threading.Lock()
 
     def job() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from tools.models.stated import Stated, by_convolutions, strided, timm_states
 from tools.models.subject import Score, Subject, made, textured
 
-SIZES: tuple[tuple[int, int], ...] = ((128, 160), (128, 128), (192, 192))
-"""Of images, the first that a model takes; unequal sides tell height from width."""
+SIZES: tuple[tuple[int, int], ...] = ((96, 128), (128, 160), (128, 128), (192, 192))
+"""Of images, the first that a model takes and that leaves it places; unequal sides tell height from width."""
+FEW = 6
+"""Places of the last stage: fewer are no map."""
 
 
 def build(name: str) -> Subject:
@@ -39,12 +42,14 @@ def build(name: str) -> Subject:
 
 
 def _first(candidates: list[Callable[[], Subject]]) -> Subject:
-    """The first that can be built and runs; the last one's error where none does."""
+    """The first that can be built, runs and has places left at its last stage; the last one's error where none does."""
     for attempt in candidates[:-1]:
         try:
-            return attempt()
+            found = attempt()
         except Exception:  # a size that this architecture does not take: whatever it raises
             continue
+        if not found.stated.grids or math.prod(found.stated.grids[0]) >= FEW:
+            return found
     return candidates[-1]()
 
 
@@ -124,13 +129,13 @@ def _torchvision(name: str, architecture: str) -> Subject:
 
     if ".segmentation" in module:
         more = {"weights_backbone": None, "num_classes": 5}
-        return attempt((2, 3, 128, 160), "image", Score(_segments), _of_backbone, **more)()
+        return attempt((2, 3, 96, 128), "image", Score(_segments), _of_backbone, **more)()
     if ".detection" in module:
-        few: dict[str, Any] = {"weights_backbone": None, "num_classes": 5, "min_size": 128, "max_size": 160}
+        few: dict[str, Any] = {"weights_backbone": None, "num_classes": 5, "min_size": 96, "max_size": 128}
         regions = {"box_score_thresh": 0.0, "box_detections_per_img": 20, "rpn_post_nms_top_n_test": 50}
         single = {"score_thresh": 0.0, "detections_per_img": 20}
         ssd = {"weights_backbone": None, "num_classes": 5, **single}
-        shape = (1, 3, 128, 160)
+        shape = (1, 3, 96, 128)
         tried = [{**few, **regions}, {**few, **single}, ssd]
         return _first([attempt(shape, "image", Score(_detections), _of_backbone, **more) for more in tried])
     if ".video" in module:

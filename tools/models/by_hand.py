@@ -38,11 +38,14 @@ def scores(subject: Subject, inputs: Tensor | None = None) -> Tensor:
 
 def gradient(subject: Subject, inputs: Tensor | None = None, model: Callable[..., Any] | None = None) -> Tensor:
     """The scores' gradient by the inputs."""
+    if inputs is None and model is None:
+        found: Tensor = subject.once("gradient", lambda: gradient(subject, subject.inputs))
+        return found.clone()
     x = (subject.inputs if inputs is None else inputs).detach().clone().requires_grad_()
     with evaluating(subject.model), torch.enable_grad():
         score = subject.of((model or subject.model)(x.clone(), *subject.extra))
-        (found,) = torch.autograd.grad(score.sum(), x)
-    return found
+        (by_inputs,) = torch.autograd.grad(score.sum(), x)
+    return by_inputs
 
 
 def leaves(output: Any) -> list[Tensor]:

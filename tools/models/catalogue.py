@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 
@@ -49,23 +51,42 @@ def looks_small(name: str) -> tuple[int, int, int]:
     return rank, number, len(name)
 
 
-def smallest(names: Iterable[tuple[str, str]], parameters: Callable[[str], int | None]) -> list[str]:
-    """Of (family's module, variant) the variant with the fewest parameters of each family, in order of these.
+class Found(NamedTuple):
+    """A family's smallest variant: how many families of its file of definitions are smaller, parameters, name."""
+
+    turn: int
+    parameters: int
+    name: str
+
+
+def smallest(names: Iterable[tuple[str, str]], parameters: Callable[[str], int | None]) -> list[Found]:
+    """Of (family's module, variant) the variant with the fewest parameters of each family; every module's first one
+    comes before any second one, then in order of the parameters.
 
     Only the :data:`TRIED` whose names look smallest are made and counted: making all takes a quarter of an hour.
+
+    >>> sizes = {"resnet18": 11, "resnet50": 25, "seresnet18": 12, "convnext_atto": 30}
+    >>> [each.name for each in smallest([("convnext", n) if "conv" in n else ("resnet", n) for n in sizes], sizes.get)]
+    ['resnet18', 'convnext_atto', 'seresnet18']
     """
     families: dict[tuple[str, str], list[str]] = {}
     for module, name in names:
         families.setdefault(family(module, name), []).append(name)
     best = []
-    for variants in families.values():
+    for (module, _), variants in families.items():
         tried = sorted(variants, key=looks_small)[:TRIED]
         counted = [(count, name) for name in tried if (count := parameters(name)) is not None]
-        best += [min(counted)] if counted else []
-    return [name for count, name in sorted(best) if count <= TOO_LARGE]
+        best += [(*min(counted), module)] if counted else []
+    turns: Counter[str] = Counter()
+    found = []
+    for count, name, module in sorted(best):
+        if count <= TOO_LARGE:
+            found.append(Found(turns[module], count, name))
+            turns[module] += 1
+    return sorted(found)
 
 
-def timm_names() -> list[str]:
+def timm_names() -> list[Found]:
     """timm's, without weights; parameters are counted on the device ``meta``, which holds none."""
     timm = importlib.import_module("timm")
 
@@ -79,13 +100,13 @@ def timm_names() -> list[str]:
         return int(sum(parameter.numel() for parameter in model.parameters()))
 
     names = [(timm.model_entrypoint(name).__module__.rpartition(".")[2], name) for name in timm.list_models()]
-    return [f"timm:{name}" for name in smallest(names, parameters)]
+    return [each._replace(name=f"timm:{each.name}") for each in smallest(names, parameters)]
 
 
-def torchvision_names() -> list[str]:
+def torchvision_names() -> list[Found]:
     """torchvision's classifiers, segmenters, detectors and video models."""
     models = importlib.import_module("torchvision.models")
-    found: list[str] = []
+    found: list[Found] = []
     for room in ("", ".segmentation", ".detection", ".video"):
         module = importlib.import_module(f"torchvision.models{room}")
         given = {"weights_backbone": None} if room in (".segmentation", ".detection") else {}
@@ -97,11 +118,12 @@ def torchvision_names() -> list[str]:
         names = [name for name in models.list_models(module=module) if not name.startswith("quantized")]
         origin = [(models.get_model_builder(name).__module__.rpartition(".")[2], name) for name in names]
         found += smallest(origin, parameters)
-    return [f"torchvision:{name}" for name in found]
+    return [each._replace(name=f"torchvision:{each.name}") for each in found]
 
 
 def names() -> list[str]:
-    """Every architecture of the matrix."""
+    """Every architecture of the matrix, in the order in which it runs: what is small and of a new kind first."""
     from tools.models.transformers_small import CONFIGURATIONS
 
-    return [*timm_names(), *torchvision_names(), *(f"transformers:{name}" for name in CONFIGURATIONS)]
+    images = sorted([*timm_names(), *torchvision_names()])
+    return [*(f"transformers:{name}" for name in CONFIGURATIONS), *(each.name for each in images)]

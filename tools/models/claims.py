@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tools.models.cell import NONE, OK, REFUSED, Cell
+from tools.models.cell import ERROR, MEMORY, NONE, OK, REFUSED, TIMEOUT, WRONG, Cell
 
 LEAST_OK = 0.97
 """Of the cells of a method that have a meaning."""
@@ -22,24 +23,26 @@ LAYER = re.compile(r"^(?P<layer>\S+), grid (?P<grid>[\dx]+)(?P<other>, not the l
 
 
 class Count(NamedTuple):
-    """Cells of one method."""
+    """Cells of one method that have a meaning; ``ended`` by their limit of time or memory."""
 
     ok: int
     refused: int
-    bad: int
+    wrong: int
+    ended: int
     meant: int
 
 
 def count(cells: Iterable[Cell], method: str) -> Count:
-    """Of the method's cells that have a meaning: ok, refused, everything else, all."""
-    statuses = [cell.status for cell in cells if cell.method == method and cell.status != NONE]
-    ok, refused = statuses.count(OK), statuses.count(REFUSED)
-    return Count(ok, refused, len(statuses) - ok - refused, len(statuses))
+    """Of one method."""
+    counts = Counter(cell.status for cell in cells if cell.method == method and cell.status != NONE)
+    return Count(
+        counts[OK], counts[REFUSED], counts[WRONG] + counts[ERROR], counts[TIMEOUT] + counts[MEMORY], counts.total()
+    )
 
 
 def bad(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells that are not ok, not refused and have a meaning, or left the model changed."""
-    return [c for c in cells if c.changed or c.status not in (OK, REFUSED, NONE)]
+    """Cells with another value or an error that is no refusal, and those that left the model changed."""
+    return [c for c in cells if c.changed or (c.method != BUILDING and c.status in (WRONG, ERROR))]
 
 
 def excluded(cells: Iterable[Cell]) -> dict[str, list[Cell]]:

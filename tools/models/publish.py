@@ -9,7 +9,7 @@ from tools.models import claims
 from tools.models.cell import NONE, OK, REFUSED, Cell
 from tools.models.checks import METHODS
 from tools.models.claims import BUILDING
-from tools.models.results import Key
+from tools.models.results import Key, catalogued
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 SUBSET = Path(__file__).parent / "subset.txt"
@@ -18,6 +18,7 @@ SHORT = {
     "saliency": "sal", "integrated-gradients": "ig", "grad-cam": "gcam", "layer-cam": "lcam", "eigen-cam": "ecam",
     "occlusion": "occ", "incremental": "inc", "rise": "rise", "prepare": "prep", "guided-backprop": "gbp",
     "deep-lift": "dlift", "lrp": "lrp", "ablation-cam": "abl", "le-grad": "legrad", "compile": "comp", "export": "exp",
+    "package": "pkg",
 }  # fmt: skip
 WRAPPED = "wrapped: "
 INTRODUCTION = """\
@@ -25,13 +26,15 @@ INTRODUCTION = """\
 
 Every architecture of the table ran every method once, in a process of its own, and each cell was compared with
 something that shares no code with fastsal. `make models` runs what is missing and writes this page;
-`make models-small` runs the {small} of `tools/models/subset.txt`. Cells are kept in `tools/models/results`, so that
-a run goes on where it was.
+`make models-small` runs the {small} of `tools/models/subset.txt`, without packages. Cells are kept in
+`tools/models/results`, so that a run goes on where it was.
 
 - **Models.** The smallest variant of each family of timm; torchvision's classifiers, segmenters, detectors and video
   models; transformers' families of vision, sound and text from small configurations. Random weights, those that start
-  at zero moved away from it, batch norms calibrated; small inputs; the model in training mode before each call;
-  one thread.
+  at zero moved away from it, batch norms calibrated; the model in training mode before each call; one thread. Images
+  are two of 96 x 128, or the first larger size that the architecture takes and that leaves its last stage six places;
+  every method has a meaning there, and the hundreds of passes of a cell end. Integrated Gradients has 3 steps, RISE 8
+  masks, Occlusion windows of a third of each side.
 - **Gradients.** Saliency and Integrated Gradients against autograd by hand; Guided Backprop against hooks on the nodes
   of autograd's graph; the convergence delta of DeepLift is at most 1.25 times Captum 0.9.0's (where Captum cannot run
   the model, that of the gradient times the input). LRP, in float64, against the input times the gradient in which
@@ -44,9 +47,11 @@ a run goes on where it was.
 - **Ways to run.** Prepared, compiled and exported against the plain model, and its map by hand. Wrapped:
   `torch.compile`, `DataParallel`, bfloat16 and float16 on the CPU, dynamic quantisation (whose gradient is to be
   refused), a forward that was put on the module.
-- **Signs.** ok; R refused, in one line; **W** another value; **E** an error that is no refusal; T over its time, M over
-  its memory; – no meaning; an empty cell was not run. What is off in float32 ran again in float64, where rounding is no
-  excuse.
+- **Signs.** ok; R refused, in one line; **W** another value; **E** an error that is no refusal; T ended by its limit
+  of time (a minute of the processor), M of memory; – no meaning; an empty cell was not run. What is off in float32 ran
+  again in float64, where rounding is no excuse.
+- **Order.** Every architecture runs the methods of one or few passes first, the smallest of each file of definitions
+  before any second one of it; then those of hundreds of passes; packages, which compile C++, last.
 - After each cell the model's hooks, flags, gradients, versions and values were compared with those before: {changed}.
 """
 
@@ -79,20 +84,20 @@ def _runs(cells: list[Cell]) -> str:
     names = ", ".join(f"{name} {version}" for name, version in versions.items())
     runs = ", ".join(f"{commit} ({count})" for commit, count in commits.most_common())
     models = len({cell.model for cell in cells})
-    return (
-        f"{models} architectures, {len(cells)} cells, CPU, {names}. Run at (cells): {runs}. "
-        "What is not in the table was not run yet.\n"
-    )
+    known = catalogued()
+    of = f" of the {len(known)} that there are" if known else ""
+    return f"{models} architectures{of}, {len(cells)} cells, CPU, {names}. Run at (cells): {runs}.\n"
 
 
 def _counts(cells: list[Cell]) -> str:
-    lines = ["| method | ok | of | share | refused | not right | |", "|---|---|---|---|---|---|---|"]
+    lines = ["| method | ok | of | share | refused | wrong | ended | |", "|---|---|---|---|---|---|---|---|"]
     for method in METHODS:
         each = claims.count(cells, method)
         share = f"{100 * each.ok / each.meant:.1f} %" if each.meant else ""
         held = f"97 % asked: {'kept' if each.ok >= claims.LEAST_OK * each.meant else 'not kept'}"
         asked = held if method in claims.HELD and each.meant else ""
-        lines.append(f"| {method} | {each.ok} | {each.meant} | {share} | {each.refused} | {each.bad} | {asked} |")
+        counts = " | ".join(map(str, (each.refused, each.wrong, each.ended)))
+        lines.append(f"| {method} | {each.ok} | {each.meant} | {share} | {counts} | {asked} |")
     return "\n".join(lines) + "\n"
 
 

@@ -20,6 +20,12 @@ def versions() -> dict[str, str]:
     return {name: version(name).partition("+")[0] for name in PACKAGES}
 
 
+def catalogued() -> list[str]:
+    """The architectures that there are, as they were found last; none where they were not looked for."""
+    kept = FOLDER / "catalogue.json"
+    return list(json.loads(kept.read_text())["names"]) if kept.exists() else []
+
+
 def commit() -> str:
     """The last change of the library, with a plus where the tree has others; "" outside of a clone."""
     git = ["git", "-C", str(Path(__file__).parents[2])]

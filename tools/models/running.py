@@ -27,7 +27,7 @@ class Limits(NamedTuple):
         gigabytes: of memory.
     """
 
-    seconds: float = 90
+    seconds: float = 60
     gigabytes: float = 6
 
 

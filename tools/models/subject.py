@@ -42,6 +42,7 @@ class Subject:
         target: an int for outputs [B, K], a :class:`Score` otherwise.
         stated: the grids that the model's own settings say, and the tokens of no place.
         extra: further arguments of the model.
+        kept: what several cells compare with, found once; another subject made of this one begins without.
     """
 
     name: str
@@ -51,6 +52,13 @@ class Subject:
     target: Any
     stated: Stated = field(default_factory=Stated)
     extra: tuple[Any, ...] = ()
+    kept: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def once(self, key: Any, find: Callable[[], Any]) -> Any:
+        """What ``find`` gives, remembered by ``key``: the model is the same in every cell, or is built again."""
+        if key not in self.kept:
+            self.kept[key] = find()
+        return self.kept[key]
 
     def of(self, output: Any, target: Any = None) -> Tensor:
         """Scores [B] of an output, without the library."""

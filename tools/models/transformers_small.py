@@ -242,7 +242,7 @@ CONFIGURATIONS: dict[str, Build] = {
                    embed_dim=24, depths=[1, 1, 2], num_heads=[1, 2, 4], num_query_pool=2, **CLASSES),
     "PvtV2": image("PvtV2ForImageClassification", "PvtV2Config", stages(4, 8, 16, 32), (2, 3, 128, 160),
                    hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 4], **CLASSES),
-    "Pvt": image("PvtForImageClassification", "PvtConfig", stages(4, 8, 16), image_size=SIDE,
+    "Pvt": image("PvtForImageClassification", "PvtConfig", stages(4, 8, 16, before=1), image_size=SIDE,
                  num_encoder_blocks=3, hidden_sizes=[8, 16, 24], depths=[1, 1, 1], num_attention_heads=[1, 2, 2],
                  patch_sizes=[4, 2, 2], strides=[4, 2, 2], sequence_reduction_ratios=[4, 2, 1], mlp_ratios=[4, 4, 4],
                  **CLASSES),

@@ -28,5 +28,14 @@ METHODS: dict[str, Callable[[Subject], str]] = {
     "wrapped: quantised": wrapping.quantised,
     "wrapped: patched": wrapping.patched,
     "export": running.export,
+    "package": running.package,
 }
-"""``export`` is last: it compiles C++, which takes longer than all others together."""
+ROUNDS = (
+    tuple(
+        name for name in METHODS if name not in ("incremental", "ablation-cam", "export", "package") and ":" not in name
+    ),
+    tuple(name for name in METHODS if name in ("incremental", "ablation-cam", "export") or ":" in name),
+    ("package",),
+)
+"""Every architecture runs the first before any runs the second. Compiling a package of C++ takes longer than all
+others together."""

@@ -13,12 +13,12 @@ from tools.models import by_hand
 from tools.models.cell import Meaningless, Wrong, near
 from tools.models.subject import Subject
 
-MASKS = 12
+MASKS = 8
 TOKENS = "RISE and Occlusion of token ids"
 
 
 def window_of(subject: Subject) -> tuple[int, ...]:
-    """A quarter of each side of places, all channels; of text three tokens."""
+    """A third of each side of images, all channels; of text three tokens."""
     shape = tuple(subject.inputs.shape[1:])
     if subject.kind == "text":
         return (3, shape[1])
@@ -30,11 +30,16 @@ def window_of(subject: Subject) -> tuple[int, ...]:
         return (shape[0], *(math.ceil(side / 2) for side in shape[1:]))
     if len(shape) == 2:
         return tuple(math.ceil(side / 4) for side in shape)
-    return (shape[0], *(math.ceil(side / 4) for side in shape[1:]))
+    return (shape[0], *(math.ceil(side / 3) for side in shape[1:]))
+
+
+def one_by_one(subject: Subject, window: tuple[int, ...]) -> Tensor:
+    """The score's drop at each window, as many passes as there are windows; once for a subject."""
+    found: Tensor = subject.once(("drops", window), lambda: _loop(subject, window))
+    return found
 
 
 def _loop(subject: Subject, window: tuple[int, ...]) -> Tensor:
-    """The score's drop at each window, as many passes as there are windows."""
     x, clean = subject.inputs, by_hand.scores(subject)
     total = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, clean.dtype))
     starts = [range(0, size, side) for size, side in zip(x.shape[1:], window, strict=True)]
@@ -52,7 +57,7 @@ def _occlusion(subject: Subject, incremental: bool | str) -> str:
     found = fastsal.Occlusion(subject.model).attribute(
         subject.inputs, window, window, target=subject.target, incremental=incremental
     )
-    expected = _loop(subject, window)
+    expected = one_by_one(subject, window)
     # Of outputs that random weights leave all but the same, the drop is a difference of nearly equal numbers.
     size = max(float(expected.abs().max()), 1e-2 * float(by_hand.scores(subject).abs().max()))
     return near("drops", found, expected, 1e-3, size)

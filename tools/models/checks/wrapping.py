@@ -14,7 +14,7 @@ import fastsal
 from tools.models import by_hand
 from tools.models.cell import Wrong, apart, near
 from tools.models.checks.cams import arranged
-from tools.models.checks.sweeps import _loop, window_of
+from tools.models.checks.sweeps import one_by_one, window_of
 from tools.models.subject import Subject
 
 WORSE = 4.0
@@ -99,7 +99,7 @@ def quantised(subject: Subject) -> str:
             return f"the model itself does not run: {type(error).__name__}"
     window = window_of(small)
     drops = fastsal.Occlusion(model).attribute(small.inputs, window, window, target=small.target)
-    expected = _loop(small, window)
+    expected = one_by_one(small, window)
     # The scale of a quantised layer's input is that of the whole batch: rows of a batch depend on each other there.
     size = max(float(expected.abs().max()), 1e-2 * float(clean.abs().max()))
     figure = near("drops", drops, expected, 1e-3, size)
