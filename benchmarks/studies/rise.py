@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import fastsal
 from benchmarks.models import Basic, ResNet
-from benchmarks.studies.page import about, facts
+from benchmarks.studies.page import about, facts, section, with_section
 from fastsal.explainers.anytime import GROUPS
 from fastsal.explainers.perturbation.rise._designs import DESIGNS, Masks
 from fastsal.explainers.perturbation.rise._estimators import ESTIMATORS, estimated
@@ -37,6 +37,8 @@ ROWS = 32
 """Masked images per model call."""
 MADE = "`python -m benchmarks.studies.rise` makes this page, in about an hour on two CPU cores."
 PAGE = Path(__file__).parent / "RISE.md"
+PHOTOGRAPHS = "EfficientNet-Lite0 with ImageNet weights, on photographs"
+"""The section that another command writes (photographs.py)."""
 
 
 class Task(NamedTuple):
@@ -155,6 +157,13 @@ def larger(steps: int) -> tuple[nn.Module, float]:
     return model, accuracy(model, exam)
 
 
+def write(lines: list[str]) -> None:
+    """The page, with the section of the photographs as it was."""
+    kept = section(PAGE.read_text(), PHOTOGRAPHS) if PAGE.exists() else None
+    text = "\n".join(lines)
+    PAGE.write_text(text if kept is None else with_section(text, PHOTOGRAPHS, kept))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truth", type=int, default=65_536, help="masks of the built-in model's truth")
@@ -169,14 +178,14 @@ def main() -> None:
     chosen = images[: arguments.images]
     model = fastsal.prepare(demo(), chosen[:1], probe_seconds=0)
     lines += study(Task("The built-in model", model, chosen, arguments.truth, counts, 3))
-    PAGE.write_text("\n".join(lines))
+    write(lines)
     if arguments.steps:
         trained, share = larger(arguments.steps)
         chosen = images[: arguments.larger_images]
         quick = fastsal.prepare(trained, chosen[:1], probe_seconds=0)
         name = f"A ResNet-18 (11 million parameters, {share:.0%} of held-out canvases right)"
         lines += study(Task(name, quick, chosen, arguments.larger_truth, counts[:2], 2))
-        PAGE.write_text("\n".join(lines))
+        write(lines)
 
 
 if __name__ == "__main__":
