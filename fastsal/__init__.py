@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastsal.deploy import *
     from fastsal.engine.prepare import *
     from fastsal.engine.reading import *
+    from fastsal.engine.run.caches import clear_caches as clear_caches
     from fastsal.explainers import *
     from fastsal.explanation import *
 
@@ -33,6 +34,7 @@ _HOMES: dict[str, tuple[str, ...] | None] = {
     "explanation": None,
     "engine.prepare": ("Prepared", "prepare"),
     "engine.reading": ("Geometry", "layers"),
+    "engine.run.caches": ("clear_caches",),
     "deploy": ("Package", "export", "load"),
 }
 """Rooms whose names are the package's own: these, or all that they list."""

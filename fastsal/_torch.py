@@ -53,6 +53,12 @@ FakeTensorMode = _fake_tensor.FakeTensorMode
 get_current_function_mode: Any = overrides._get_current_function_mode
 """The innermost mode, which is the one that leaving takes away."""
 
+len_torch_function_stack = _C._len_torch_function_stack
+"""Number of modes of this thread, which is what it was once an explanation is over."""
+pop_torch_function_stack: Any = _C._pop_torch_function_stack
+pop_torch_dispatch_stack: Any = _C._pop_torch_dispatch_stack
+"""Take away a mode whose end was interrupted."""
+
 
 class TorchDispatchMode(_python_dispatch.TorchDispatchMode):
     """Sees every op of a call: to tell which backend takes it, or to record what ran."""
@@ -77,6 +83,11 @@ get_decompositions = _decomp.get_decompositions
 BatchNorm = nn.modules.batchnorm._BatchNorm
 """The one base of batch normalisation in every dimension."""
 
+# A thread's own object, which autograd takes along to the threads that run its backward passes.
+has_thread_object = _C._is_key_in_tls
+thread_object = _C._get_obj_in_tls
+set_thread_object = _C._stash_obj_in_tls
+
 # A module's call, and hooks that all modules have.
 MODULE_FILE = _module.__file__
 """Where the methods are that all modules have: calls, and what loads, casts or moves one."""
@@ -100,6 +111,14 @@ def abandon_capture(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
         graph.capture_end()
     with contextlib.suppress(RuntimeError, AttributeError):
         torch._C._cuda_endAllocateToPool(torch._C._cuda_getDevice(), pool)
+
+
+def call_without_dynamo(op: Any) -> None:
+    """Let a custom op's kernels run as they are: what PyTorch puts around them imports torch._dynamo at their first
+    call, which takes over a second, and a custom op is never compiled into anything."""
+    kernels: dict[Any, Any] = getattr(op, "_backend_fns", {})
+    for key, kernel in list(kernels.items()):
+        kernels[key] = getattr(kernel, "__wrapped__", kernel)
 
 
 def cuda_sleep(cycles: int) -> None:

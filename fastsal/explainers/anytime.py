@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import chunks
+from fastsal.engine.run import ChunkSizes, chunks
 from fastsal.explainers.call import Anytime
 
 GROUPS = 16
@@ -97,7 +97,7 @@ def within(anytime: Anytime, limits: Limits) -> Estimate:
 
 def until(anytime: Anytime, limits: Limits, *, every: bool) -> Iterator[Estimate]:
     """Estimates until a limit: one after every chunk, or else a few, and the last."""
-    recent: list[float] = []
+    pace = _Pace(anytime.sweep.chunk_sizes, limits)
     cost, measured, last = 0.0, 0, None
     growth = 1.25 if limits.tolerance is not None else 2.0
     sweep, limited = anytime.sweep, limits.tolerance is not None or limits.deadline is not None
@@ -118,29 +118,56 @@ def until(anytime: Anytime, limits: Limits, *, every: bool) -> Iterator[Estimate
             with sweep.context():
                 done = next(running)
                 _wait(device)
-                now = time.perf_counter()
-                recent = [*recent[1 - RECENT :], now - before]
+                pace.took(done, time.perf_counter() - before)
                 due = every or done == sweep.total or (limited and done >= growth * measured)
-                late = False
-                if limits.deadline is not None:
-                    # An estimate may take time in proportion to what it is made of; it is measured at every doubling.
-                    expected = MARGIN * (max(recent) + cost * (done / measured if measured else 1.0))
-                    left = limits.began + limits.deadline - now
-                    late = left < expected
-                    due = due or late
+                # An estimate may take time in proportion to what it is made of; it is measured at every doubling.
+                late = pace.is_late(cost * (done / measured if measured else 1.0))
+                due = due or late
                 if due or (limited and last is None):
                     last = estimated(done)
-                    late = late or (
-                        limits.deadline is not None
-                        and last is not None
-                        and limits.began + limits.deadline - time.perf_counter() < MARGIN * (max(recent) + cost)
-                    )
+                    late = late or (last is not None and pace.is_late(cost))
                 enough = last is not None and limits.tolerance is not None and last.relative_error <= limits.tolerance
             if last is not None and due:
                 yield last
             if enough or (late and last is not None):
                 return
             before = time.perf_counter()
+
+
+class _Pace:
+    """Chunks that end before a deadline: the first is of one item, the others grow with the time that it took.
+
+    Args:
+        sizes: of the chunks, which it bounds where there is a deadline.
+        limits: with the deadline.
+    """
+
+    def __init__(self, sizes: ChunkSizes, limits: Limits) -> None:
+        self._sizes, self._limits = sizes, limits
+        self._recent: list[tuple[int, float]] = []
+        self._done = 0
+        if limits.deadline is not None:
+            sizes.most = 1
+
+    def took(self, done: int, seconds: float) -> None:
+        """A chunk took so many seconds, after which so many items are done."""
+        self._recent = [*self._recent[1 - RECENT :], (done - self._done, seconds)]
+        self._done = done
+
+    def is_late(self, estimate: float) -> bool:
+        """Whether not even one item and an estimate, which takes so many seconds, can be expected to be in time.
+
+        Else the next chunk has as many items as can, but at most twice as many as the last.
+        """
+        if self._limits.deadline is None:
+            return False
+        left = (self._limits.began + self._limits.deadline - time.perf_counter()) / MARGIN - estimate
+        least = min(seconds for _, seconds in self._recent)
+        each = max(seconds / items for items, seconds in self._recent[-2:])
+        if left < least:
+            return True
+        self._sizes.most = max(1, min(2 * self._recent[-1][0], int(left / each)))
+        return False
 
 
 def _wait(device: torch.device) -> None:

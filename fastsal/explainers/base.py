@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.prepare import Prepared, Step
-from fastsal.engine.run import Swept, evaluation, modules_of, observed, run, scratch
+from fastsal.engine.run import Bounds, Swept, evaluation, modules_of, observed, run, scratch
 from fastsal.explainers.anytime import Estimate, Limits, limits_of, until, within
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, baseline_inputs
 from fastsal.explainers.call import Anytime, Call
@@ -48,7 +48,7 @@ def attribution(function: Callable[P, Call[R]]) -> Callable[P, R]:
         if torch.is_inference_mode_enabled():
             with _outside_of_inference():
                 return attribute(*args, **kwargs)
-        with observed() as sweeps:
+        with Bounds(), observed() as sweeps:
             result = function(*args, **kwargs).run()
         explainer.state.sweeps = tuple(sweeps)
         return result
@@ -70,7 +70,7 @@ def describe(explainer: Any, *args: Any, **kwargs: Any) -> Call[Any]:
         found: Call[Any] = type(explainer).attribute.describe(explainer, *args, **kwargs)
 
     def run() -> Any:
-        with _outside_of_inference():
+        with Bounds(), _outside_of_inference():
             return found.run()
 
     return dataclasses.replace(found, run=run)
@@ -89,7 +89,7 @@ def _copied(function: Any) -> Any:
 def estimate_of(call: Call[Any], limits: Limits) -> Estimate:
     """What a described call estimates within limits; only for one that can end early."""
     assert call.anytime is not None
-    with _outside_of_inference():
+    with Bounds(), _outside_of_inference():
         return within(call.anytime(), limits)
 
 
@@ -346,7 +346,7 @@ class Estimating:
             TypeError, ValueError: as of ``attribute``; for limits that are not above 0, or too few samples.
         """
         limits = limits_of(tolerance, deadline)
-        with _outside_of_inference(), observed() as sweeps:
+        with Bounds(), _outside_of_inference(), observed() as sweeps:
             anytime = self._anytime("estimate", args, kwargs)
             found = within(anytime, limits)
         self.state.sweeps = tuple(sweeps)  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastsal._torch import call_without_dynamo
 from fastsal.ops._arguments import index_range
 from fastsal.ops._define import Op
 from fastsal.ops._vmap import one_by_one, to_front
@@ -41,6 +42,9 @@ def _draw(seed: int, start: int, stop: int, elements: int, device: torch.device)
             else:
                 drawn.copy_(reference.normals(words)[first % 2 :][: last - first])
     return result
+
+
+call_without_dynamo(reference.draw)
 
 
 def _empty_batch(input: Tensor, std: Any, deviation: Any, seed: Any, start: Any, stop: Any) -> Tensor:

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastsal
-from fastsal.engine.run.session import _evaluated, current
+from fastsal.engine.run import training
+from fastsal.engine.run.own import owner
+from fastsal.engine.run.session import current
 from tests.explainers.networks import Small, image, small
 
 ASKED_FOR_HOOKS = getattr(torch_module, "_has_any_global_hook", None)
@@ -215,7 +217,8 @@ def nothing_is_left() -> None:
     assert getattr(torch_module, "_has_any_global_hook", None) is ASKED_FOR_HOOKS
     assert torch.overrides._get_current_function_mode() is None
     assert current() is None
-    assert not _evaluated
+    assert training.nothing_held()
+    assert not owner().open
 
 
 EXPLAIN: dict[str, Callable[[Any, Tensor], Tensor]] = {

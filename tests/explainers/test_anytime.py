@@ -156,9 +156,9 @@ def test_a_deadline_ends_it(name: str) -> None:
 
 def test_a_deadline_before_the_first_call_is_over_gives_what_there_is() -> None:
     found = explain("rise", Slow(0.02), deadline=1e-6, perturbations_per_eval=4)
-    assert found.samples == 4
+    assert found.samples == 1  # the first model call is of one mask, however many it may take
     found = explain("shapley", Slow(0.0), deadline=1e-6, perturbations_per_eval=12)
-    assert found.samples == 1
+    assert found.samples == 0  # one of the four coalitions of the first order
     assert found.error.isinf().all()
     assert found.relative_error == float("inf")
 

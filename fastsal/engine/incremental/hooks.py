@@ -11,14 +11,9 @@ from torch import Tensor, nn
 
 from fastsal._torch import tree_leaves
 from fastsal.engine.run.forward import run
+from fastsal.engine.run.own import Undone, has_users_hooks
 
-_HELD = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)
+_HELD = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class Hooks(NamedTuple):
@@ -47,7 +42,7 @@ def hooks_of(forward_func: Callable[..., Any], models: Sequence[nn.Module], inpu
         models: the modules that it runs.
         input: [1, ...].
     """
-    if not any(part._forward_hooks or part._forward_pre_hooks for model in models for part in model.modules()):
+    if not any(has_users_hooks(part, _HELD) for model in models for part in model.modules()):
         return Hooks()
     with_hooks = tree_leaves(run(forward_func, (input.detach().clone(),)))
     try:
@@ -71,14 +66,10 @@ def _equal(one: Any, other: Any) -> bool:
 
 @contextlib.contextmanager
 def without_hooks(models: Iterable[nn.Module], away: bool = True) -> Iterator[None]:
-    """Modules without the hooks around their forward, which are back afterwards; as they are if not ``away``."""
+    """Modules without the hooks around their forward for this thread; as they are if not ``away``."""
     parts = dict.fromkeys(part for model in models for part in model.modules())
-    held = [(vars(part), name) for part in parts for name in _HELD if away and vars(part).get(name)]
-    before = [attributes[name] for attributes, name in held]
-    try:
-        for attributes, name in held:
-            attributes[name] = type(attributes[name])()
+    with Undone() as undone:
+        for hooks in (getattr(part, name) for part in parts for name in _HELD if away):
+            if hooks:
+                undone.without(hooks)
         yield
-    finally:
-        for (attributes, name), hooks in zip(held, before, strict=True):
-            attributes[name] = hooks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from fastsal.engine.incremental.hooks import hooks_of, without_hooks
 from fastsal.engine.run.forward import run
 from fastsal.engine.run.modules import modules_of
 from fastsal.engine.run.operations import functional_form
+from fastsal.engine.run.own import Undone
 
 
 class NotTraceable(ValueError):
@@ -96,12 +98,19 @@ def attributes_kept(models: Iterable[nn.Module]) -> Iterator[None]:
     # A ScriptModule's buffers are no dict, and cannot be replaced.
     written = [held for part in parts for held in (vars(part), part._buffers) if isinstance(held, dict)]
     before = [(held, dict(held)) for held in written]
-    try:
-        yield
-    finally:
+    with Undone() as undone:
         for held, items in before:
-            held.clear()
-            held.update(items)
+            undone.at_end(functools.partial(_back, held, items))
+        yield
+
+
+def _back(held: dict[str, Any], items: dict[str, Any]) -> None:
+    """Set back what differs, one by one: other threads read it meanwhile, and may have a forward and flags there."""
+    for name in [name for name in list(held) if name not in items and name != "forward"]:
+        held.pop(name, None)
+    for name, value in items.items():
+        if held.get(name, held) is not value and name not in ("forward", "training"):
+            held[name] = value
 
 
 def _exported(call: _Call, rows: Tensor, specs: list[TreeSpec]) -> Traced:

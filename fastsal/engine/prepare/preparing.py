@@ -19,6 +19,7 @@ from fastsal.engine.run.chunk_sizes import MOST_ROWS, free_bytes
 from fastsal.engine.run.comparing import by_row, difference
 from fastsal.engine.run.forward import evaluation, run, scratch
 from fastsal.engine.run.modules import unwrapped
+from fastsal.engine.run.own import Undone
 
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 FIRST_ROWS = 8
@@ -192,12 +193,10 @@ class _Preparation:
         linear = [(part, name) for name, part in self.model.named_modules() if isinstance(part, nn.Linear)]
         names: dict[nn.Module, str] = dict(linear)
         seen: list[nn.Module] = []
-        hooks = [part.register_forward_hook(lambda part, _args, _out: seen.append(part)) for part in names]
-        try:
+        with Undone() as undone:
+            for part in names:
+                undone.hook(part, lambda part, _args, _out: seen.append(part))
             run(self.model, self._copies())
-        finally:
-            for hook in hooks:
-                hook.remove()
         if not seen or seen.count(seen[-1]) != 1:
             return None
         return names[seen[-1]]

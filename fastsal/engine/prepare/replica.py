@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal.engine.run.own import users_attributes
+
 Convert = Callable[[Tensor], Tensor]
 
 
@@ -45,7 +47,7 @@ def replica(
             if tensor is not None and id(tensor) not in tensors:
                 tensors[id(tensor)] = _converted(tensor, convert)
     for part, copy in modules.items():
-        values = {name: _mapped(value, modules, tensors) for name, value in vars(part).items()}
+        values = {name: _mapped(value, modules, tensors) for name, value in users_attributes(part).items()}
         copy.__dict__.clear()
         copy.__dict__.update(values)
         copy.__dict__["training"] = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,10 @@ from fastsal._torch import tree_leaves
 from fastsal.engine.prepare.watch import Watch
 from fastsal.engine.run.forward import run, scratch
 from fastsal.engine.run.modules import ForwardFunc, behind, hookable, module_of
+from fastsal.engine.run.own import Undone, has_users_hooks, users_forward
 
 AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 MIX = 0.37
 """Where on a path it is checked that the layer's value is affine."""
 
@@ -41,13 +44,9 @@ class FirstLayer:
             found.append(output)
             raise _Reached
 
-        handle = self.layer.register_forward_hook(stop)
-        try:
+        with Undone() as undone, contextlib.suppress(_Reached):
+            undone.hook(self.layer, stop)
             run(self._forward_func, (x,), additional)
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
         if len(found) != 1:
             raise ValueError("forward_func: it no longer runs its first layer")
         return found[0]
@@ -87,11 +86,9 @@ class FirstLayer:
             calls.append(1)
             return value
 
-        self.layer.__dict__["forward"] = answer
-        try:
+        with Undone() as undone:
+            undone.forward(self.layer, answer)
             found = run(self._forward_func, (x,), additional)
-        finally:
-            del self.layer.__dict__["forward"]
         if len(calls) != 1:
             raise ValueError(f"forward_func: it ran its first layer {len(calls)} times")
         return found
@@ -195,17 +192,16 @@ def _search(
         ran.append(part)
         raise _Reached
 
-    handles = [part.register_forward_pre_hook(note) for part in layers]
-    try:
-        run(forward_func, (one,), tuple(map(scratch, additional)))
-    except _Reached:
-        pass
-    except Exception:  # the model's own error is raised where the explainer runs it
-        return None
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not ran or _hooked(ran[0]) or "forward" in ran[0].__dict__:
+    with Undone() as undone:
+        for part in layers:
+            undone.hook(part, note, before=True)
+        try:
+            run(forward_func, (one,), tuple(map(scratch, additional)))
+        except _Reached:
+            pass
+        except Exception:  # the model's own error is raised where the explainer runs it
+            return None
+    if not ran or has_users_hooks(ran[0], _HOOKS) or users_forward(ran[0]) is not None:
         return None
     first = FirstLayer(forward_func, ran[0])
     # A convolution's value is often several times its input, and costs more to pass than the products that it saves.
@@ -215,10 +211,3 @@ def _search(
         expected = run(forward_func, (one.clone(),), additional)
     reached = first.is_reached(one, additional)
     return ran[0] if reached and first.is_the_only_way(one, additional, expected) else None
-
-
-def _hooked(part: nn.Module) -> bool:
-    return any(
-        getattr(part, name)
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    )

@@ -17,6 +17,7 @@ from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.resolving import resolve_layer
 from fastsal.engine.run.forward import detached, evaluation, run, scratch
 from fastsal.engine.run.modules import calling, modules_of, unwrapped
+from fastsal.engine.run.own import Undone
 from fastsal.engine.run.telling import tell
 
 Tensors = tuple[Tensor, ...]
@@ -84,17 +85,13 @@ def hooked(layers: Sequence[nn.Module], visit: Callable[[int, Tensors], Tensors]
     def after(index: int) -> Callable[..., Any]:
         return lambda _module, _args, output: _swap(output, lambda tensors: visit(index, tensors))
 
-    handles = []
-    try:
+    with Undone() as undone:
         for index, layer in enumerate(layers):
             if at_input:
-                handles.append(layer.register_forward_pre_hook(before(index), with_kwargs=True))
+                undone.hook(layer, before(index), before=True, kwargs=True)
             else:
-                handles.append(layer.register_forward_hook(after(index)))
+                undone.hook(layer, after(index))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Recording:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastsal._torch import tree_leaves, tree_map
 from fastsal.engine.run.forward import find, run, scratch
 from fastsal.engine.run.modules import parts_of, unwrapped
+from fastsal.engine.run.own import Undone
 
 
 class Tail:
@@ -90,12 +91,10 @@ class Tail:
             else:
                 kept.pop(module, None)  # it runs behind the layer too
 
-        handles = [part.register_forward_hook(keep) for part in self._parts]
-        try:
+        with Undone() as undone:
+            for part in self._parts:
+                undone.hook(part, keep)
             output = run(self._model, tuple(map(scratch, self._inputs)), tuple(map(scratch, self._additional)))
-        finally:
-            for handle in handles:
-                handle.remove()
         if len(seen) != 1:
             raise ValueError(f"layer: the model ran it {len(seen)} times; choose one that its forward calls once")
         holders = {part for part in self._parts if any(child is self._layer for child in part.modules())}
@@ -106,9 +105,7 @@ class Tail:
     @contextlib.contextmanager
     def _answering(self, answers: dict[nn.Module, Callable[[int], Any]]) -> Iterator[None]:
         """Modules that return an answer, whatever hooks of the user's they have; all but a whole layer do not run."""
-        before = {part: vars(part).get("forward") for part in answers}
         calls = dict.fromkeys(answers, 0)
-        handles = []
 
         def skipped(part: nn.Module) -> Callable[..., Any]:
             return lambda *_args, **_kwargs: answers[part](calls[part])
@@ -121,19 +118,12 @@ class Tail:
 
             return hook
 
-        try:
+        with Undone() as undone:
             for part in answers:
                 if self.mode in ("kept", "copied"):
-                    part.__dict__["forward"] = skipped(part)
-                handles.append(part.register_forward_hook(final(part)))
+                    undone.forward(part, skipped(part))
+                undone.hook(part, final(part))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            for part, forward in before.items():
-                part.__dict__.pop("forward", None)
-                if forward is not None:
-                    part.__dict__["forward"] = forward
 
     def _agrees(self) -> bool:
         """Whether the layer's own value gives the model's output, beside a row of zeros."""

@@ -1,5 +1,6 @@
 """One call of the model, and many: sweeps, their batches, and CUDA graphs."""
 
+from fastsal.engine.run.caches import Bounded, clear_caches, freed
 from fastsal.engine.run.capturable import Capturable, NotCapturable
 from fastsal.engine.run.chunk_sizes import ChunkSizes, chunks_of
 from fastsal.engine.run.comparing import difference
@@ -9,12 +10,15 @@ from fastsal.engine.run.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.run.independence import Rows, output_tensors, rows_of
 from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
+from fastsal.engine.run.own import Bounds, Undone
 from fastsal.engine.run.random_states import keeping_random_states
 from fastsal.engine.run.sweep import Sweep, Swept, chunks, note, observed, watched
 from fastsal.engine.run.telling import tell
 from fastsal.engine.run.too_large import ChunkTooLarge, is_too_large
 
 __all__ = [
+    "Bounded",
+    "Bounds",
     "Capturable",
     "ChunkSizes",
     "ChunkTooLarge",
@@ -24,13 +28,16 @@ __all__ = [
     "Rows",
     "Sweep",
     "Swept",
+    "Undone",
     "calling",
     "chunks",
     "chunks_of",
+    "clear_caches",
     "detached",
     "difference",
     "evaluation",
     "find",
+    "freed",
     "hookable",
     "host_may_wait",
     "input_gradients",

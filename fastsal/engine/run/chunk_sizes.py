@@ -12,6 +12,7 @@ import torch
 
 from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import ForwardFunc, behind, modules_of
+from fastsal.engine.run.own import Undone
 
 CPU_ROWS = 8
 CPU_BYTES = 2**22
@@ -33,11 +34,9 @@ _fixed_size: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastsa
 @contextlib.contextmanager
 def chunks_of(items: int) -> Iterator[None]:
     """Sweeps inside run chunks of so many items, whatever memory there is: what traces them sees no memory."""
-    token = _fixed_size.set(items)
-    try:
+    with Undone() as undone:
+        undone.set(_fixed_size, items)
         yield
-    finally:
-        _fixed_size.reset(token)
 
 
 class ChunkSizes:
@@ -46,6 +45,10 @@ class ChunkSizes:
     A batch size given by the caller is in items and is honoured until memory runs out. Otherwise ``forward_func`` is
     asked for the rows per call that were measured to be the fastest, where it is prepared; where it is not known what
     it runs, after the first chunk.
+
+    Attributes:
+        size: of the next chunk, as far as memory goes.
+        most: of the next chunk, as far as the time of whoever runs the sweep goes; None where that does not matter.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class ChunkSizes:
         self.device, self._total = device, total
         self._unknown: ForwardFunc | None = None
         batch_size = _fixed_size.get() or batch_size
+        self.most: int | None = None
         self._rows_per_item = max(rows_per_item, 1)
         self._fixed = batch_size is not None
         self._reserved = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
@@ -86,6 +90,11 @@ class ChunkSizes:
         if size > MULTIPLE:
             size -= size % MULTIPLE
         self.size = max(1, min(size, self._total))
+
+    @property
+    def next(self) -> int:
+        """Items of the next chunk."""
+        return self.size if self.most is None else max(1, min(self.size, self.most))
 
     def succeeded(self, count: int) -> None:
         """A chunk of ``count`` items ran: on a GPU, grow into what it left free."""

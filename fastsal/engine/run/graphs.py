@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastsal._torch import abandon_capture, tree_flatten, tree_unflatten
 from fastsal.engine.run.capturable import Capturable
+from fastsal.engine.run.own import Undone
 
 cuda: Any = torch.cuda
 
@@ -30,11 +31,9 @@ def host_may_wait() -> bool:
 @contextlib.contextmanager
 def without_waiting() -> Iterator[None]:
     """Inside, values on the device are not read: what they say wrong is seen in the result, as NaN."""
-    token = _may_wait.set(False)
-    try:
+    with Undone() as undone:
+        undone.set(_may_wait, False)
         yield
-    finally:
-        _may_wait.reset(token)
 
 
 _one_at_a_time = threading.Lock()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsal._torch import tree_leaves
+from fastsal.engine.run.caches import on_clearing
 from fastsal.engine.run.comparing import difference
 from fastsal.engine.run.model_state import State, model_state
 from fastsal.engine.run.modules import ForwardFunc, WhileAlive, modules_of
@@ -47,6 +48,7 @@ class _Kept(NamedTuple):
 
 _kept: WhileAlive[dict[Hashable, _Kept]] = WhileAlive()
 """By callable, then by form of call."""
+on_clearing(_kept.clear)
 
 Outputs = Callable[[str], Sequence[Tensor]]
 """The tensors of the model's output for copies of the inputs: ``s`` for an altered one, ``x`` for one as it is."""
@@ -245,7 +247,7 @@ def _remember(owner: ForwardFunc, form: Hashable, kept: _Kept) -> None:
     known.pop(form, None)
     known[form] = kept
     if len(known) > MOST:
-        del known[next(iter(known))]
+        known.pop(next(iter(list(known))), None)  # another thread may have taken it
 
 
 def _anchor(owner: ForwardFunc) -> Any:

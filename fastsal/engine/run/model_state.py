@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.run.modules import ForwardFunc, parts_of
+from fastsal.engine.run.own import users_attributes
 
 State = dict[tuple[int, str], Any]
 """By part and name."""
@@ -48,8 +49,10 @@ def _add_part(state: State, seen: set[int], key: int, part: nn.Module) -> None:
     if isinstance(part, torch.jit.ScriptModule):
         state[key, "training"] = getattr(part, "training", None)
         return
-    for name, value in vars(part).items():
-        if name in ("_parameters", "_buffers"):
+    for name, value in users_attributes(part).items():
+        if name == "training":
+            state[key, name] = part.training  # as this thread sees it
+        elif name in ("_parameters", "_buffers"):
             state[key, name] = tuple((each, None if t is None else (t.shape, t.dtype)) for each, t in value.items())
         elif name == "_modules":
             state[key, name] = tuple((each, id(child)) for each, child in value.items())

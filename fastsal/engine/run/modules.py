@@ -72,6 +72,10 @@ class WhileAlive(Generic[Value]):
         found = self._kept.get(id(key))
         return found[1] if found is not None and found[0]() is key else None
 
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._kept.clear()
+
     def set(self, key: Any, value: Value) -> None:
         """Keep a value for an object.
 
@@ -83,7 +87,7 @@ class WhileAlive(Generic[Value]):
         def remove(reference: weakref.ref[Any]) -> None:
             found = kept.get(place)
             if found is not None and found[0] is reference:
-                del kept[place]
+                kept.pop(place, None)
 
         kept[place] = weakref.ref(key, remove), value
 
@@ -255,6 +259,12 @@ def is_compiled(parts: Iterable[nn.Module]) -> bool:
         or hasattr(getattr(part, "forward", None), "_torchdynamo_orig_callable")
         for part in parts
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def has_compiled_methods(kind: type) -> bool:
+    """Whether ``torch.compile`` made a method of a class of modules."""
+    return any(hasattr(each, "_torchdynamo_orig_callable") for base in kind.__mro__ for each in vars(base).values())
 
 
 def hookable(forward_func: ForwardFunc) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+
+from fastsal.engine.run.own import Undone
 
 
 def random_states(devices: Iterable[torch.device]) -> list[tuple[Any, Any]]:
@@ -22,9 +25,7 @@ def random_states(devices: Iterable[torch.device]) -> list[tuple[Any, Any]]:
 @contextlib.contextmanager
 def keeping_random_states(device: torch.device) -> Iterator[None]:
     """What is drawn inside is drawn again by what comes after."""
-    states = random_states([device])
-    try:
+    with Undone() as undone:
+        for draw, state in random_states([device]):
+            undone.at_end(functools.partial(draw, state))
         yield
-    finally:
-        for draw, state in states:
-            draw(state)

@@ -7,8 +7,6 @@ runs, and until a pass was complete a mode tells of operations outside of module
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from fastsal.engine.run.modules import (
     behind,
     close,
     forget,
+    has_compiled_methods,
     is_closed,
     is_compiled,
     outermost_of,
@@ -29,26 +28,19 @@ from fastsal.engine.run.modules import (
     remember,
     unwrapped,
 )
+from fastsal.engine.run.own import Bounds, Undone, owner, settle
 from fastsal.engine.run.random_states import random_states
+from fastsal.engine.run.training import evaluate
 from fastsal.engine.run.watching import Again, Pass
 
 MOST_TRIES = 8
 """Runs of one pass, each of which found another module that was in training mode until then."""
 
 
-class _Thread(threading.local):
-    """The sessions that a thread entered, the innermost last."""
-
-    def __init__(self) -> None:
-        self.sessions: list[Session] = []
-
-
-_thread = _Thread()
-
-
 def current() -> Session | None:
     """The innermost session of this thread."""
-    return _thread.sessions[-1] if _thread.sessions else None
+    sessions = owner().sessions
+    return sessions[-1] if sessions else None
 
 
 class Session:
@@ -65,39 +57,48 @@ class Session:
         self.forward_func = forward_func
         self.complete = False
         self._contexts: contextlib.ExitStack | None = None  # most sessions have no other in them
-        self._stack = _thread.sessions
+        self._undone = Undone()
+        self._stack = self._undone.owner.sessions
+        self._bounds: Bounds | None = None
         self.eager: bool = eager or any(other.eager for other in self._stack)
         self._parts: dict[int, nn.Module] = {}
         self._outermost: dict[int, nn.Module] = {}
         self._hidden: dict[int, nn.Module] = {}
         self._closed: set[int] = set()
         self._opaque: dict[int, bool] = {}
-        self._switched: list[nn.Module] = []
-        self._compiled = self._running = self._grown = self._holds_stance = False
+        self._compiled = self._running = self._grown = False
         self._watched = True
 
     def __enter__(self) -> Session:
-        self._stack.append(self)
         try:
+            if not self._stack:
+                self._bounds = Bounds()
+            self._stack.append(self)
+            self._undone.__enter__()
             if torch.is_inference_mode_enabled():
                 self._enter(torch.inference_mode(False))
-            self._holds_stance = self.eager and stance.hold(stance.EAGER)
+            if self.eager:
+                stance.hold(stance.EAGER, self._undone)
             self._take_known()
-        except BaseException:
-            self.__exit__()
+            return self
+        except BaseException as error:
+            self.__exit__(type(error))
             raise
-        return self
 
     def __exit__(self, *error: object) -> None:
+        settle(self.leave)
+        if self._bounds is not None:
+            self._bounds.__exit__(*error)
+
+    def leave(self) -> None:
+        """The end; once more where an interrupt came."""
         try:
             if self._contexts is not None:
                 self._contexts.close()
         finally:
-            self._stack.remove(self)
-            if self._holds_stance:
-                stance.release(stance.EAGER)
-            if self._switched:
-                _back(self._switched)
+            self._undone.undo()
+            if self in self._stack:
+                self._stack.remove(self)
             forget(self.forward_func, [other.forward_func for other in self._stack])
 
     def _enter(self, context: contextlib.AbstractContextManager[Any]) -> None:
@@ -116,6 +117,7 @@ class Session:
             self._watched = not self.is_opaque(self.forward_func)
         known = behind(self.forward_func)
         if known is not None:
+            self._compiled = known.compiled
             for module in known.outermost:
                 self._take(module, managed=True)
             for module in known.hidden:
@@ -133,9 +135,18 @@ class Session:
         if is_closed(module, parts):
             self._closed.add(id(module))
         fresh = [part for key, part in parts.items() if key not in self._parts] if self._parts else parts.values()
-        training = _evaluate(fresh, self._switched)
+        training = evaluate(fresh, self._undone, lambda: self._reads_flags_itself(parts))
         self._parts = {**self._parts, **parts} if self._parts else parts
         return training
+
+    def _reads_flags_itself(self, parts: dict[int, nn.Module]) -> bool:
+        """Whether code runs for the parts that does not ask Python for their flags, or asks in threads of its own."""
+        if any(isinstance(part, nn.DataParallel) and len(part.device_ids) > 1 for part in parts.values()):
+            return True
+        if self.eager:
+            return False
+        kinds = map(type, parts.values())
+        return self._compiled or is_compiled(parts.values()) or any(map(has_compiled_methods, kinds))
 
     def add(self, module: nn.Module, *, hidden: bool) -> bool:
         """A module runs, inside of another where it is hidden; whether it was in training mode until now."""
@@ -217,34 +228,3 @@ class Session:
 def _versions(tensors: list[Tensor]) -> list[int | None]:
     """What tells of values that were written to."""
     return [None if tensor.is_inference() else tensor._version for tensor in tensors]
-
-
-_lock = threading.Lock()
-_evaluated: dict[int, int] = {}
-"""Of parts that were in training mode, by id, how many sessions of all threads keep them in evaluation mode."""
-
-
-def _evaluate(parts: Iterable[nn.Module], switched: list[nn.Module]) -> bool:
-    """Put parts in evaluation mode and list those that :func:`_back` is due for; whether any was in training mode."""
-    # A frozen ScriptModule has no flag.
-    found = [part for part in parts if getattr(part, "training", False) or (_evaluated and id(part) in _evaluated)]
-    if not found:
-        return False
-    training = False
-    with _lock:
-        for part in found:
-            switched.append(part)
-            _evaluated[id(part)] = _evaluated.get(id(part), 0) + 1
-            training = training or part.training
-            part.training = False
-    return training
-
-
-def _back(switched: list[nn.Module]) -> None:
-    with _lock:
-        for part in switched:
-            left = _evaluated.pop(id(part), 1) - 1
-            if left:
-                _evaluated[id(part)] = left
-            else:
-                part.training = True

@@ -13,6 +13,7 @@ import torch
 
 from fastsal.engine.run.chunk_sizes import ChunkSizes
 from fastsal.engine.run.independence import Rows
+from fastsal.engine.run.own import Undone
 from fastsal.engine.run.telling import tell
 from fastsal.engine.run.too_large import is_too_large
 
@@ -65,21 +66,17 @@ _observers: contextvars.ContextVar[_Observers] = contextvars.ContextVar("fastsal
 def observed() -> Iterator[list[Swept]]:
     """What the sweeps inside did; one of another ``observed()`` inside is that one's."""
     found: list[Swept] = []
-    token = _observers.set(_observers.get()._replace(found=found))
-    try:
+    with Undone() as undone:
+        undone.set(_observers, _observers.get()._replace(found=found))
         yield found
-    finally:
-        _observers.reset(token)
 
 
 @contextlib.contextmanager
 def watched(told: Watcher) -> Iterator[None]:
     """Tell of every chunk of the sweeps inside, in the thread that runs them."""
-    token = _observers.set(_observers.get()._replace(watcher=told))
-    try:
+    with Undone() as undone:
+        undone.set(_observers, _observers.get()._replace(watcher=told))
         yield
-    finally:
-        _observers.reset(token)
 
 
 def note(swept: Swept) -> None:
@@ -178,7 +175,7 @@ def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
     told = _observers.get().watcher
     try:
         while start < total:
-            stop = min(start + chunk_sizes.size, total)
+            stop = min(start + chunk_sizes.next, total)
             if stop - start > 1 and not looked:
                 looked, alone = True, _why_alone(sweep)
                 if alone:

@@ -19,9 +19,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from fastsal._torch import MODULE_FILE, get_current_function_mode, warn_of_global_hooks
+from fastsal._torch import MODULE_FILE, DisableTorchFunction, get_current_function_mode, warn_of_global_hooks
 from fastsal.engine.run import stance
 from fastsal.engine.run.modules import ForwardFunc, parts_of
+from fastsal.engine.run.own import Undone, is_explaining
 
 
 class Again(BaseException):
@@ -71,41 +72,44 @@ def _enters(module: nn.Module, args: tuple[Any, ...]) -> None:
     if _thread.watching is not None:
         _thread.watching.enter(module, sys._getframe(1))
         return
+    if is_explaining():  # what runs here is this thread's own
+        return
     for other in list(_watching):
-        other.enter_elsewhere(module, args)
+        other.enter_elsewhere(module, args, sys._getframe(1))
 
 
 class _GlobalHook:
     """The hook that all modules have while any pass is watched."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count = 0
-        self._held = False
+        self._lock = threading.RLock()
+        self._passes: set[Pass] = set()
+        self._stance: Undone | None = None
         self._handle: RemovableHandle | None = None
 
-    def add(self, careful: bool) -> None:
+    def add(self, one: Pass, careful: bool) -> None:
         with self._lock:
-            self._count += 1
-            if careful and not self._held:
+            self._passes.add(one)
+            if careful and self._stance is None:
+                self._stance = Undone()
                 with contextlib.suppress(RuntimeError):  # inside of compiled code the stance stays
-                    self._held = stance.hold(stance.AS_COMPILED)
+                    stance.hold(stance.AS_COMPILED, self._stance)
             if self._handle is None:
                 warn_of_global_hooks(ours=False)
                 self._handle = register_module_forward_pre_hook(_enters)
 
-    def remove(self) -> None:
+    def remove(self, one: Pass) -> None:
         with self._lock:
-            self._count = max(self._count - 1, 0)  # an interrupt may come before it was added
-            if self._count:
+            self._passes.discard(one)
+            if self._passes:
                 return
             if self._handle is not None:
                 self._handle.remove()
                 self._handle = None
             warn_of_global_hooks(ours=True)
-            if self._held:
-                self._held = False
-                stance.release(stance.AS_COMPILED)
+            if self._stance is not None:
+                self._stance.undo()
+                self._stance = None
 
 
 _hook = _GlobalHook()
@@ -139,8 +143,10 @@ class Pass:
         self._inside: nn.Module | None = None
         self._inside_parts: set[int] = set()
         self._opaque: set[int] = set()
+        self._helpers: set[int] = set()
         self._paused_for: nn.Module | None = None
-        self._handles: dict[int, RemovableHandle] = {}
+        self._undone = Undone()
+        self._ended: set[int] = set()
 
     def run(self, forward_func: ForwardFunc, arguments: tuple[Any, ...]) -> Any:
         """``forward_func(*arguments)``.
@@ -149,28 +155,33 @@ class Pass:
             Again: where it is to be run again.
         """
         before = _thread.watching
-        try:
+        with self._undone as undone:
+            undone.at_end(lambda: setattr(_thread, "watching", before))
+            undone.at_end(self._release)
             self._resume()
             return forward_func(*arguments)
-        finally:
-            self._pause()
-            for handle in self._handles.values():
-                handle.remove()
-            _thread.watching = before
-            self._mode, self._given = None, []  # which a cycle would keep
+
+    def _release(self) -> None:
+        """The end of the watch, as often as it is told."""
+        self._exit_mode()
+        _hook.remove(self)
+        with contextlib.suppress(ValueError):
+            _watching.remove(self)
+        self._undone.owner.helpers -= self._helpers
+        self._mode, self._given, self._watches = None, [], False  # which a cycle would keep
 
     def _resume(self) -> None:
         if not self._watches:
             self._watches, _thread.watching = True, self
             _watching.append(self)
             # Compiled code is known not to be in this thread's way once a pass was complete.
-            _hook.add(self._mode is not None or threading.active_count() > 1)
+            _hook.add(self, self._mode is not None or threading.active_count() > 1)
             self._enter_mode()
 
     def _pause(self) -> None:
         if self._watches:
             self._exit_mode()
-            _hook.remove()
+            _hook.remove(self)
             with contextlib.suppress(ValueError):
                 _watching.remove(self)
             self._watches, _thread.watching = False, None
@@ -205,12 +216,28 @@ class Pass:
         if id(module) in self._opaque:
             self._pause_for(module)
 
-    def enter_elsewhere(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A module is about to run in another thread, where a callable may have sent its inputs."""
-        if threading.get_ident() == self._ident or self._inside is not None:
+    def enter_elsewhere(self, module: nn.Module, args: tuple[Any, ...], frame: FrameType) -> None:
+        """A module is about to run in another thread, where a callable may have sent its inputs.
+
+        What runs for this pass is told by an input of the pass; or because this thread waits inside of a module, for
+        another that runs a part of it without having been called by the whole, as any other use of the module is.
+        """
+        ident = threading.get_ident()
+        if ident == self._ident or ident in self._helpers:
             return
-        if any(_is_part_of(value, tensor) for value in args for tensor in self._given):
-            self._watcher.add(module, hidden=False)
+        if self._inside is None:
+            with DisableTorchFunction():  # the modes of that thread have nothing to see here
+                given = any(_is_part_of(value, tensor) for value in args for tensor in self._given)
+            if given:
+                self._help(ident)
+                self._watcher.add(module, hidden=False)
+        elif id(module) in self._inside_parts and _waits(self._ident) and not _is_in(self._inside, module, frame):
+            self._has_hidden = True  # so that its next pass is watched too
+            self._help(ident)
+
+    def _help(self, ident: int) -> None:
+        self._helpers.add(ident)
+        self._undone.owner.helpers.add(ident)
 
     def _add(self, module: nn.Module) -> bool:
         hidden = self._inside is not None
@@ -267,8 +294,9 @@ class Pass:
         self._hook_end(module)
 
     def _hook_end(self, module: nn.Module) -> None:
-        if id(module) not in self._handles:
-            self._handles[id(module)] = module.register_forward_hook(self._ends, always_call=True)
+        if id(module) not in self._ended:
+            self._ended.add(id(module))
+            self._undone.hook(module, self._ends, always=True)
 
     def _ends(self, module: nn.Module, _args: Any, output: Any) -> None:
         """A module that was entered has run, or has raised an exception."""
@@ -286,6 +314,24 @@ class Pass:
             self._enter_mode()
 
 
+def _is_in(whole: nn.Module, module: nn.Module, frame: FrameType | None) -> bool:
+    """Whether a module, which is about to run, is the whole or called by it."""
+    if module is whole:
+        return True
+    while frame is not None:
+        code = frame.f_code
+        if code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is whole:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _waits(ident: int) -> bool:
+    """Whether a thread waits for another, as for the result of one that it gave work to."""
+    frame = sys._current_frames().get(ident)
+    return frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _WAITING
+
+
 def _is_part_of(value: Any, tensor: Tensor) -> bool:
     """Whether a value is a tensor, or a view of it."""
     if value is tensor or type(value) is not Tensor or type(tensor) is not Tensor:
@@ -294,6 +340,7 @@ def _is_part_of(value: Any, tensor: Tensor) -> bool:
     return place != 0 and place == tensor.untyped_storage().data_ptr()
 
 
+_WAITING = ("threading", "queue", "concurrent", "multiprocessing")
 _RUN = Pass.run.__code__
 _WRAPPERS = ("compile_wrapper", "_fn")
 """Around what ``torch.compile`` made."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsal._torch import disable_current_modes
+from fastsal.engine.run import freed
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
@@ -95,6 +96,7 @@ def weights_of(activations: Tensor, seed: int) -> Tensor:
     return drawn.view(1, -1, *[1] * (activations.dim() - 2))
 
 
+@freed
 @functools.lru_cache(maxsize=16)
 def _drawn(channels: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return (torch.rand(channels, generator=generator(seed), device="cpu") * 2 - 1).to(device, dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal._torch import disable_current_modes, len_torch_dispatch_stack
+from fastsal.engine.run import freed
 
 METHODS = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 
@@ -60,12 +61,14 @@ def rule_on(method: str, n_steps: int, dtype: torch.dtype, device: torch.device)
             return _on_device(method, n_steps, dtype, device)
 
 
+@freed
 @functools.lru_cache(maxsize=16)
 def _on_device(method: str, n_steps: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     positions, weights = rule(method, n_steps)
     return torch.tensor(positions, dtype=dtype, device=device), torch.tensor(weights, dtype=dtype, device=device)
 
 
+@freed
 @functools.lru_cache(maxsize=16)
 def _gauss_legendre(n_steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Kept, since the eigenvalues behind it cost more than a small network's passes."""

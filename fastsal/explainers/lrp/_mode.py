@@ -14,6 +14,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from fastsal._torch import DisableTorchFunction
+from fastsal.engine.run import Undone
 from fastsal.explainers.functions import (
     COPIES,
     ELEMENTWISE,
@@ -88,10 +89,10 @@ class RelevanceMode(TorchFunctionMode):
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
         """Inside, modules that are one layer with a rule of its own tell when they run."""
-        with contextlib.ExitStack() as stack:
+        with Undone() as undone:
             for module in self._rules.whole:
-                stack.callback(module.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
-                stack.callback(module.register_forward_hook(self._leave, with_kwargs=True).remove)
+                undone.hook(module, self._enter, before=True, kwargs=True)
+                undone.hook(module, self._leave, kwargs=True)
             yield
 
     def finish(self, output: Any) -> None:

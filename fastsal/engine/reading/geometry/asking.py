@@ -18,6 +18,7 @@ from fastsal.engine.reading.geometry.proof import Folded, Refuted, Unproved, has
 from fastsal.engine.reading.geometry.record import Geometry, Unsettled
 from fastsal.engine.reading.resolving import prepared_of, resolve_layer, the_module
 from fastsal.engine.run.forward import evaluation, find, one_example, run
+from fastsal.engine.run.own import Undone
 
 
 class Seen(NamedTuple):
@@ -178,19 +179,14 @@ def survey(
     with evaluation(model, eager=True), torch.no_grad():
         find(model, inputs, additional)
         module, folded = the_module(model), {part for each in prepared_of(model) for part in each.folded}
-        hooks = [
-            part.register_forward_hook(reader(name))
-            for name, part in module.named_modules()
-            if name and part not in folded
-        ]
-        try:
+        with Undone() as undone:
+            for name, part in module.named_modules():
+                if name and part not in folded:
+                    undone.hook(part, reader(name))
             rows, extra = (tuple(_copied(value, copies) for value in each) for each in one_example(inputs, additional))
             with lineage:
                 lineage.begin(rows)
                 output = run(model, rows, extra)
-        finally:
-            for hook in hooks:
-                hook.remove()
     counts: dict[str, int] = {}
     for name, _, _ in noted:
         counts[name] = counts.get(name, 0) + 1

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.reading.geometry.blocks import Blocks
+from fastsal.engine.run.caches import freed
 
 MOST_EXTRA = 16
 """Class, distillation and register tokens."""
@@ -246,6 +247,7 @@ def _scored_list(found: Tensor, dim: int, group: tuple[int, ...], blocks: Blocks
             yield Reading((dim,) * len(group), group, grid, before, extra - before, score)
 
 
+@freed
 @lru_cache(maxsize=4096)
 def _factorings(count: int, most: tuple[int, ...]) -> list[tuple[int, ...]]:
     if len(most) == 1:

@@ -13,6 +13,7 @@ from fastsal.engine.reading.geometry.hypotheses import Reading as BlockReading
 from fastsal.engine.reading.geometry.hypotheses import best_reading
 from fastsal.engine.reading.geometry.record import Geometry
 from fastsal.engine.run.forward import evaluation, one_example, run, scratch
+from fastsal.engine.run.own import Undone
 
 Wanted = tuple[nn.Module, int]
 """A module, and which of its runs, from 0; -1 is the last."""
@@ -158,9 +159,7 @@ def _visited(
                     visit(key, output.detach())
 
     asked = set(wanted)
-    handles = [module.register_forward_hook(hook) for module in {module for module, _ in wanted}]
-    try:
+    with Undone() as undone:
+        for module in {module for module, _ in wanted}:
+            undone.hook(module, hook)
         run(model, tuple(map(scratch, rows)), tuple(map(scratch, extra)))
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -9,12 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastsal.engine.reading.geometry.record import Geometry, Unsettled
+from fastsal.engine.run.caches import on_clearing
 from fastsal.engine.run.modules import WhileAlive
 
 Kind = tuple[Any, ...]
 _Known = dict[tuple[int, Kind], "Geometry | Unsettled"]
 _kept: WhileAlive[WhileAlive[_Known]] = WhileAlive()
 """By what is called, then by layer."""
+on_clearing(_kept.clear)
+MOST = 64
+"""Runs and forms of input of a layer; the oldest is forgotten."""
 
 
 def kind_of(inputs: tuple[Any, ...]) -> Kind:
@@ -61,3 +65,5 @@ def remember(model: Callable[..., Any], layer: nn.Module, run: int, kind: Kind, 
     except TypeError:
         return
     known[run, kind] = found.again() if isinstance(found, Unsettled) else found
+    if len(known) > MOST:
+        known.pop(next(iter(list(known))), None)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastsal._torch import disable_current_modes
+from fastsal.engine.run import Bounded
 from fastsal.ops import masks
 
 DESIGNS = ("independent", "antithetic", "balanced", "sobol")
 BALANCED = 64
 """Masks of a block in which each cell is kept equally often."""
+MOST_BYTES = 2**26
+"""Of what is kept of masks, and of fits on them, for another call."""
 
 
 def checked_design(design: str) -> str:
@@ -31,7 +33,8 @@ def checked_design(design: str) -> str:
     return design
 
 
-class Masks(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Masks:
     """The masks of a run: which of those that there could be.
 
     Attributes:
@@ -45,6 +48,7 @@ class Masks(NamedTuple):
     design: str
     total: int
     replicates: int = 1
+    _held: dict[torch.device, masks.Design] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def groups(self, count: int, most: int) -> list[slice]:
         """At most so many groups of the first masks, which do not depend on each other: the replicates, if any."""
@@ -57,7 +61,11 @@ class Masks(NamedTuple):
     def _part(self, which: slice, device: torch.device) -> masks.Design | None:
         if self.design == "independent":
             return None
-        return designed(self.design, self.total, self.replicates, self.each, device).part(which)
+        found = self._held.get(device)
+        if found is None:  # this run's own: what is kept for others may be gone meanwhile
+            found = designed(self.design, self.total, self.replicates, self.each, device)
+            self._held[device] = found
+        return found.part(which)
 
     def drawn(self, count: int) -> masks.Design:
         """The first masks, on the CPU."""
@@ -76,7 +84,7 @@ class Masks(NamedTuple):
 def designed(design: str, count: int, replicates: int, each: masks.Masks, device: torch.device) -> masks.Design:
     """The masks of a design other than the independent ones, which a seed gives; not to be written to.
 
-    The last few are kept, since a copy to a GPU makes the host wait and cannot be part of a CUDA graph.
+    The last are kept, since a copy to a GPU makes the host wait and cannot be part of a CUDA graph.
 
     Args:
         design: ``antithetic``: pairs with the same offsets in which a cell that one draw keeps the other is as far as
@@ -87,13 +95,16 @@ def designed(design: str, count: int, replicates: int, each: masks.Masks, device
         each: what a mask is, and the seed of them all.
         device: where they are to be.
     """
+    key = design, count, replicates, each, device
     # What is kept is no tensor of a mode's own kind.
     with torch.inference_mode(False), disable_current_modes():
-        return _kept(design, count, replicates, each, device)
+        return _kept.get(key, lambda: _made(*key))
 
 
-@functools.lru_cache(maxsize=8)
-def _kept(design: str, count: int, replicates: int, each: masks.Masks, device: torch.device) -> masks.Design:
+_kept: Bounded[masks.Design] = Bounded(MOST_BYTES, tuple)
+
+
+def _made(design: str, count: int, replicates: int, each: masks.Masks, device: torch.device) -> masks.Design:
     draw = {"antithetic": _antithetic, "balanced": _balanced, "sobol": _sobol}[design]
     cells = [-(-extent // number) for extent, number in zip(each.size, each.grid, strict=True)]
     source = np.random.Generator(np.random.Philox(key=[each.seed % 2**64, 0x5A11]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from math import prod
@@ -12,13 +11,16 @@ import torch
 from torch import Tensor
 
 from fastsal._torch import disable_current_modes
-from fastsal.explainers.perturbation.rise._designs import Masks
+from fastsal.engine.run import Bounded
+from fastsal.explainers.perturbation.rise._designs import MOST_BYTES, Masks
 from fastsal.ops import masks
 
 FOLDS = 4
 MOST_FEATURES = 600
 """A fit takes time in proportion to the third power of their number: here a third of a second on two CPU cores."""
 RIDGES = 16
+BLOCK = 4096
+"""Masks whose features are worked out at once."""
 
 
 Group = tuple[int, int, int]
@@ -88,6 +90,10 @@ class Regression:
             coefficients += fitted * (len(fold.rows) / len(features))
         return predicted, self._known(coefficients)
 
+    def tensors(self) -> list[Tensor]:
+        """All that it holds."""
+        return [self._features, *self._covariances, *(tensor for fold in self._folds for tensor in fold)]
+
     def _known(self, coefficients: Tensor) -> Tensor:
         """(1 - p) times the covariances times the coefficients, [K, *size]."""
         found = coefficients.T.reshape(-1, *(matrix.shape[1] for matrix in self._covariances))
@@ -97,23 +103,30 @@ class Regression:
 
 
 def regression(run: Masks, groups: Sequence[slice], dtype: torch.dtype, device: torch.device) -> Regression:
-    """The regression for groups of a run's masks, which are all up to some; the last few are kept."""
+    """The regression for groups of a run's masks, which are all up to some; the last are kept."""
+    parts = tuple((each.start, each.stop, each.step or 1) for each in groups)
+    key = run.each, run.design, run.total, run.replicates, parts, dtype, device
     # What is kept is no tensor of a mode's own kind.
     with torch.inference_mode(False), disable_current_modes():
-        return _kept(run, tuple((each.start, each.stop, each.step or 1) for each in groups), dtype, device)
+        return _kept.get(key, lambda: Regression(run, parts, dtype, device))
 
 
-_kept = functools.lru_cache(maxsize=4)(Regression)
+_kept: Bounded[Regression] = Bounded(MOST_BYTES, lambda each: each.tensors())
 
 
 def _features(run: Masks, count: int, pooled: list[Tensor]) -> Tensor:
-    """[N, features], without their mean, the probability."""
-    grids, offsets = masks.opened(run.drawn(count), run.each.grid)
-    found = grids.to(torch.float64)
-    for axis, matrices in enumerate(pooled):
-        found = found.movedim(axis + 1, -1)
-        found = torch.einsum("nmc,n...c->n...m", matrices[offsets[:, axis]], found).movedim(-1, axis + 1)
-    return found.flatten(1) - run.each.probability
+    """[N, features], without their mean, the probability; made block by block, since a mask's matrices are larger."""
+    drawn = run.drawn(count)
+    result = torch.empty((count, prod(each.shape[1] for each in pooled)), dtype=torch.float64, device="cpu")
+    for start in range(0, count, BLOCK):
+        part = slice(start, start + BLOCK)
+        grids, offsets = masks.opened(drawn.part(part), run.each.grid)
+        found = grids.to(torch.float64)
+        for axis, matrices in enumerate(pooled):
+            found = found.movedim(axis + 1, -1)
+            found = torch.einsum("nmc,n...c->n...m", matrices[offsets[:, axis]], found).movedim(-1, axis + 1)
+        torch.sub(found.flatten(1), run.each.probability, out=result[part])
+    return result
 
 
 def _squares(size: Sequence[int], grid: Sequence[int]) -> list[int]:
@@ -147,7 +160,9 @@ def _folds(features: Tensor, groups: Sequence[Group]) -> list[_Fold]:
         rows, others = ((number == fold).nonzero()[:, 0], (number != fold).nonzero()[:, 0])
         if not len(rows) or not len(others):
             continue
-        values, vectors = torch.linalg.eigh(features[others].T @ features[others])
+        rest = features[others]
+        values, vectors = torch.linalg.eigh(rest.T @ rest)
+        del rest
         values = values.clamp_min(0)
         shrunk = 1 / (values + (float(values.max()) or 1.0) * 10 ** powers[:, None])
         explained = 2 * shrunk - shrunk.square() * values

@@ -1,0 +1,327 @@
+"""What a thread sets is its own: hooks, modes and flags; bystanders see nothing of it. One thread waits in its forward
+while another does what it likes, so that nothing here depends on chance."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import fastsal
+from tests.explainers.calls import CALLS
+from tests.explainers.networks import Small, image, small, state
+
+SECONDS = 60
+
+
+class Meeting:
+    """One thread waits at a place of its forward until what others do meanwhile is done."""
+
+    def __init__(self) -> None:
+        self.thread, self.left = 0, -1
+        self.arrived = self.go = threading.Lock()
+
+    def place(self) -> None:
+        if threading.get_ident() != self.thread:
+            return
+        self.left -= 1
+        if self.left == -1:
+            self.arrived.release()
+            assert self.go.acquire(timeout=SECONDS)
+
+    @contextmanager
+    def waiting(self, at: int, work: Callable[[], Any]) -> Iterator[list[Any]]:
+        """Inside, a thread that does the work waits at a place, if it comes to it; afterwards its result is there."""
+        found: list[Any] = []
+
+        def run() -> None:
+            self.thread, self.left = threading.get_ident(), at
+            try:
+                found.append(work())
+            except BaseException as error:
+                found.append(error)
+            if self.left >= 0:
+                self.arrived.release()
+
+        self.arrived, self.go = threading.Lock(), threading.Lock()
+        self.arrived.acquire()
+        self.go.acquire()
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert self.arrived.acquire(timeout=SECONDS)
+        try:
+            yield found
+        finally:
+            self.go.release()
+            thread.join(SECONDS)
+            self.thread = 0
+
+
+class Meets(nn.Module):
+    """Passes its input on."""
+
+    def __init__(self, meeting: Meeting) -> None:
+        super().__init__()
+        self.__dict__["meeting"] = meeting
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.__dict__["meeting"].place()
+        return x
+
+
+class Meeter(Small):
+    """A :class:`Small` that meets in its first half and in its second, where the mode shows."""
+
+    def __init__(self, meeting: Meeting) -> None:
+        super().__init__(dropout=0.5)
+        self.early, self.late = Meets(meeting), Meets(meeting)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.early(self.act(self.norm(self.stem(x))))
+        x = self.late(self.last(self.body(x)))
+        return self.head(self.drop(x.flatten(2).mean(2)))
+
+
+def meeter(meeting: Meeting) -> Meeter:
+    model = Meeter(meeting)
+    model.load_state_dict(small().state_dict())
+    return model.eval()
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_prediction_beside_an_explanation(name: str, at: int) -> None:
+    """Of the same model, with its bits, without a graph under no_grad, and it leaves the explanation as it is."""
+    meeting = Meeting()
+    model, x, other = meeter(meeting), image(), image(seed=5)
+    with torch.no_grad():
+        right = model(other)
+    expected = CALLS[name](model, x)
+    with meeting.waiting(at, lambda: CALLS[name](model, x)) as found:
+        with torch.no_grad():
+            predicted = model(other)
+        leaf = model(other)
+    assert torch.equal(predicted, right)
+    assert not predicted.requires_grad
+    assert torch.equal(leaf, right)
+    assert leaf.requires_grad
+    assert torch.equal(found[0], expected), found
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_training_step_beside_an_explanation(name: str) -> None:
+    """The step sees training mode throughout, and the statistics change by it alone."""
+    meeting = Meeting()
+    model, x, other = meeter(meeting), image(), image(seed=5)
+    expected = CALLS[name](model, x)
+
+    def step(trained: nn.Module) -> Tensor:
+        torch.manual_seed(3)
+        return trained(other)
+
+    alone = meeter(Meeting()).train()
+    right = step(alone)
+    model.train()
+    before = state(model)
+    with meeting.waiting(1, lambda: CALLS[name](model, x)) as found:
+        assert all(part.training for part in model.modules())
+        got = step(model)
+        assert all(part.training for part in model.modules())
+    after = state(model)
+    assert torch.equal(got, right)
+    for key in ("training", "hooks", "forward", "requires_grad"):
+        assert after[key] == before[key], key
+    assert torch.equal(model.norm.running_mean, alone.norm.running_mean)
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    assert found[0].shape == expected.shape
+
+
+def test_a_thread_that_switches_the_mode_meanwhile() -> None:
+    """``train()`` in one thread is not undone by the end of another's explanation, nor ``eval()``."""
+    for before, after in ((True, False), (False, True)):
+        meeting = Meeting()
+        model, x = meeter(meeting), image()
+        model.train(before)
+        with meeting.waiting(0, lambda model=model, x=x: fastsal.Saliency(model).attribute(x, target=1)):
+            model.train(after)
+        assert all(part.training is after for part in model.modules())
+
+
+def test_a_model_that_switches_itself() -> None:
+    """What a forward does with its own flags is what happens, in its thread; afterwards they are as they were."""
+
+    class Samples(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small(dropout=0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.inner.drop.train()
+            seen.append((self.training, self.inner.norm.training, self.inner.drop.training))
+            return self.inner(x)
+
+    seen: list[Any] = []
+    model = Samples().train()
+    fastsal.Saliency(model).attribute(image(), target=1)
+    assert set(seen) == {(False, False, True)}
+    assert all(part.training for part in model.modules())
+
+
+def test_hooks_of_the_user_run_in_other_threads() -> None:
+    """What an explanation does without the user's hooks, to see whether they matter, it does alone."""
+    meeting = Meeting()
+    model, x = meeter(meeting), image(size=32)
+    seen: list[int] = []
+    model.norm.register_forward_hook(lambda *_: seen.append(threading.get_ident()))
+    work = lambda: fastsal.Occlusion(model).attribute(x, (3, 4, 4), (3, 4, 4), target=1, incremental=True)  # noqa: E731
+    expected = work()
+    for at in range(0, 12, 3):
+        with meeting.waiting(at, work) as found:
+            seen.clear()
+            model(x)
+            assert threading.get_ident() in seen
+        assert torch.equal(found[0], expected)
+    assert [type(hook).__name__ for hook in model.norm._forward_hooks.values()] == ["function"]
+
+
+def test_two_threads_with_an_answer_for_one_module() -> None:
+    """Forwards that stand in for a module's are each thread's own, in whatever order they go."""
+    meeting = Meeting()
+    model, x, other = meeter(meeting), image(), image(seed=5)
+    model.stem.forward = functools_partial(type(model.stem).forward, model.stem)
+    own = model.stem.forward
+    call = lambda x: fastsal.AblationCAM(model, model.last).attribute(x, target=1)  # noqa: E731
+    right = call(x), call(other)
+    for at in range(6):
+        with meeting.waiting(at, lambda: call(x)) as found:
+            assert torch.equal(call(other), right[1])
+        assert torch.equal(found[0], right[0])
+        assert vars(model.stem)["forward"] is own
+
+
+def functools_partial(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    return lambda *more: function(*args, *more)
+
+
+class Pooled(nn.Module):
+    """Runs its branches in threads of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([small(dropout=0.5, seed=seed) for seed in range(2)])
+        self.__dict__["pool"] = ThreadPoolExecutor(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = list(self.__dict__["pool"].map(lambda branch: branch(x), self.branches))
+        return torch.stack(made).sum(0)
+
+
+def test_a_model_that_runs_its_parts_in_threads_of_its_own() -> None:
+    model, x = Pooled().eval(), image()
+    expected = fastsal.Saliency(model).attribute(x, target=1)
+    model.train()
+    before = model.branches[0].norm.running_mean.clone()
+    for _ in range(3):
+        assert torch.equal(fastsal.Saliency(model).attribute(x, target=1), expected)
+    assert torch.equal(model.branches[0].norm.running_mean, before)
+    assert all(part.training for part in model.modules())
+
+
+def test_a_callable_that_sends_its_inputs_to_another_thread() -> None:
+    model, x = small(dropout=0.5), image()
+    layer = model.last
+    expected = fastsal.EigenCAM(model, layer).attribute(x)
+    gradient = fastsal.Saliency(model).attribute(x, target=1)
+    model.train()
+    with ThreadPoolExecutor(1) as pool:
+        forward = lambda x: pool.submit(model, x).result()  # noqa: E731
+        for _ in range(2):
+            assert torch.equal(fastsal.EigenCAM(forward, layer).attribute(x), expected)
+            assert torch.equal(fastsal.Saliency(forward).attribute(x, target=1), gradient)
+        # The thread is a bystander again.
+        assert pool.submit(lambda: model.drop.training).result()
+
+
+def test_checkpointing_runs_in_the_explanations_mode() -> None:
+    """The second run of a checkpointed part, in the backward pass, is of the explanation too."""
+
+    class Checkpointed(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(self.norm(self.stem(x)))
+            x = checkpoint(lambda x: self.drop(self.last(self.body(x))), x, use_reentrant=False)
+            return self.head(x.flatten(2).mean(2))
+
+    model = Checkpointed(dropout=0.5)
+    model.load_state_dict(small().state_dict())
+    x = image()
+    expected = fastsal.Saliency(model.eval()).attribute(x, target=1)
+    assert torch.equal(fastsal.Saliency(model.train()).attribute(x, target=1), expected)
+
+
+def test_training_flags_are_plain_again() -> None:
+    model = small(dropout=0.5).train()
+    fastsal.GradCAM(model).attribute(image(), target=1)
+    assert "training" not in vars(nn.Module)
+    with pytest.raises(AttributeError):
+        nn.Module.training  # noqa: B018
+
+
+MIXED = (
+    "saliency",
+    "ig",
+    "gradcam",
+    "gradcam-default",
+    "AblationCAM",
+    "layer-ig",
+    "lrp",
+    "occlusion",
+    "rise",
+    "deep-lift",
+)
+
+
+@pytest.mark.slow
+def test_sixteen_threads_with_one_model() -> None:
+    """Any mix of methods and predictions gives the bits of one thread, whatever mode the model is in."""
+    model = small(dropout=0.5)
+    images = [image(seed=seed) for seed in range(16)]
+    right = {(name, i): CALLS[name](model, x) for name in MIXED for i, x in enumerate(images)}
+    scores = [model(x).detach() for x in images]
+    model.train()
+    wrong: list[Any] = []
+
+    def work(i: int) -> None:
+        for turn in range(len(MIXED)):
+            name = MIXED[(i + turn) % len(MIXED)]
+            try:
+                if not torch.equal(CALLS[name](model, images[i]), right[name, i]):
+                    wrong.append((name, i))
+                if not model.training:
+                    wrong.append("mode")
+            except BaseException as error:
+                wrong.append((name, i, repr(error)))
+
+    before, switch = state(model), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(switch)
+    after = state(model)
+    assert not wrong, wrong[:5]
+    for key in ("training", "hooks", "forward", "requires_grad"):
+        assert after[key] == before[key], key
+    assert torch.equal(model.eval()(images[0]), scores[0])
