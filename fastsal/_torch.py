@@ -50,6 +50,15 @@ enable_python_dispatcher = _python_dispatcher.enable_python_dispatcher
 FakeTensorMode = _fake_tensor.FakeTensorMode
 """Tensors without values, of any number of rows, to trace with."""
 
+
+def let_go(fake: Any) -> None:
+    """Let a fake tensor's mode refer to no real one any more: PyTorch swaps no parameter that is referred to weakly."""
+    converter: Any = getattr(getattr(fake, "fake_mode", None), "fake_tensor_converter", None)
+    describer = getattr(getattr(converter, "meta_converter", None), "describer", None)
+    if describer is not None:
+        describer.lookup_tensor.clear()
+
+
 get_current_function_mode: Any = overrides._get_current_function_mode
 """The innermost mode, which is the one that leaving takes away."""
 
@@ -97,6 +106,24 @@ _has_any_global_hook: Any = getattr(_module, "_has_any_global_hook", None)
 def _others_have_a_global_hook() -> bool:
     others = _module._global_backward_pre_hooks, _module._global_backward_hooks, _module._global_forward_hooks
     return any(others) or len(_module._global_forward_pre_hooks) > 1
+
+
+def global_module_hooks() -> tuple[Any, ...]:
+    """Hooks that all modules have, without fastsal's own, which look on."""
+    kinds = (
+        _module._global_forward_hooks,
+        _module._global_forward_pre_hooks,
+        _module._global_backward_hooks,
+        _module._global_backward_pre_hooks,
+    )
+    if not any(kinds):
+        return ()
+    return tuple(
+        hook
+        for kind in kinds
+        for hook in kind.values()
+        if not getattr(hook, "__module__", "").startswith(__name__.partition(".")[0] + ".")
+    )
 
 
 def warn_of_global_hooks(ours: bool) -> None:

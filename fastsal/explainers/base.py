@@ -49,7 +49,9 @@ def attribution(function: Callable[P, Call[R]]) -> Callable[P, R]:
             with _outside_of_inference():
                 return attribute(*args, **kwargs)
         with Bounds(), observed() as sweeps:
-            result = function(*args, **kwargs).run()
+            call = function(*args, **kwargs)
+            verify(explainer, call.task)
+            result = call.run()
         explainer.state.sweeps = tuple(sweeps)
         return result
 
@@ -71,9 +73,18 @@ def describe(explainer: Any, *args: Any, **kwargs: Any) -> Call[Any]:
 
     def run() -> Any:
         with Bounds(), _outside_of_inference():
+            verify(explainer, found.task)
             return found.run()
 
     return dataclasses.replace(found, run=run)
+
+
+def verify(explainer: Any, task: Task) -> None:
+    """Compare a row of each prepared model with the user's, before a method of many passes."""
+    if type(explainer).per_call is not None:
+        for module in modules_of(task.model):
+            if isinstance(module, Prepared):
+                module.verify(task.rows_ahead, task.run_one)
 
 
 def _copied(function: Any) -> Any:
@@ -366,6 +377,7 @@ class Estimating:
         call = None if self.exact else describe(self, *args, **kwargs)
         if call is None or call.anytime is None:
             raise TypeError(f"{way}: {type(self).__name__}.attribute is exact, with nothing to improve on")
+        verify(self, call.task)
         return call.anytime()
 
 

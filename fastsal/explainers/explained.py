@@ -65,6 +65,7 @@ class Explained:
         self.copies, self.asks, self.allows_unused = 1, False, allow_unused
         self.parts: list[tuple[str, int]] | None = None
         self._rows: Rows | None = None
+        self.rows_ahead = 0
         self._target, self._output = target, None
 
     @property

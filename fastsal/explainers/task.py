@@ -18,6 +18,7 @@ from fastsal.engine.run import (
     detached,
     evaluation,
     input_gradients,
+    one_example,
     run,
     scratch,
 )
@@ -79,6 +80,7 @@ class Task(Explained):
         ambiguous: extra arguments of which only the caller knows whether an entry of theirs is of one example.
         asks: make a pass of the inputs as they are where a target that is a function of the output needs one.
         allows_unused: as given, or by ``grad_kwargs``.
+        rows_ahead: rows of the sweeps that were described, as far as they are known.
         parts: (name, number of inputs) of what a gradient must reach, in order, where that is not each input.
 
     Raises:
@@ -161,6 +163,11 @@ class Task(Explained):
     def run(self, count: int, altered: Mapping[int, Tensor]) -> Any:
         """The model's output for copies."""
         return run(self.forward_func, *self.batch(count, altered))
+
+    def run_one(self) -> Any:
+        """The model's output for one example, where its extra arguments can be told by example, else for all."""
+        with evaluation(self.model), torch.no_grad():
+            return run(self.forward_func, *one_example(self.inputs, self.additional))
 
     def selected(self, count: int, altered: Mapping[int, Tensor]) -> Tensor:
         """What the target picks of it, in whatever shape, detached."""
@@ -319,6 +326,7 @@ class Task(Explained):
 
         ``checked``: copies of the inputs are scored one at a time where the rows of a batch depend on each other.
         """
+        self.rows_ahead += total * self.examples
         return Sweep(
             total,
             work,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsal.engine.prepare import Prepared, Step, Watch, difference, unprepared
+from fastsal.engine.prepare import Prepared, Step, difference, unprepared
 from fastsal.engine.run import (
     Graph,
     NotCapturable,
@@ -24,6 +24,7 @@ from fastsal.engine.run import (
     scratch,
     without_waiting,
 )
+from fastsal.engine.run.snapshot import Snapshot
 from fastsal.explainers import Attribution, describe
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, as_result, examples_of
 from fastsal.explainers.base import Report
@@ -74,7 +75,7 @@ class Compiled:
         self._shapes = [(tuple(tensor.shape), tensor.dtype, tensor.device) for tensor in tensors]
         self._lock = threading.Lock()
         self._graph: Graph | None = None
-        self._watches: list[Watch] = []
+        self._snapshot: Snapshot | None = None
         self._takes_target = is_index(target)
         self._fixed = None if self._takes_target else target
         plain = tuple(map(scratch, tensors))
@@ -136,7 +137,8 @@ class Compiled:
         if apart > TOLERANCE:
             return Step(name, False, f"not used: its map was off by {apart:.1e} of the spread")
         self._graph = graph
-        self._watches = [Watch(module, values=prepared) for module, prepared in found]
+        prepared = any(is_prepared for _, is_prepared in found)
+        self._snapshot = Snapshot(self._explainer.forward_func, [module for module, _ in found], values=prepared)
         return Step(name, True, "prediction and map are one graph")
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Explained:
@@ -168,7 +170,7 @@ class Compiled:
                 plain = tuple(tensor.detach() for tensor in arguments)
                 explained: Explained = self._graph(*plain)
                 # Looked for while the device is busy.
-                if not any(watch.changed() for watch in self._watches):
+                if self._snapshot is None or self._snapshot.change() is None:
                     return explained
                 self._graph = None
                 first = self._explain(*plain)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fastsal.engine.incremental.recording import record
 from fastsal.engine.incremental.tracing import NotTraceable, Traced, trace
-from fastsal.engine.prepare import Watch
+from fastsal.engine.run.modules import unwrapped
+from fastsal.engine.run.snapshot import Snapshot
 
 
 @dataclass
@@ -56,24 +57,42 @@ class Memory:
     def __init__(self) -> None:
         self._known: Known | None = None
         self._key: tuple[Any, ...] = ()
-        self._watches: tuple[Watch, ...] = ()
+        self._snapshot: Snapshot | None = None
 
-    def of(self, forward_func: Callable[..., Any], models: Sequence[nn.Module], image: Tensor) -> Known:
+    def of(
+        self,
+        forward_func: Callable[..., Any],
+        models: Sequence[nn.Module],
+        image: Tensor,
+        run: Callable[[Tensor], Any],
+    ) -> Known:
         """What is known for images like this one.
 
         Args:
             models: the modules that ``forward_func`` runs.
             image: [B, C, H, W].
+            run: a plain pass of [1, C, H, W]: where the model is not as it was, what it writes to itself is no change.
         """
         key = (forward_func, *models, tuple(image.shape[1:]), image.dtype, image.device)
-        if self._known is None or key != self._key or any(watch.changed() for watch in self._watches):
+        before = self._snapshot if key == self._key else None
+        change = None if before is None else before.change()
+        if self._known is None or before is None or change is not None:
             self._known, self._key = Known(forward_func), key
-            self._watches = tuple(Watch(model) for model in models)
+            scratch = frozenset[tuple[int, str]]() if before is None else before.scratch
+            self._snapshot = Snapshot(forward_func, map(unwrapped, models), scratch=scratch)
+            if change is not None and not change.values:
+                run(image[:1].clone())
+                self._snapshot.settle()
         return self._known
+
+    def settle(self) -> None:
+        """What the model's own passes wrote to it since is no change."""
+        if self._snapshot is not None:
+            self._snapshot.settle()
 
     def forget(self) -> None:
         """Know nothing."""
-        self._known = None
+        self._known = self._snapshot = None
 
     def __reduce__(self) -> Any:
         return Memory, ()

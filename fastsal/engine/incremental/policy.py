@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastsal.engine.incremental.asked import Asked, Changes
@@ -14,7 +14,7 @@ from fastsal.engine.incremental.runner import Incremental
 from fastsal.engine.incremental.scoring import ROWS, Wrong, scores_of_changes
 from fastsal.engine.incremental.worth import seconds_of_row, trace_seconds
 from fastsal.engine.prepare import Prepared, Step
-from fastsal.engine.run import hookable, host_may_wait, modules_of
+from fastsal.engine.run import hookable, host_may_wait, modules_of, tell
 
 FEWEST = 48
 """Positions below which not even one pass is recorded, to see whether it pays."""
@@ -68,7 +68,7 @@ def attempt(asked: Asked, memory: Memory, forced: bool = False) -> Outcome:
     except Wrong as error:
         found = str(error)
         if not forced:
-            warnings.warn(f"incremental: {error}; the plain sweep is used", stacklevel=7)
+            tell(f"incremental: {error}; the plain sweep is used")
     if isinstance(found, Tensor):
         return Outcome(found, None)
     if forced:
@@ -94,7 +94,7 @@ def _attempt(asked: Asked, memory: Memory, forced: bool) -> Tensor | str:
     prepared = [model for model in models if isinstance(model, Prepared)]
     if not hookable(asked.forward_func):
         return "the model is compiled, or split over devices"
-    known = memory.of(asked.forward_func, models, image)
+    known = memory.of(asked.forward_func, models, image, asked.scorer.output_of)
     unworthy = None if forced else _unworthy(known, image, changes, SAVED_PREPARED if prepared else SAVED)
     if unworthy is not None:
         return unworthy
@@ -105,15 +105,24 @@ def _attempt(asked: Asked, memory: Memory, forced: bool) -> Tensor | str:
     if alone:
         return alone
     whole_rows = None if image.is_cuda else max(1, asked.scorer.chunk_sizes(count).size // image.shape[0])
-    engine = Incremental(traced, changes.rectangles, asked.gather, asked.rows or ROWS, whole_rows)
-    if not forced and engine.gain < LEAST_GAIN:
-        return _gains_little(engine.gain)
     try:
-        return scores_of_changes(asked, changes, engine)
+        engine = Incremental(traced, changes.rectangles, asked.gather, asked.rows or ROWS, whole_rows)
+        if not forced and engine.gain < LEAST_GAIN:
+            return _gains_little(engine.gain)
+        scores = scores_of_changes(asked, changes, engine)
+    except torch.OutOfMemoryError:
+        raise
     except Wrong:
         if is_new or known.was_wrong:
             known.was_wrong = True
             raise
+    except Exception as error:  # whatever an operation makes of a part of its map, or of another layout
+        message = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+        return f"an operation of the model does not run on parts: {message}"
+    else:
+        if is_new:
+            memory.settle()
+        return scores
     memory.forget()  # what the model does may have changed where no watch looks
     return _attempt(asked, memory, forced)
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fastsal._torch import tree_unflatten
+from fastsal._torch import OpOverload, tree_unflatten
 from fastsal.engine.incremental.asked import Gather
 from fastsal.engine.incremental.layout import Group, Operation, Reach, Window, laid_out
-from fastsal.engine.incremental.rules import CONVOLUTION, Average, Even, Local, Rows, as_it_is, is_pointwise
-from fastsal.engine.incremental.tracing import Traced
+from fastsal.engine.incremental.rules import CONVOLUTION, WHOLE, Average, Even, Local, Rows, as_it_is, is_pointwise
+from fastsal.engine.incremental.tracing import Traced, aliases
 
 
 class Incremental:
@@ -83,7 +83,7 @@ class Incremental:
         for operation, ended in zip(self._operations, self._last, strict=True):
             node = operation.node
             args, kwargs = self._arguments(node, values)
-            value = operation.target(*args, **kwargs)
+            value = operation.target(*_laid(operation, args), **kwargs)
             if not operation.sources:
                 self._constants[node] = value
                 continue
@@ -119,16 +119,18 @@ class Incremental:
         count = len(rows)
         most = self._whole_rows or count
         alone = [each for each in values.values() if not isinstance(each, Tensor) or each.shape[:1] != (count,)]
+        merged = None
         if count > most and not alone:
             parts = []
             for begin in range(0, count, most):
                 part = {node: value[begin : begin + most] for node, value in values.items()}
                 self._run_all(slice(first, last), group, rows[begin : begin + most], part, set())
                 parts.append(part)
-            values = {node: torch.cat([part[node] for part in parts]) for node in parts[0]}
-            owned = set()
-        else:
+            merged = _merged(parts, count, most)
+        if merged is None:
             self._run_all(slice(first, last), group, rows, values, owned)
+        else:
+            values, owned = merged, set()
         self._run_all(slice(last, None), group, rows, values, owned)
         outputs = [self._output(node, group, rows, values) for node in self._traced.outputs]
         return tree_unflatten(outputs, self._traced.spec)
@@ -194,7 +196,7 @@ class Incremental:
         args, kwargs = self._arguments(node, given)
         written = _written_over(node) if mine and node.args and node.args[0] in mine else None
         run = as_it_is if window is None else operation.rule.run
-        return run(written or operation.target, args, kwargs)
+        return run(written or operation.target, _laid(operation, args), kwargs)
 
     def _with_border(
         self,
@@ -271,3 +273,46 @@ def _written_over(node: fx.Node) -> Any:
     target: Any = node.target
     packet = getattr(torch.ops.aten, target._schema.name.split("::")[1] + "_", None)
     return getattr(packet, target._overloadname, None)
+
+
+def _merged(parts: list[dict[fx.Node, Any]], count: int, most: int) -> dict[fx.Node, Any] | None:
+    """Values of parts of the rows as those of all; None where one is not by rows."""
+    lengths = [min(most, count - begin) for begin in range(0, count, most)]
+    merged: dict[fx.Node, Any] = {}
+    for node in parts[0]:
+        found = _joined([part[node] for part in parts], lengths)
+        if found is None:
+            return None
+        merged[node] = found
+    return merged
+
+
+def _joined(values: list[Any], lengths: list[int]) -> Any:
+    if all(isinstance(each, int) for each in values):
+        return sum(values) if values == lengths else None  # the number of rows, asked of a map
+    if all(isinstance(each, (tuple, list)) and len(each) == len(values[0]) for each in values):
+        items = [_joined(list(same), lengths) for same in zip(*values, strict=True)]
+        return None if any(each is None for each in items) else items
+    if [each.shape[:1] if isinstance(each, Tensor) else None for each in values] != [(each,) for each in lengths]:
+        return None
+    return torch.cat(values)
+
+
+def _laid(operation: Operation, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of an operation that looks at memory, such as a view, laid out as the model's own are."""
+    if operation.rule is not WHOLE or not isinstance(operation.target, OpOverload) or not aliases(operation.node):
+        return args
+    return tuple(
+        _in_order(value, node.meta.get("val")) if isinstance(node, fx.Node) and isinstance(value, Tensor) else value
+        for node, value in zip(operation.node.args, args, strict=True)
+    )
+
+
+def _in_order(value: Tensor, like: Any) -> Tensor:
+    """A value whose dimensions lie in memory in another's order, and densely."""
+    if not isinstance(like, Tensor) or like.dim() != value.dim() or like.layout is not torch.strided:
+        return value
+    strides = [int(stride) for stride in like.stride()]
+    order = sorted(range(value.dim()), key=lambda dim: (-strides[dim], dim))
+    back = [order.index(dim) for dim in range(value.dim())]
+    return value.permute(order).contiguous().permute(back)

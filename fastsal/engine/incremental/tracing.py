@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from fastsal._torch import FakeTensorMode, OpOverload, TreeSpec, set_grad_enabled, tree_flatten
+from fastsal._torch import FakeTensorMode, OpOverload, TreeSpec, let_go, set_grad_enabled, tree_flatten
 from fastsal.engine.incremental.hooks import hooks_of, without_hooks
 from fastsal.engine.run.forward import run
 from fastsal.engine.run.modules import modules_of
@@ -85,7 +85,10 @@ def trace(forward_func: Callable[..., Any], input: Tensor) -> Traced:
     for front in (_captured, _exported):
         try:
             with attributes_kept(models), without_hooks(models, hooks.away):
-                return front(call, torch.cat([input.detach()] * 2), specs)
+                traced = front(call, torch.cat([input.detach()] * 2), specs)
+            for node in traced.nodes[:1]:
+                let_go(node.meta.get("val"))
+            return traced
         except Exception as error:  # whatever a model's own code makes of symbols
             reasons.append((str(error).strip() or type(error).__name__).split("\n", 1)[0])
     raise NotTraceable(f"torch.fx: {reasons[0]}; torch.export: {reasons[1]}")
@@ -127,7 +130,9 @@ def _exported(call: _Call, rows: Tensor, specs: list[TreeSpec]) -> Traced:
             constants[node] = held[spec.target]
     if program.graph_signature.buffers_to_mutate or len(given) != 1:
         raise NotTraceable("it writes to its buffers")
-    return _traced(program.graph, given[0], constants, specs[-1])
+    # Ahead of the outputs are the inputs that it writes to, as they are then.
+    written = len(program.graph_signature.user_inputs_to_mutate)
+    return _traced(program.graph, given[0], constants, specs[-1], written)
 
 
 def _captured(call: _Call, rows: Tensor, specs: list[TreeSpec]) -> Traced:
@@ -177,12 +182,13 @@ def aliases(node: fx.Node) -> bool:
     return target is torch.ops.aten.dropout.default or any(each.alias_info for each in target._schema.returns)
 
 
-def _traced(graph: fx.Graph, given: fx.Node, constants: dict[fx.Node, Any], spec: TreeSpec) -> Traced:
+def _traced(graph: fx.Graph, given: fx.Node, constants: dict[fx.Node, Any], spec: TreeSpec, ahead: int = 0) -> Traced:
     # Nothing here has gradients, so that where they are switched off does not matter.
     nodes = tuple(node for node in graph.nodes if node.op == "call_function" and node.target is not set_grad_enabled)
     for node in nodes:
         if not isinstance(node.target, OpOverload) and getattr(node.target, "__module__", "") != "_operator":
             raise NotTraceable(f"it uses {getattr(node.target, '__name__', node.target)}")
     (output,) = (node for node in graph.nodes if node.op == "output")
-    outputs = output.args[0]
-    return Traced(nodes, given, constants, tuple(outputs) if isinstance(outputs, (list, tuple)) else (outputs,), spec)
+    outputs: Any = output.args[0]
+    outputs = tuple(outputs) if isinstance(outputs, (list, tuple)) else (outputs,)
+    return Traced(nodes, given, constants, outputs[ahead:], spec)

@@ -2,7 +2,6 @@
 
 from fastsal.engine.prepare.prepared import Prepared, Step, unprepared
 from fastsal.engine.prepare.preparing import prepare
-from fastsal.engine.prepare.watch import Watch
 from fastsal.engine.run.comparing import difference
 
-__all__ = ["Prepared", "Step", "Watch", "difference", "prepare", "unprepared"]
+__all__ = ["Prepared", "Step", "difference", "prepare", "unprepared"]

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastsal.engine.prepare.form import form_of
 from fastsal.engine.prepare.precision import TOLERANCES, as_dtype
-from fastsal.engine.prepare.prepared import Choice, Prepared, form_of
+from fastsal.engine.prepare.prepared import Choice, Prepared
 from fastsal.engine.prepare.replica import replica
 from fastsal.engine.run.comparing import by_row, difference
 from fastsal.engine.run.forward import run, scratch

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fastsal._torch import tree_leaves, tree_map
 from fastsal.engine.prepare.folding import Fold, fold
-from fastsal.engine.prepare.precision import DTYPES, as_dtype, float32_arithmetic, keep_exact
+from fastsal.engine.prepare.form import Form, form_of
+from fastsal.engine.prepare.precision import DTYPES, TOLERANCES, as_dtype, float32_arithmetic, keep_exact
 from fastsal.engine.prepare.replica import replica
-from fastsal.engine.prepare.watch import Watch
-from fastsal.engine.run.forward import evaluation
+from fastsal.engine.prepare.turns import Turns
+from fastsal.engine.run.comparing import by_row, difference
+from fastsal.engine.run.forward import evaluation, scratch
 from fastsal.engine.run.managed import Managed
+from fastsal.engine.run.snapshot import Change, Scratch, Snapshot
+from fastsal.engine.run.telling import tell
+
+VERIFIED_ROWS = 256
+"""Rows for which one is compared with the user's model: then that, and its own, are below a hundredth."""
 
 
 class Choice(NamedTuple):
@@ -53,14 +60,29 @@ class Step(NamedTuple):
         return f"{self.name}: {self.detail}"
 
 
-Form = tuple[Any, ...]
+class Remake(Protocol):
+    """Finds out again what can be prepared of a model that is no longer what it was."""
+
+    @property
+    def verify(self) -> bool:
+        """Whether to look for writes that PyTorch does not count, and to compare rows."""
+
+    def again(self, model: nn.Module, before: Choice) -> tuple[Choice | None, list[Step], Scratch]:
+        """A choice that is right now, the steps to it, and what passes of the model write to themselves.
+
+        None in the place of a choice where the model is to run as it is.
+        """
 
 
 class Prepared(Managed):
     """A model's passes, made by :func:`fastsal.prepare`.
 
     It is called as the model is, and hands other forms of call than the one that it was made for to the model itself.
-    A change of the model's weights, flags or parts since is seen at the next explanation, and taken over.
+
+    At the beginning of each explanation, and of each call outside of one, it looks whether the model is still what it
+    was made from: weights, buffers, attributes, hooks, parts, classes and forwards, and a fingerprint of the weights
+    for writes that PyTorch does not count. Before a sweep one row's output is compared with the model's, once for
+    every 256 rows. Where something differs, what was prepared is made anew, with a warning if PyTorch did not tell.
 
     Attributes:
         original: the user's model, as it was.
@@ -73,21 +95,37 @@ class Prepared(Managed):
     module: nn.Module
     _runs: list[Callable[..., Any]]
 
-    def __init__(self, original: nn.Module, choice: Choice | None, form: Form, steps: Sequence[Step] = ()) -> None:
+    def __init__(
+        self,
+        original: nn.Module,
+        choice: Choice | None,
+        form: Form,
+        steps: Sequence[Step] = (),
+        remake: Remake | None = None,
+        scratch: Scratch = frozenset(),
+    ) -> None:
         super().__init__()
         self.__dict__["original"] = original  # not a part: its names are the replica's
         self.as_it_is = choice is None
         self.choice, self.form, self.steps = choice or Choice(), form, list(steps)
         self.rows: int | None = None
-        self._split = True
-        self._depth = 0
+        self._remake, self._scratch, self._turns = remake, scratch, Turns()
+        self._unverified = VERIFIED_ROWS
+        self._passes: list[tuple[tuple[Any, ...], Any]] | None = None
         self.copies: dict[nn.Module, nn.Module] = {}
         self._build()
+
+    def __reduce__(self) -> Any:
+        # What is watched, and who is in a call, is of this process.
+        state = self.__dict__["original"], None if self.as_it_is else self.choice, self.form, self.steps, self._remake
+        return _restored, (*state, self.rows)
 
     def _build(self) -> None:
         choice = self.choice
         original: nn.Module = self.__dict__["original"]
-        self._watch = Watch(original)
+        self._snapshot: Snapshot | None = None
+        if self._remake is not None and not self.as_it_is:
+            self._snapshot = Snapshot(original, [original], samples=self._remake.verify, scratch=self._scratch)
         self._finest = next((p.dtype for p in original.parameters() if p.is_floating_point()), None)
         self.folded: set[nn.Module] = set()
         if self.as_it_is:
@@ -134,17 +172,74 @@ class Prepared(Managed):
 
     @contextlib.contextmanager
     def session(self, whole: bool = False) -> Iterator[None]:
-        """One explanation: weights as the model has them now, arithmetic as chosen; ``whole`` splits no rows."""
-        if self._depth == 0 and self._watch.changed():
-            self._build()
-        split, self._split = self._split, self._split and not whole
-        self._depth += 1
+        """One explanation: the model as it is now, arithmetic as chosen; ``whole`` splits no rows."""
+        with self._turns.inside(self._renew, whole), float32_arithmetic(self.choice.precision, self._device()):
+            yield
+
+    def _renew(self) -> Callable[[], None] | None:
+        """What takes over a change of the model; None where there is none."""
+        change = None if self._snapshot is None else self._snapshot.change()
+        return None if change is None else lambda: self._take_over(change)
+
+    def _take_over(self, change: Change) -> None:
+        if change.unseen:
+            tell(f"fastsal.prepare: {change} since this model was prepared, so that it was made anew")
+        if change.values:
+            with contextlib.suppress(Exception):  # of another form: then it is looked at as a whole
+                self._build()
+                return
+        self._choose()
+
+    def _choose(self) -> None:
+        """Find out anew what can be prepared."""
+        assert self._remake is not None
+        choice, steps, self._scratch = self._remake.again(self.__dict__["original"], self.choice)
+        self.as_it_is, self.choice, self.steps = choice is None, choice or Choice(), steps
+        self._build()
+
+    def verify(self, rows: int, run: Callable[[], Any]) -> None:
+        """Before a sweep: compare a row with the user's model, unless that was done less than 256 rows ago.
+
+        Where they differ, what was prepared is made anew, and where that differs too, the model runs as it is.
+
+        Args:
+            rows: of the sweep, as far as they are known; those that ran since the last comparison count too.
+            run: a pass of one example, that calls this model; in evaluation mode, without gradients.
+        """
+        if self._snapshot is None or self._remake is None or not self._remake.verify:
+            return
+        if self._unverified + rows < VERIFIED_ROWS or self._turns.is_inside():
+            return
+        self._unverified = 0
+        apart, allowed = self._apart(run), TOLERANCES[self.choice.precision]
+        if apart <= allowed:
+            return
+        self._turns.alone(self._choose)
+        if not self.as_it_is and self._apart(run) > allowed:
+            self.as_it_is, self.choice = True, Choice()
+            self.steps = [Step("model", False, f"as it is: outputs were off by {apart:.1e} of their spread")]
+            self._turns.alone(self._build)
+        how = "it runs as it is" if self.as_it_is else "it was made anew"
+        tell(f"fastsal.prepare: an output was off by {apart:.1e} of its spread from that of the model, so that {how}")
+
+    def _apart(self, run: Callable[[], Any]) -> float:
+        """How far outputs that have a row for each example are from the user's model's in a pass."""
+        passes: list[tuple[tuple[Any, ...], Any]] = []
+        self._passes = passes
+        original: nn.Module = self.__dict__["original"]
         try:
-            with float32_arithmetic(self.choice.precision, self._device()):
-                yield
+            run()
+        except Exception:  # the model's own error is raised where the explainer runs it
+            return 0.0
         finally:
-            self._depth -= 1
-            self._split = split
+            self._passes = None
+        apart = 0.0
+        for args, output in passes:
+            rows = by_row(output, args[0].shape[0])
+            if rows is not None and not rows.listed:  # how many objects there are may turn on a rounding
+                with evaluation(original), torch.no_grad():
+                    apart = max(apart, difference(output, original(*args)))
+        return apart
 
     def _device(self) -> torch.device:
         first = next(self.module.parameters(), None)
@@ -152,18 +247,24 @@ class Prepared(Managed):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output, in the dtypes that the model gives."""
+        if not self._turns.is_inside():
+            with self.session():
+                return self.forward(*args, **kwargs)
         if kwargs or form_of(args) != self.form:
             original: nn.Module = self.__dict__["original"]
-            with evaluation(original) if self._depth else contextlib.nullcontext():
+            with evaluation(original):
                 return original(*args, **kwargs)
-        if self._depth == 0:
-            with self.session():
-                return self._run(args)
-        return self._run(args)
+        if self._passes is None:
+            return self._run(args)
+        given = tuple(map(scratch, args))
+        output = self._run(args)
+        self._passes.append((given, output))
+        return output
 
     def _run(self, args: tuple[Any, ...]) -> Any:
         rows = args[0].shape[0] if args and isinstance(args[0], Tensor) and args[0].dim() else 0
-        count = min(len(self._runs), rows) if self._split else 1
+        self._unverified += rows
+        count = 1 if self._turns.is_whole() else min(len(self._runs), rows)
         split = [each for each, by_row in zip(args, self.choice.by_row, strict=False) if by_row]
         if count <= 1 or any(each.shape[0] != rows for each in split):
             return self._one(0, args)
@@ -218,15 +319,6 @@ def unprepared(model: Any) -> Any:
     return model.__dict__["original"] if isinstance(model, Prepared) else model
 
 
-def form_of(args: tuple[Any, ...]) -> Form:
-    """What a trace depends on beside the tensors' values: number and kinds of arguments, and plain values."""
-    return tuple((str(v.dtype), v.dim()) if isinstance(v, Tensor) else (type(v).__name__, _plain(v)) for v in args)
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (int, float, str, bool, type(None))) else None
-
-
 def _joined(parts: list[Any], device: torch.device) -> Any:
     """Outputs of shares of the rows as one, in the order of the rows."""
     leaves = [tree_leaves(part) for part in parts]
@@ -235,3 +327,11 @@ def _joined(parts: list[Any], device: torch.device) -> Any:
         for same in zip(*leaves, strict=True)
     )
     return tree_map(lambda _leaf: next(joined), parts[0])
+
+
+def _restored(
+    original: nn.Module, choice: Choice | None, form: Form, steps: list[Step], remake: Remake | None, rows: int | None
+) -> Prepared:
+    prepared = Prepared(original, choice, form, steps, remake)
+    prepared.rows = rows
+    return prepared

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +11,21 @@ from torch import Tensor, nn
 from fastsal._torch import BatchNorm, tree_leaves
 from fastsal.engine.prepare.doubled import agrees_in_double
 from fastsal.engine.prepare.finding import foldable
+from fastsal.engine.prepare.form import Form, form_of
 from fastsal.engine.prepare.precision import TOLERANCES, checked_precision
-from fastsal.engine.prepare.prepared import Choice, Form, Prepared, Step, form_of, unprepared
+from fastsal.engine.prepare.prepared import Choice, Prepared, Step, unprepared
 from fastsal.engine.prepare.replica import NotReplicable, replica
-from fastsal.engine.run.chunk_sizes import MOST_ROWS, free_bytes
+from fastsal.engine.prepare.timing import GAIN, Timing
+from fastsal.engine.run.chunk_sizes import MOST_ROWS
 from fastsal.engine.run.comparing import by_row, difference
 from fastsal.engine.run.forward import evaluation, run, scratch
 from fastsal.engine.run.modules import unwrapped
 from fastsal.engine.run.own import Undone
+from fastsal.engine.run.snapshot import Scratch, Snapshot
 
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 FIRST_ROWS = 8
 """Rows per call at which memory formats are compared, where that is quick."""
-GAIN = 0.97
-"""Another batch size or memory format is taken where it needs less than this share of the time."""
 
 
 def prepare(
@@ -40,6 +40,7 @@ def prepare(
     cuda_graphs: bool = False,
     devices: Sequence[torch.device | str] | None = None,
     probe_seconds: float = 3.0,
+    verify: bool = True,
 ) -> Prepared:
     """A model made ready for many passes, to be explained in place of the plain one.
 
@@ -66,6 +67,9 @@ def prepare(
         devices: split the rows of each call over these, the first being the model's.
         probe_seconds: how long the measuring may take, beyond the first measurement; 0 measures nothing and leaves
             contiguous and the default batch.
+        verify: look for writes to the weights that PyTorch does not count (``.data``, NumPy, other libraries) by a
+            fingerprint of 64 elements of each tensor at the beginning of each explanation, and compare one row with
+            the model's for every 256 rows of sweeps. Without it, what PyTorch counts is seen all the same.
 
     Raises:
         TypeError: for a model that is no torch.nn.Module.
@@ -86,22 +90,47 @@ def prepare(
         raise ValueError("inputs: the first must be a tensor [B, ...] with at least one example")
     plain = unwrapped(model)
     preparation = _Preparation(plain, arguments)
-    if compile is None:
-        compile = plain is not model
-    split = [torch.device(each) for each in devices or ()]
+    split = tuple(torch.device(each) for each in devices or ())
     if split:
         preparation.check_devices(split)
+    mode = "reduce-overhead" if cuda_graphs else plain is not model if compile is None else compile
+    asked = Asked(arguments, precision, fold_batch_norm, memory_format, mode, split, probe_seconds)
     with evaluation(model), torch.no_grad():
-        if preparation.repeats_itself():
-            preparation.replicate()
-        if preparation.ready:
-            preparation.set_precision(precision)
-            preparation.fold(fold_batch_norm)
-            preparation.set_format(memory_format, probe_seconds)
-            preparation.compile("reduce-overhead" if cuda_graphs else compile)
-            preparation.split(split)
-            preparation.find_rows(probe_seconds)
-        return preparation.result()
+        preparation.prepare(asked)
+        preparation.find_rows(probe_seconds)
+        return preparation.result(Again(asked, verify))
+
+
+class Asked(NamedTuple):
+    """What a model is to be prepared for, and how, as of :func:`prepare`."""
+
+    arguments: tuple[Any, ...]
+    precision: str | None
+    fold_batch_norm: bool
+    memory_format: str
+    compile: bool | str
+    devices: tuple[torch.device, ...]
+    probe_seconds: float
+
+
+class Again(NamedTuple):
+    """How a model is prepared again that is no longer what it was; measures nothing, since that was decided."""
+
+    asked: Asked
+    verify: bool
+
+    def again(self, model: nn.Module, before: Choice) -> tuple[Choice | None, list[Step], Scratch]:
+        """A choice that is right now, the steps to it, and what passes write; None: the model is to run as it is."""
+        how = "channels_last" if before.channels_last else "contiguous"
+        preparation = _Preparation(model, tuple(map(scratch, self.asked.arguments)))
+        try:
+            with evaluation(model), torch.no_grad():
+                preparation.prepare(self.asked._replace(memory_format=how, probe_seconds=0.0))
+        except Exception as error:  # whatever the changed model makes of the inputs that it was prepared for
+            message = str(error).strip().split("\n", 1)[0]
+            preparation.ready = False
+            preparation.say("model", False, f"as it is: it changed, and raised {type(error).__name__}: {message}")
+        return preparation.choice if preparation.ready else None, preparation.steps, preparation.scratch
 
 
 class _Preparation:
@@ -117,6 +146,19 @@ class _Preparation:
         first = next((p for p in model.parameters() if p.is_floating_point()), None)
         self.device = arguments[0].device if first is None else first.device
         self.tolerance = TOLERANCES[None]
+        self.timing = Timing(arguments, self.device)
+        self.scratch: Scratch = frozenset()
+
+    def prepare(self, asked: Asked) -> None:
+        """All steps but the number of rows."""
+        if self.repeats_itself():
+            self.replicate()
+        if self.ready:
+            self.set_precision(asked.precision)
+            self.fold(asked.fold_batch_norm)
+            self.set_format(asked.memory_format, asked.probe_seconds)
+            self.compile(asked.compile)
+            self.split(list(asked.devices))
 
     def say(self, name: str, done: bool, detail: str) -> None:
         self.steps.append(Step(name, done, detail))
@@ -124,7 +166,11 @@ class _Preparation:
     def repeats_itself(self) -> bool:
         """Whether a second call gives the same; nothing can be compared with a model that is random."""
         self.output = run(self.model, self._copies())
-        if difference(run(self.model, self._copies()), self.output) <= TOLERANCES[None]:
+        before = Snapshot(self.model, [self.model], samples=False)
+        again = run(self.model, self._copies())
+        before.settle()
+        self.scratch = before.scratch
+        if difference(again, self.output) <= TOLERANCES[None]:
             return True
         self.say("model", False, "as it is: its output differs from call to call, so nothing can be checked against it")
         return False
@@ -222,7 +268,7 @@ class _Preparation:
         self.say(name, True, f"{len(found.pairs)} of {found.norms} folded into {into}{left}")
 
     def _of_other_rows(self) -> tuple[Any, ...]:
-        return self._repeated(1 if self.arguments[0].shape[0] > 1 else 2)
+        return self.timing.repeated(1 if self.arguments[0].shape[0] > 1 else 2)
 
     def set_format(self, wanted: str, probe_seconds: float) -> None:
         name = "memory format"
@@ -240,8 +286,8 @@ class _Preparation:
             return
         detail = "channels_last, as asked"
         if wanted == "auto":
-            rows = self._comparable(probe_seconds)
-            before, after = self._compared([self.choice, choice], rows)
+            rows = self.timing.comparable(self._made(self.choice), FIRST_ROWS, probe_seconds)
+            before, after = self.timing.compared([self._made(self.choice), self._made(choice)], rows)
             measured = f"{1e3 * after:.2f} ms a row against {1e3 * before:.2f} at {rows} rows"
             if after > GAIN * before:
                 self.say(name, False, f"contiguous: channels_last took {measured}")
@@ -264,7 +310,7 @@ class _Preparation:
             self.choice = choice
         self.say(name, failed is None, f"torch.compile, mode {mode}" if failed is None else f"not used: {failed}")
 
-    def check_devices(self, devices: list[torch.device]) -> None:
+    def check_devices(self, devices: Sequence[torch.device]) -> None:
         same = devices[0].type == self.device.type and devices[0].index in (None, self.device.index)
         if not same:
             raise ValueError(f"devices: the first is {devices[0]}, but the model is on {self.device}; begin with that")
@@ -273,15 +319,15 @@ class _Preparation:
         if len(devices) < 2:
             return
         rows = len(devices) * self.arguments[0].shape[0]
-        expected = run(self.model, self._repeated(rows))
+        expected = run(self.model, self.timing.repeated(rows))
         if any(
             isinstance(leaf, Tensor) and (leaf.dim() == 0 or leaf.shape[0] != rows) for leaf in tree_leaves(expected)
         ):
             self.say("devices", False, "not split: the output has no row for each example")
             return
-        by_row = tuple(map(self._by_row, self.arguments))
+        by_row = tuple(map(self.timing.by_row, self.arguments))
         choice = self.choice._replace(devices=tuple(devices), by_row=by_row)
-        failed = self._fails(choice, self._repeated(rows), expected)
+        failed = self._fails(choice, self.timing.repeated(rows), expected)
         if failed is None:
             self.choice = choice
         names = ", ".join(map(str, devices))
@@ -289,55 +335,27 @@ class _Preparation:
 
     def find_rows(self, probe_seconds: float) -> None:
         """Rows per call: twice as many, or half, as long as that is faster and the time lasts."""
+        if not self.ready:
+            return
         if self._rows_depend_on_each_other():
             self.rows = 1
             self.say("rows per call", True, "1: the rows of a batch depend on each other")
             return
         if probe_seconds <= 0:
             return
-        work = self._made(self.choice)
-        ends = time.perf_counter() + probe_seconds
         most = MOST_ROWS * max(1, len(self.choice.devices))
-        found: dict[int, float] = {}
-
-        def measure(rows: int) -> bool:
-            """Whether a number of rows was measured and is the fastest yet."""
-            if rows < 1 or rows > most or not self._fits(rows):
-                return False
-            if found and 2 * rows * min(found.values()) > 2 * (ends - time.perf_counter()):
-                return False
-            try:
-                self._seconds(work, rows)
-                seconds = self._seconds(work, rows)
-            except (torch.OutOfMemoryError, MemoryError):
-                return False
-            faster = not found or seconds < GAIN * min(found.values())
-            found[rows] = seconds
-            return faster
-
         start = FIRST_ROWS * max(1, len(self.choice.devices))
-        measure(start)
-        rows = start
-        while time.perf_counter() < ends and measure(2 * rows):
-            rows *= 2
-        if rows == start:
-            while time.perf_counter() < ends and measure(rows // 2):
-                rows //= 2
+        rows, found = self.timing.fastest_rows(self._made(self.choice), start, most, probe_seconds)
         if not found:
             return
         self.rows = rows
         told = ", ".join(f"{count}: {1e3 * found[count]:.2f}" for count in sorted(found))
         self.say("rows per call", True, f"{rows} (ms a row at {told})")
 
-    def _fits(self, rows: int) -> bool:
-        """Whether so many rows could fit, generously counted: the measurement is not to bring the machine down."""
-        row = self.arguments[0][:1]
-        return bool(128 * rows * row.numel() * row.element_size() < free_bytes(self.device))
-
     def _rows_depend_on_each_other(self) -> bool:
         count = self.arguments[0].shape[0]
         work = self._made(self.choice)
-        same, others = self._repeated(2 * count), self._repeated(2 * count)
+        same, others = self.timing.repeated(2 * count), self.timing.repeated(2 * count)
         for value in others:
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and value.shape[0] == 2 * count:
                 value[count:] *= -3
@@ -350,50 +368,8 @@ class _Preparation:
         alone = None if beside_same.listed else by_row(self.output, count)
         return alone is not None and difference(beside_same.parts[:count], alone.parts) > self.tolerance
 
-    def _repeated(self, rows: int) -> tuple[Any, ...]:
-        """The arguments with as many rows."""
-        count = self.arguments[0].shape[0]
-
-        def repeat(value: Any) -> Any:
-            if not self._by_row(value):
-                return scratch(value)
-            return value.repeat(-(-rows // count), *[1] * (value.dim() - 1))[:rows].clone()
-
-        return tuple(repeat(value) for value in self.arguments)
-
-    def _by_row(self, value: Any) -> bool:
-        return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == self.arguments[0].shape[0]
-
-    def _comparable(self, probe_seconds: float) -> int:
-        """Rows at which two choices can be measured in the time, at least two."""
-        work = self._made(self.choice)
-        row = min(self._seconds(work, 1) for _ in range(2))
-        return max(2, min(FIRST_ROWS, int(probe_seconds / (6 * row))))
-
-    def _compared(self, choices: list[Choice], rows: int) -> list[float]:
-        """Seconds a row of each choice, measured in turn."""
-        works = [self._made(choice) for choice in choices]
-        for work in works:
-            self._seconds(work, rows)  # the first call of a shape chooses algorithms
-        best = [float("inf")] * len(choices)
-        for _ in range(2):
-            for index, work in enumerate(works):
-                best[index] = min(best[index], self._seconds(work, rows))
-        return best
-
-    def _seconds(self, work: Callable[..., Any], rows: int) -> float:
-        batch = self._repeated(rows)
-        self._wait()
-        began = time.perf_counter()
-        run(work, batch)
-        self._wait()
-        return (time.perf_counter() - began) / rows
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def result(self) -> Prepared:
-        prepared = Prepared(self.model, self.choice if self.ready else None, self.form, self.steps)
+    def result(self, remake: Again) -> Prepared:
+        choice = self.choice if self.ready else None
+        prepared = Prepared(self.model, choice, self.form, self.steps, remake, self.scratch)
         prepared.rows = self.rows
         return prepared

@@ -1,6 +1,6 @@
 """Values at layers: which layers there are, where their positions are, one pass that is read or altered on the way."""
 
-from fastsal.engine.reading.first_layer import FirstLayer, first_layer
+from fastsal.engine.reading.first_layer import FirstLayer, NotTheOnlyWay, first_layer
 from fastsal.engine.reading.geometry import Geometry, Unsettled, geometry_of
 from fastsal.engine.reading.layers import Layer, default_layer, layers
 from fastsal.engine.reading.reading import Reading, Unrelated, read, values_at
@@ -12,6 +12,7 @@ __all__ = [
     "FirstLayer",
     "Geometry",
     "Layer",
+    "NotTheOnlyWay",
     "Reading",
     "Replaced",
     "Tail",

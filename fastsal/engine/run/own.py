@@ -291,6 +291,20 @@ def users_attributes(module: nn.Module) -> dict[str, Any]:
     return found
 
 
+def users_items(held: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """A mapping, such as a module's attributes or hooks, as its user filled it: without what is a thread's own."""
+    items = list(held.items())
+    if not any(_is_own(name) or isinstance(value, (_Instead, _Away)) for name, value in items):
+        return held
+    found = {}
+    for name, value in items:
+        value = value.hook if isinstance(value, _Away) else value
+        value = value.users if isinstance(value, _Instead) else value
+        if not _is_own(name) and not (name == "forward" and value is None):
+            found[name] = value
+    return found
+
+
 def _is_own(number: Any) -> bool:
     return isinstance(number, int) and number < 0
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from torch import Tensor
-
 from fastsal._torch import len_torch_dispatch_stack
 from fastsal.engine.reading import FirstLayer, first_layer
 from fastsal.engine.run import host_may_wait
@@ -14,25 +9,11 @@ from fastsal.explainers.base import Attribution
 from fastsal.explainers.task import Task
 
 LEAST_ROWS = 32
-"""Of a path for which two passes of one example are little."""
-
-
-class Front:
-    """The first layer's values at both ends of the path.
-
-    Attributes:
-        start, end: [B, ...].
-        behind: the model as a function of such values.
-    """
-
-    def __init__(self, layer: FirstLayer, inputs: Tensor, start: Tensor, additional: tuple[Any, ...]) -> None:
-        self._layer, self._inputs, self._additional = layer, inputs, additional
-        self.start, self.end = (layer.value(each.clone(), additional).detach() for each in (start, inputs))
-        self.behind: Callable[..., Any] = layer.behind(inputs)
-
-    def pulled(self, gradient: Tensor) -> Tensor:
-        """The gradient by the inputs of one by the layer's value."""
-        return self._layer.pulled(gradient, self._inputs, self._additional)
+"""Of a path for which the passes up to the layer are little."""
+REFUSED = (
+    "first_layer_once: it needs a model, not compiled, that reads its one input through one convolution or linear "
+    "layer and nothing else; pass 'auto'"
+)
 
 
 def checked_front(setting: bool | str, create_graph: bool) -> None:
@@ -46,7 +27,7 @@ def checked_front(setting: bool | str, create_graph: bool) -> None:
         raise ValueError("first_layer_once: it goes without create_graph")
 
 
-def front_of(explainer: Attribution, task: Task, rows: int, setting: bool | str) -> Front | None:
+def front_of(explainer: Attribution, task: Task, rows: int, setting: bool | str) -> FirstLayer | None:
     """Where the path can begin and end behind the first layer, and it is wanted. Call inside the task's context.
 
     Args:
@@ -64,17 +45,21 @@ def front_of(explainer: Attribution, task: Task, rows: int, setting: bool | str)
         if len(task.inputs) == 1 and task.given.names is None and not traced:
             found = _found(explainer, task, setting is True)
         if found is None and setting is True:
-            raise ValueError(
-                "first_layer_once: it needs a model, not compiled, that reads its one input through one convolution or "
-                "linear layer and nothing else; pass 'auto'"
-            )
+            raise ValueError(REFUSED)
     return found
 
 
-def _found(explainer: Attribution, task: Task, always: bool) -> Front | None:
+def give_up(explainer: Attribution) -> None:
+    """Take what :func:`front_of` found for wrong, until the model changes."""
+    known = explainer.state.found.get("first layer")
+    if known is not None:
+        known.give_up()
+
+
+def _found(explainer: Attribution, task: Task, always: bool) -> FirstLayer | None:
     (x,), (begin,) = task.inputs, task.starts()
     known = explainer.state.found.get("first layer")
     layer, explainer.state.found["first layer"] = first_layer(
         task.model, x, begin, task.additional, known, whatever_it_costs=always
     )
-    return None if layer is None else Front(layer, x, begin, task.additional)
+    return layer

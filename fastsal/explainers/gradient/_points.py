@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,10 @@ class Weighted:
     def keep(self, added: Sums) -> None:
         """Take over what :meth:`added` returned."""
         self.mean = added
+
+    def turn(self, convert: Callable[[Tensor], Tensor]) -> None:
+        """Put a linear function of each sum in its place."""
+        self.mean = [convert(each).to(each.dtype) for each in self.mean]
 
 
 class Doubled:
@@ -73,6 +79,10 @@ class Doubled:
     def keep(self, added: dict[int, Sums]) -> None:
         """Take over what :meth:`added` returned."""
         self._sums = added
+
+    def turn(self, convert: Callable[[Tensor], Tensor]) -> None:
+        """Put a linear function of each sum in its place."""
+        self._sums = {level: [convert(each).to(each.dtype) for each in sums] for level, sums in self._sums.items()}
 
     @property
     def mean(self) -> Sums:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal.engine.reading import FirstLayer, NotTheOnlyWay
 from fastsal.engine.run import is_too_large
 from fastsal.explainers.anytime import relative
 from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import Estimating, GradientAttribution, attribution
 from fastsal.explainers.call import Anytime, Call
-from fastsal.explainers.gradient._front import Front, checked_front, front_of
+from fastsal.explainers.gradient._front import REFUSED, checked_front, front_of, give_up
 from fastsal.explainers.gradient._points import Doubled, Sums, Weighted
 from fastsal.explainers.gradient.quadrature import checked_rule
 from fastsal.explainers.scores import Target
@@ -84,7 +85,8 @@ class IntegratedGradients(Estimating, GradientAttribution):
             return_convergence_delta: also return sum(attribution) - (F(x) - F(b)), [B].
             first_layer_once: where the model reads its one input through an affine layer alone (a convolution, a patch
                 embedding), run that layer for both ends of the path, which is straight behind it too, and its backward
-                for the sum of the gradients: equal up to rounding, which is checked. ``"auto"``: where it pays; True:
+                for the sum of the gradients: equal up to rounding, which is checked at every point, for every example,
+                in every call; else the plain way. ``"auto"``: where it pays; True:
                 also where it does not, with an error where it cannot be; False: never.
             show_progress: show a bar.
             create_graph: keep the graph, so that the attribution can be trained through; memory grows with n_steps.
@@ -109,6 +111,7 @@ class IntegratedGradients(Estimating, GradientAttribution):
         )
         checked_rule(method, n_steps)
         checked_front(first_layer_once, create_graph)
+        task.rows_ahead = n_steps * task.examples
 
         def described(points: Weighted | Doubled) -> Call[Any]:
             return _Path(self, task, points, first_layer_once, grad_kwargs).described(n_steps)
@@ -142,7 +145,8 @@ class _Path:
         self._grad_kwargs = grad_kwargs
         given = (tensor.dtype for tensor in task.given.tensors if not tensor.is_floating_point())
         self._whole = next((dtype for dtype in given if not dtype.is_complex), None)
-        self._front: Front | None = None
+        self._explainer, self._must = explainer, first_layer_once is True
+        self._front: FirstLayer | None = None
         if not task.create_graph:
             with task.context():
                 self._front = front_of(explainer, task, points.total * task.examples, first_layer_once)
@@ -162,14 +166,35 @@ class _Path:
         )
 
     def work(self, start: int, stop: int) -> Any:
-        task, front = self._task, self._front
-        ends = zip(task.inputs, task.baselines, strict=True) if front is None else [(front.end, front.start)]
-        batches = tuple(
-            path.batch(tensor, self._points.positions(start, stop, tensor), baseline=begin) for tensor, begin in ends
-        )
-        forward_func = None if front is None else front.behind
+        if self._front is not None:
+            try:
+                return self._added(start, stop, self._front)
+            except NotTheOnlyWay as error:
+                if self._must:
+                    raise ValueError(REFUSED) from error
+                # What the points before came to is as good as any: by the layer's value, so by the inputs too.
+                self._points.turn(self._front.pulled)
+                self._front = None
+                give_up(self._explainer)
+        return self._added(start, stop, None)
+
+    def _added(self, start: int, stop: int, front: FirstLayer | None) -> Any:
+        """The sums with the gradients of points start .. stop, by the layer's value or the inputs."""
+        task = self._task
+
+        def along(begin: Any, end: Tensor) -> Tensor:
+            return path.batch(end, self._points.positions(start, stop, end), baseline=begin)
+
+        ends = zip(task.baselines, task.inputs, strict=True)
+        batches = tuple(along(*each) for each in ends) if front is None else (front.at(along),)
         try:
-            gradients = task.gradients(stop - start, batches, forward_func=forward_func, grad_kwargs=self._grad_kwargs)
+            gradients = task.gradients(
+                stop - start,
+                batches,
+                forward_func=None if front is None else front.behind,
+                grad_kwargs=self._grad_kwargs,
+                scored=None if front is None else front.check,
+            )
         except (RuntimeError, IndexError) as error:
             if self._whole is None or is_too_large(error):
                 raise

@@ -42,6 +42,7 @@ def is_pointwise(target: Any) -> bool:
 __all__ = [
     "CONVOLUTION",
     "RULES",
+    "WHOLE",
     "Average",
     "Axes",
     "Even",

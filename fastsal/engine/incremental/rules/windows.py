@@ -30,6 +30,12 @@ def _max_pool(call: OperationCall) -> Way:
     return _local(call, Local(kernel, stride, pair(_given(call, 3, 0)), pair(_given(call, 4, 1)), float("-inf")))
 
 
+def _max_pool_with_indices(call: OperationCall) -> Way:
+    """The same, where nobody reads the indices: they count from the map's corner, not from a part's."""
+    reads_indices = any(user.args[1:] != (0,) for user in call.node.users)
+    return None if reads_indices else _max_pool(call)
+
+
 def _average_pool(call: OperationCall) -> Way:
     kernel, padding = pair(_given(call, 1, None)), pair(_given(call, 3, 0))
     if _given(call, 4, False) or (padding != (0, 0) and not _given(call, 5, True)):
@@ -78,7 +84,7 @@ RULES = {
     aten.conv2d.default: CONVOLUTION,
     aten.convolution.default: CONVOLUTION,
     aten.max_pool2d.default: Rule(_max_pool, run=_unpadded(3), fresh=True),
-    aten.max_pool2d_with_indices.default: Rule(_max_pool, run=_unpadded(3)),
+    aten.max_pool2d_with_indices.default: Rule(_max_pool_with_indices, run=_unpadded(3)),
     aten.avg_pool2d.default: Rule(_average_pool, run=_unpadded(3), fresh=True),
     aten.adaptive_avg_pool2d.default: Rule(_adaptive_pool, run=_its_argument),
 }
