@@ -67,6 +67,7 @@ class Explained:
         self._rows: Rows | None = None
         self.rows_ahead = 0
         self._target, self._output = target, None
+        self._read: tuple[Target, Target] | None = None
 
     @property
     def examples(self) -> int:

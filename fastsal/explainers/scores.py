@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.run import host_may_wait
+from fastsal.explainers.columns import Columns
 from fastsal.explainers.outputs import count_examples, example_scores, main_output, no_tensor
 from fastsal.explainers.targets import ExampleTarget
 
@@ -102,6 +103,8 @@ def _scored(output: Any, target: Target, examples: int) -> Tensor:
 
 def target_of(target: Target, row: int, examples: int) -> Target:
     """One example's part of a target, for that example alone."""
+    if isinstance(target, Columns):
+        return target.values[row]
     if isinstance(target, np.ndarray):
         target = target.tolist()
     if isinstance(target, list) and len(target) == examples:
@@ -141,7 +144,7 @@ def select_target(output: Tensor, target: Target) -> Tensor:
         _in_range(indices, rest)
         where: tuple[Any, ...] = (slice(None), *indices)
         return output[where]
-    if isinstance(target, (Tensor, list)):
+    if isinstance(target, (Tensor, list, Columns)):
         # len() of a tensor would make a number of a size that stands for every batch.
         entries = target.shape[0] if isinstance(target, Tensor) and target.dim() else len(target)
         if entries != examples:
@@ -153,17 +156,21 @@ def select_target(output: Tensor, target: Target) -> Tensor:
             return torch.stack([output[(i, *row)] for i, row in enumerate(rows)])
         if output.dim() != 2:
             raise ValueError(f"target: one int per example needs an output [B, K], this one is {tuple(output.shape)}")
-        if isinstance(target, Tensor):
+        if isinstance(target, Columns):
+            column, extremes = target.on(output.device), (min(target.values), max(target.values))
+        elif isinstance(target, Tensor):
             if target.dim() != 1 or target.is_floating_point() or target.dtype == torch.bool:
                 raise TypeError(f"target: {target.dtype} of shape {tuple(target.shape)} is not [B] of ints")
             column = target.to(device=output.device, dtype=torch.int64)
             if not host_may_wait():
                 return _gathered_or_nan(output, column)
+            extremes = (int(column.min()), int(column.max())) if entries else ()
         else:
-            column = torch.tensor([_index("target", entry) for entry in target], device=output.device)
-        if column.numel():
-            _in_range((int(column.min()),), rest)
-            _in_range((int(column.max()),), rest)
+            values = [_index("target", entry) for entry in target]
+            column = torch.tensor(values, dtype=torch.int64, device=output.device)
+            extremes = (min(values), max(values)) if values else ()
+        for extreme in extremes:
+            _in_range((extreme,), rest)
         return output.gather(1, (column % rest[0])[:, None])[:, 0]
     index = _index("target", target)
     if output.dim() < 2:

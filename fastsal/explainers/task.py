@@ -24,6 +24,7 @@ from fastsal.engine.run import (
 )
 from fastsal.explainers.arguments import examples_of
 from fastsal.explainers.call import Anytime, Call, Estimated
+from fastsal.explainers.columns import read_once
 from fastsal.explainers.explained import Explained
 from fastsal.explainers.reached import reached
 from fastsal.explainers.row_check import found_rows
@@ -250,8 +251,9 @@ class Task(Explained):
         return tuple(tile(value, count, self.examples) for value in values)
 
     def tiled_target(self, count: int) -> Target:
-        """The target for copies."""
-        return self.target if count == 1 else tile_target(self.target, count, self.examples)
+        """The target for copies, with indices that are read from the device once a call."""
+        target = self._read_target()
+        return target if count == 1 else tile_target(target, count, self.examples)
 
     def copied_target(self, count: int) -> Target:
         """The target for copies, in whose form it was given: what repeats it for one copy too."""
@@ -259,7 +261,13 @@ class Task(Explained):
 
     def target_of(self, example: int, count: int = 1) -> Target:
         """One example's target, for copies of it alone."""
-        return tile_target(target_of(self.target, example, self.examples), count, 1)
+        return tile_target(target_of(self._read_target(), example, self.examples), count, 1)
+
+    def _read_target(self) -> Target:
+        target = self.target
+        if self._read is None or self._read[0] is not target:
+            self._read = target, read_once(target, self.examples)
+        return self._read[1]
 
     def rows(self) -> Rows:
         """What the rows of a batch of copies have to do with each other: known, or found by three or four passes.

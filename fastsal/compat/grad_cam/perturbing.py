@@ -20,9 +20,9 @@ MASK_EPSILON = 1e-8
 class _CornerAlignedScoreCAM(explainers.ScoreCAM):
     """Masks resized from corner to corner, then scaled."""
 
-    def mask(self, channel: Tensor, size: list[int]) -> Tensor:
+    def mask(self, channels: Tensor, size: list[int]) -> Tensor:
         mode = "bilinear" if len(size) == 2 else "trilinear"
-        flat = F.interpolate(channel, size, mode=mode, align_corners=True).flatten(1)
+        flat = F.interpolate(channels, size, mode=mode, align_corners=True).flatten(1)
         low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
         masks: Tensor = ((flat - low) / (high - low + MASK_EPSILON)).unflatten(1, size)
         return masks

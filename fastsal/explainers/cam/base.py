@@ -303,7 +303,7 @@ class ActivationMap(Attribution):
 
         def select(output: Any) -> Tensor:
             if targets is None:
-                return self.scores(output, task.target, task.examples)
+                return self.scores(output, task.tiled_target(1), task.examples)
             return torch.stack([self.scores(output, resolved(each, task.output), task.examples) for each in targets])
 
         found = self._pass(task, select)

@@ -12,6 +12,7 @@ from fastsal.engine.run import host_may_wait
 from fastsal.explainers.arguments import at_least_one
 from fastsal.explainers.cam.base import Stated
 from fastsal.explainers.cam.grad_cam import GradCAM
+from fastsal.explainers.columns import Columns
 from fastsal.explainers.outputs import main_output
 from fastsal.explainers.scores import Target, one_score_each
 
@@ -57,7 +58,7 @@ class FinerCAM(GradCAM):
         foreign = distance.amin(1) > 0
         if not host_may_wait():
             score = torch.where(foreign, torch.nan, score)
-        elif bool(foreign.any()):
+        elif not isinstance(target, (int, Columns)) and bool(foreign.any()):
             raise ValueError("target: FinerCAM compares the scores of classes; pass the index of one")
         nearest = distance.argsort(dim=1, stable=True)[:, 1 : self.rivals + 1]
         return score - self.alpha * logits.gather(1, nearest).mean(1)

@@ -87,10 +87,11 @@ class ISCAM(ScoreCAM):
         how = Rendering(relu_attributions, upsample, normalize, fuse, eigen_smooth, aug_smooth)
         samples = at_least_one("n_samples", n_samples)
 
-        def shares(x: Tensor, mask: Tensor, channel: int, first: int, last: int) -> Tensor:
-            strength = torch.arange(first + 1, last + 1, device=x.device, dtype=mask.dtype) / samples
-            masks = strength.view(-1, *[1] * mask.dim()) * mask
-            masked: Tensor = (masks * x.to(mask.dtype)).flatten(0, 1).to(x.dtype)
+        def shares(x: Tensor, masks: Tensor, channel: int, start: int, stop: int) -> Tensor:
+            numbers = torch.arange(start, stop, device=x.device)
+            strength = (numbers % samples + 1).to(masks.dtype) / samples
+            weaker = strength.view(-1, *[1] * (masks.dim() - 1)) * masks[numbers // samples - channel]
+            masked: Tensor = (weaker * x.to(masks.dtype)).flatten(0, 1).to(x.dtype)
             return masked
 
         return self.described(task, lambda task, values: self.scored(task, values, samples, shares), how)

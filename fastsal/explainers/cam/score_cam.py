@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from fastsal.explainers.task import Task
 from fastsal.ops import accumulation_dtype, cam, wide_dtype
 
 Masked = Callable[[Tensor, Tensor, int, int, int], Tensor]
-"""(inputs [B, ...], a channel's masks [B, 1, *spatial], the channel, first, last) -> inputs [(last - first) * B, ...]
-under the samples from first to last of these masks. The masks' 1 is where the inputs have their channels."""
+"""(inputs [B, ...], masks [channels, B, ...] with a 1 where the inputs have their channels, the first of these channels,
+start, stop) -> inputs [(stop - start) * B, ...] under the masks from start to stop, of which each channel has as many as
+samples."""
 
 
 class ScoreCAM(SweptMap):
@@ -119,16 +120,16 @@ class ScoreCAM(SweptMap):
             fields.append(weights.reshape(*weights.shape, *[1] * (activations.dim() - 2)))
         return fields
 
-    def mask(self, channel: Tensor, size: list[int]) -> Tensor:
-        """Masks [B, *size] in [0, 1] of one channel [B, 1, *layer]."""
-        return cam.finish(channel[:, 0], size, relu=False)
+    def mask(self, channels: Tensor, size: list[int]) -> Tensor:
+        """Masks [N, *size] in [0, 1] of N channels [N, 1, *layer]."""
+        return cam.finish(channels[:, 0], size, relu=False)
 
-    def _mask_of(self, channel: Tensor, look: Placement, dimensions: int) -> Tensor:
-        """Of one channel [B, 1, *layer], where it looks, to be multiplied by an input of so many dimensions."""
+    def _masks_of(self, channels: Tensor, look: Placement, dimensions: int) -> Tensor:
+        """Of N channels [N, 1, *layer], where they look, to be multiplied by an input of so many dimensions."""
         if look.centres is not None:
-            wide = channel[:, 0].to(accumulation_dtype(channel.dtype))
-            channel = placed(wide, look.centres, look.extents)[:, None].to(channel.dtype)
-        mask = self.mask(channel, list(look.extents))
+            wide = channels[:, 0].to(accumulation_dtype(channels.dtype))
+            channels = placed(wide, look.centres, look.extents)[:, None].to(channels.dtype)
+        mask = self.mask(channels, list(look.extents))
         return mask.view(
             len(mask),
             *[mask.shape[1 + look.axes.index(dim)] if dim in look.axes else 1 for dim in range(1, dimensions)],
@@ -138,17 +139,16 @@ class ScoreCAM(SweptMap):
         self, task: Task, which: int, activations: Tensor, look: Placement, samples: int, masked: Masked
     ) -> Tensor:
         """[B, C], each channel's score: the mean over its masks of one of the inputs."""
-        x, channels = task.inputs[which], activations.shape[1]
+        x, channels, layer = task.inputs[which], activations.shape[1], activations.shape[2:]
         wide = accumulation_dtype(x.dtype)
         widest = wide_dtype(x.device)
         total = torch.zeros((channels, task.examples), dtype=widest, device=x.device)
 
         def work(start: int, stop: int) -> Tensor:
-            pieces = []
-            for first, last, channel in _spans(start, stop, samples):
-                mask = self._mask_of(activations[:, channel : channel + 1], look, x.dim())
-                pieces.append(masked(x, mask.to(wide), channel, first, last))
-            batch = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+            first, last = start // samples, -(-stop // samples)
+            used = activations[:, first:last].transpose(0, 1).reshape(-1, 1, *layer)
+            masks = self._masks_of(used, look, x.dim()).to(wide).unflatten(0, (last - first, -1))
+            batch = masked(x, masks, first, start, stop)
             scores = task.select(stop - start)(task.run(stop - start, {which: batch}))
             return scores.detach().reshape(stop - start, task.examples).to(widest)
 
@@ -161,14 +161,6 @@ class ScoreCAM(SweptMap):
         return (total / samples).T.to(accumulation_dtype(activations.dtype))
 
 
-def _once(x: Tensor, mask: Tensor, channel: int, first: int, last: int) -> Tensor:
-    return (x.to(mask.dtype) * mask).to(x.dtype)
-
-
-def _spans(start: int, stop: int, samples: int) -> Iterator[tuple[int, int, int]]:
-    """(first sample, last, channel) of the masks start to stop, which are numbered channel by channel."""
-    while start < stop:
-        channel, first = divmod(start, samples)
-        last = min(samples, first + stop - start)
-        yield first, last, channel
-        start += last - first
+def _once(x: Tensor, masks: Tensor, channel: int, start: int, stop: int) -> Tensor:
+    masked: Tensor = (x.to(masks.dtype) * masks).flatten(0, 1).to(x.dtype)
+    return masked

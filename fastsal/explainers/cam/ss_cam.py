@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastsal.explainers.arguments import Inputs, at_least_one
@@ -93,9 +94,13 @@ class SSCAM(ScoreCAM):
         how = Rendering(relu_attributions, upsample, normalize, fuse, eigen_smooth, aug_smooth)
         samples, std, key = at_least_one("n_samples", n_samples), deviation(stdevs), as_seed(seed)
 
-        def noisy(x: Tensor, mask: Tensor, channel: int, first: int, last: int) -> Tensor:
-            drawn = noise.batch(mask, first, last, std=std, seed=(key + channel) % 2**63)
-            masked: Tensor = (drawn.unflatten(0, (last - first, -1)) * x.to(mask.dtype)).flatten(0, 1).to(x.dtype)
+        def noisy(x: Tensor, masks: Tensor, channel: int, start: int, stop: int) -> Tensor:
+            drawn = []
+            for each, mask in enumerate(masks, channel):  # a channel's noise has a seed of its own
+                first, last = max(start - each * samples, 0), min(stop - each * samples, samples)
+                drawn.append(noise.batch(mask, first, last, std=std, seed=(key + each) % 2**63))
+            noised = torch.cat(drawn).unflatten(0, (stop - start, -1))
+            masked: Tensor = (noised * x.to(masks.dtype)).flatten(0, 1).to(x.dtype)
             return masked
 
         return self.described(task, lambda task, values: self.scored(task, values, samples, noisy), how)

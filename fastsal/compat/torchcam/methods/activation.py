@@ -70,8 +70,8 @@ class CAM(Extractor):
 class _ScaledFirst:
     """Masks scaled to [0, 1] at the layer's resolution, then resized."""
 
-    def mask(self, channel: Tensor, size: list[int]) -> Tensor:
-        scaled = normalized_maps(channel[:, 0])[:, None]
+    def mask(self, channels: Tensor, size: list[int]) -> Tensor:
+        scaled = normalized_maps(channels[:, 0])[:, None]
         return cam.finish(scaled[:, 0], size, relu=False, normalize=False)
 
 
