@@ -156,6 +156,7 @@ def select_target(output: Tensor, target: Target) -> Tensor:
             return torch.stack([output[(i, *row)] for i, row in enumerate(rows)])
         if output.dim() != 2:
             raise ValueError(f"target: one int per example needs an output [B, K], this one is {tuple(output.shape)}")
+        extremes: tuple[int, ...] = ()
         if isinstance(target, Columns):
             column, extremes = target.on(output.device), (min(target.values), max(target.values))
         elif isinstance(target, Tensor):

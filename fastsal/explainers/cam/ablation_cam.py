@@ -99,7 +99,7 @@ class AblationCAM(SweptMap):
 
     def _shares(self, task: Task, values: LayerValues) -> list[Tensor | None]:
         """(y - y_c) / y, [B, C, 1, ...] per layer."""
-        scores = one_score_each(task.output, task.target, task.examples)
+        scores = one_score_each(task.output, task.tiled_target(1), task.examples)
         fields: list[Tensor | None] = []
         for view, activations, gradients in zip(values.views, values.activations, values.gradients, strict=True):
             drops = self._parts(activations, gradients) if values.affine else self._drops(task, view, activations)

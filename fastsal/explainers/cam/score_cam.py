@@ -19,9 +19,9 @@ from fastsal.explainers.task import Task
 from fastsal.ops import accumulation_dtype, cam, wide_dtype
 
 Masked = Callable[[Tensor, Tensor, int, int, int], Tensor]
-"""(inputs [B, ...], masks [channels, B, ...] with a 1 where the inputs have their channels, the first of these channels,
-start, stop) -> inputs [(stop - start) * B, ...] under the masks from start to stop, of which each channel has as many as
-samples."""
+"""(inputs [B, ...], masks [channels, B, ...] with a 1 where the inputs have channels, the first of these channels, start,
+stop) -> inputs [(stop - start) * B, ...] under the masks from start to stop, of which each channel has as many as samples.
+"""
 
 
 class ScoreCAM(SweptMap):
@@ -106,7 +106,7 @@ class ScoreCAM(SweptMap):
         Raises:
             ValueError: for a layer without the input's dimensions, or a target that names no score.
         """
-        one_score_each(task.output, task.target, task.examples)  # refuses what names no score, before the passes
+        one_score_each(task.output, task.tiled_target(1), task.examples)  # refuses what names no score
         fields: list[Tensor | None] = []
         x = task.inputs[values.input]
         if not x.is_floating_point():

@@ -195,7 +195,7 @@ class Propagation:
     @property
     def scores(self) -> Tensor:
         """Of the last run, [B]."""
-        return one_score_each(detached(self._output), self._task.target, self._task.examples)
+        return one_score_each(detached(self._output), self._task.tiled_target(1), self._task.examples)
 
     def scaled(self, relevances: Sequence[Tensor]) -> list[Tensor]:
         """Relevances [B, ...] that add up to the scores, from shares."""

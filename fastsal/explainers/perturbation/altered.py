@@ -41,7 +41,7 @@ class AlteredScores:
             task.note(output)
         else:
             output = run(task.forward_func, tuple(map(scratch, first)), tuple(map(scratch, task.additional)))
-        clean = selected(output, task.target).detach()
+        clean = selected(output, task.tiled_target(1)).detach()
         self.shared = clean.dim() == 0 or clean.shape[0] != task.examples
         if clean.dim() == 0 and task.per_call not in (None, 1):
             raise ValueError("perturbations_per_eval: the output has one score per call, so it must be 1")

@@ -71,7 +71,7 @@ class Problem:
         def work(start: int, stop: int) -> Tensor:
             count = stop - start
             batch, extra = task.batch(count, dict(enumerate(self.altered(present[start:stop]))))
-            scores = selected(run(task.forward_func, batch, extra), task.copied_target(count))
+            scores = selected(run(task.forward_func, batch, extra), task.tiled_target(count))
             items = 1 if scores.numel() == count == 1 else count * task.examples
             return item_scores(scores, items, task.target, task.per_call).reshape(count, -1)
 

@@ -221,7 +221,7 @@ class _Around:
         for members in _alike(chunk):
             batch = tuple(torch.cat(parts) for parts in zip(*(chunk[i].inputs for i in members), strict=True))
             _, extra = task.batch(len(members), dict(enumerate(batch)))
-            found = selected(run(task.forward_func, batch, extra), task.copied_target(len(members)))
+            found = selected(run(task.forward_func, batch, extra), task.tiled_target(len(members)))
             for i, score in zip(members, item_scores(found, len(members), task.target, task.per_call), strict=True):
                 scores[i] = score
         return chunk, scores
