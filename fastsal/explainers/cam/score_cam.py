@@ -19,8 +19,8 @@ from fastsal.explainers.task import Task
 from fastsal.ops import accumulation_dtype, cam, wide_dtype
 
 Masked = Callable[[Tensor, Tensor, int, int, int], Tensor]
-"""(inputs [B, ...], masks [channels, B, ...] with a 1 where the inputs have channels, the first of these channels, start,
-stop) -> inputs [(stop - start) * B, ...] under the masks from start to stop, of which each channel has as many as samples.
+"""(inputs [B, ...], masks [channels, B, ...] with a 1 where the inputs have channels, the first of these channels,
+start, stop) -> inputs [(stop - start) * B, ...] under the masks from start to stop; a channel has as many as samples.
 """
 
 
