@@ -20,9 +20,11 @@ MODEL_TESTS = $(shell grep -rlE 'importorskip..($(MODEL_PACKAGES))\b' --include=
 # Cases of each generator of make fuzz, and where they begin.
 N ?= 1000
 SEED ?= 0
+# Of the soak.
+MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: captum-suite help demo test test-fast test-native test-models models-small models test-newest test-oldest fuzz gate kernels lint docs bench \
+.PHONY: captum-suite help demo test test-fast test-native test-models models-small models test-newest test-oldest fuzz interrupts soak gate kernels lint docs bench \
 	bench-report gpu-check gpu-rehearsal install install-models clean _all-tests _model-tests _models
 
 help: ## list the targets
@@ -59,6 +61,12 @@ test-oldest: ## every test on the oldest Python and PyTorch, in .venv-oldest; OL
 captum-suite: $(VENV)/.test ## Captum's own tests, of a checkout CAPTUM=DIR, with our classes in place of Captum's
 	$(PIP) parameterized==0.9.0
 	$(QUIET_THREADS) $(BIN)/python -m tools.captum_suite $(CAPTUM) -- --numprocesses auto
+
+interrupts: $(VENV)/.test ## Ctrl-C at every line of fastsal that a call of each method executes, and 1,000 of a timer: an hour
+	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.interrupts --every 1 --timed 1000
+
+soak: $(VENV)/.test ## 16 threads of mixed methods and predictions with one model for MINUTES, against one thread's bits
+	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.soak --minutes $(MINUTES)
 
 fuzz: $(VENV)/.test ## hostile files and option lists, N of each from SEED on
 	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.hostile_files --n $(N) --seed $(SEED)

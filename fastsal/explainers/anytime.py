@@ -157,7 +157,7 @@ class _Pace:
     def is_late(self, estimate: float) -> bool:
         """Whether not even one item and an estimate, which takes so many seconds, can be expected to be in time.
 
-        Else the next chunk has as many items as can, but at most twice as many as the last.
+        Else the next chunk has as many items as can, but at most four times as many as the last.
         """
         if self._limits.deadline is None:
             return False
@@ -166,7 +166,7 @@ class _Pace:
         each = max(seconds / items for items, seconds in self._recent[-2:])
         if left < least:
             return True
-        self._sizes.most = max(1, min(2 * self._recent[-1][0], int(left / each)))
+        self._sizes.most = max(1, min(4 * self._recent[-1][0], int(left / each)))
         return False
 
 

@@ -73,7 +73,7 @@ class Compiled:
         tensors, self._given_tuple = as_inputs(inputs)
         self._examples = examples_of(tensors)
         self._shapes = [(tuple(tensor.shape), tensor.dtype, tensor.device) for tensor in tensors]
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._graph: Graph | None = None
         self._snapshot: Snapshot | None = None
         self._takes_target = is_index(target)

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fastsal._torch import call_without_dynamo
 from fastsal.ops._arguments import index_range, per_dimension, sizes_of, spatial, split_baseline
 from fastsal.ops._define import Op
 from fastsal.ops._vmap import into_batch, into_columns, rows_out
@@ -24,6 +25,9 @@ from fastsal.reference._numerics import accumulation_dtype, memory_format
 Border = Literal["reflect", "clamp"]
 LARGEST_GRID = 31
 """A row of a grid is held in one 32-bit word, which also needs the cell to the right of the last."""
+
+
+call_without_dynamo(reference.draw)
 
 
 class Design(NamedTuple):

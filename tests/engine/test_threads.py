@@ -325,3 +325,29 @@ def test_sixteen_threads_with_one_model() -> None:
     for key in ("training", "hooks", "forward", "requires_grad"):
         assert after[key] == before[key], key
     assert torch.equal(model.eval()(images[0]), scores[0])
+
+
+def test_a_buffer_that_a_layer_is_given_keeps_its_flag() -> None:
+    """What is read at a layer's input may be the model's own tensor, which other threads use."""
+
+    class Positions(nn.Module):
+        def __init__(self, meeting: Meeting) -> None:
+            super().__init__()
+            self.register_buffer("places", torch.linspace(-1, 1, 4)[None])
+            self.embed, self.head, self.meets = nn.Linear(4, 4), nn.Linear(4, 3), Meets(meeting)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x * self.meets(self.embed(self.places)))
+
+    meeting = Meeting()
+    model, x = Positions(meeting).eval(), torch.rand(1, 4)
+
+    def work() -> Any:
+        explainer = fastsal.LayerGradientXActivation(model, model.embed)
+        return explainer.attribute(x, target=1, attribute_to_layer_input=True)
+
+    with meeting.waiting(0, work) as found:
+        assert not model.places.requires_grad
+    weights = model.head.weight[1] * x
+    expected = (weights @ model.embed.weight) * model.places
+    torch.testing.assert_close(found[0], expected.detach())

@@ -32,7 +32,7 @@ def resident() -> float:
 
 
 class Soak:
-    """One model in training mode, what one thread makes of it, and what several do.
+    """One model, what one thread makes of it, and what several do.
 
     Args:
         names: of the methods.

@@ -115,10 +115,20 @@ class _Recording:
         self.flagged: list[Tensor] = []
         self._lineage = lineage
         self.escapes = Escapes()
+        self._model: Callable[..., Any] | None = None
+        self._of_model: set[int] | None = None
         self._running = False
+
+    def _tensors_of_model(self) -> set[int]:
+        """Weights and buffers, by id: other threads use them too, so their flags stay."""
+        if self._of_model is None:
+            modules = modules_of(self._model) if self._model is not None else []
+            self._of_model = {id(t) for module in modules for t in (*module.parameters(), *module.buffers())}
+        return self._of_model
 
     def of(self, model: Callable[..., Any]) -> Callable[..., Any]:
         """The model, each run of which begins anew; what checkpointing runs again after it is not recorded."""
+        self._model = model
 
         @calling(model)
         def recorded(*arguments: Any) -> Any:
@@ -155,7 +165,7 @@ class _Recording:
     def _leaf(self, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point() or tensor.requires_grad:
             return tensor
-        if self._at_input:
+        if self._at_input and id(tensor) not in self._tensors_of_model():
             self.flagged.append(tensor)
             return tensor.requires_grad_()
         return tensor.detach().requires_grad_()
