@@ -29,6 +29,7 @@ RUN = {
     "targets": False,
     "metrics": False,
     "faster": True,
+    "threads": True,
     "from-captum": False,
     "from-grad-cam": False,
     "troubleshooting": True,

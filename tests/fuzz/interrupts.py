@@ -184,6 +184,7 @@ def by_line(names: list[str], every: int, seed: int) -> dict[Line, set[str]]:
             done.add(line)
             if what:
                 found.setdefault(line, set()).update(f"{name}: {each}" for each in what)
+                print(f"{Path(line[0]).relative_to(ROOT)}:{line[1]}: {what}", flush=True)
                 clean()
         assert one.still_right(), name
         total += len(lines)
