@@ -1,4 +1,4 @@
-"""The examples in docstrings run, in a namespace with a small classifier and two images."""
+"""The examples in docstrings run, in a namespace with a small classifier, two images and a small language model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 import fastsal
 from fastsal.explainers.registry import registered
+from tests.explainers.languages import language_model
 from tests.explainers.networks import image, small
 
 CLASSES = [*registered(), fastsal.LimeBase]
@@ -26,6 +27,7 @@ def namespace() -> dict[str, Any]:
         "model": small(),
         "images": image(batch=2),
         "classes": torch.tensor([1, 3]),
+        "language_model": language_model,
     }
 
 

@@ -19,6 +19,7 @@ ROOMS = {
     "fastsal.explainers.attention": ("attention", "Attention"),
     "fastsal.explainers.perturbation": ("perturbation", "Perturbation-based explainers"),
     "fastsal.explainers.layer": ("layer", "To a layer"),
+    "fastsal.explainers.text": ("text", "Prompts and generated texts"),
     "fastsal.detect": ("detect", "Detectors"),
     "fastsal.explainers": ("describing", "Describing a call"),
     "fastsal": ("fastsal", "One call, preparing, exporting"),

@@ -102,6 +102,14 @@ from fastsal.explainers.statistics import Summarizer as Summarizer
 from fastsal.explainers.statistics import SummarizerSingleTensor as SummarizerSingleTensor
 from fastsal.explainers.statistics import Var as Var
 from fastsal.explainers.task import Task as Task
+from fastsal.explainers.text.image_input import ImageMaskInput as ImageMaskInput
+from fastsal.explainers.text.interpretable_input import InterpretableInput as InterpretableInput
+from fastsal.explainers.text.llm_attribution import LLMAttribution as LLMAttribution
+from fastsal.explainers.text.llm_gradient_attribution import LLMGradientAttribution as LLMGradientAttribution
+from fastsal.explainers.text.product_baselines import ProductBaselines as ProductBaselines
+from fastsal.explainers.text.result import LLMAttributionResult as LLMAttributionResult
+from fastsal.explainers.text.template_input import TextTemplateInput as TextTemplateInput
+from fastsal.explainers.text.token_input import TextTokenInput as TextTokenInput
 
 for _found in list(vars().values()):
     # Bases have no summary; LimeBase is made of the caller's parts, so that no name alone can make one.

@@ -209,6 +209,27 @@ def _fits(baseline: Any, dtype: torch.dtype) -> None:
             raise ValueError(f"baselines: {value} does not fit in an input of {dtype}; convert the input")
 
 
+def with_room(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs, integers among them as floating point where their baseline is a fraction."""
+    given = baselines if isinstance(baselines, tuple) else (baselines,)
+    if len(given) != len(inputs):
+        return inputs
+    return tuple(
+        tensor.to(torch.get_default_dtype()) if _is_whole(tensor) and _has_fractions(baseline) else tensor
+        for baseline, tensor in zip(given, inputs, strict=True)
+    )
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def _has_fractions(baseline: Any) -> bool:
+    if isinstance(baseline, Tensor):
+        return baseline.is_floating_point() and not torch.equal(baseline, baseline.round())
+    return isinstance(baseline, (float, np.floating)) and not float(baseline).is_integer()
+
+
 def baseline_inputs(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Baselines as inputs of the model: tensors in the shapes, dtypes and on the devices of the inputs."""
     return tuple(

@@ -17,6 +17,7 @@ from fastsal.explainers.arguments import (
     as_baselines,
     at_least_one,
     baseline_inputs,
+    with_room,
 )
 from fastsal.explainers.scores import Target, could_be_per_example
 
@@ -41,6 +42,7 @@ class Explained:
         create_graph: bool = False,
         floating: bool = False,
         tensors_only: bool = True,
+        fractions: bool = False,
         allow_unused: bool = False,
         show_progress: bool = False,
         name: str = "",
@@ -50,6 +52,8 @@ class Explained:
         tensors = self.given.tensors
         if floating:
             tensors = tuple(t if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in tensors)
+        if fractions:
+            tensors = with_room(self.given.each(baselines), tensors)
         self.inputs = tensors
         if not create_graph:
             self.inputs = tuple(scratch(t) if t.is_inference() else t.detach() for t in tensors)

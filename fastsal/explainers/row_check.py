@@ -22,7 +22,11 @@ SMALL = 64
 
 def found_rows(task: Task) -> Rows:
     """What is known of the model's rows, or found by a few passes; nothing where a graph is being made, or where the
-    model says by ``rows_apart`` that it scores each by itself."""
+    model says by ``rows_apart`` that it scores each by itself.
+
+    A function made for one call says by ``rows_as`` for which callable it is remembered, and by ``rows_named`` what it
+    is of it.
+    """
     traced = len_torch_dispatch_stack() > 0 or torch.compiler.is_compiling()
     if getattr(task.model, "rows_apart", False):
         return Rows()
@@ -47,7 +51,13 @@ def found_rows(task: Task) -> Rows:
     with evaluation(task.model, eager=True), torch.no_grad():
         found = rows_of(
             getattr(task.model, "rows_as", task.model),
-            (kind, task.given.names, tuple(map(_form, task.inputs)), tuple(map(_form, task.additional))),
+            (
+                kind,
+                getattr(task.model, "rows_named", ""),
+                task.given.names,
+                tuple(map(_form, task.inputs)),
+                tuple(map(_form, task.additional)),
+            ),
             outputs,
             task.device,
             [tensor.dtype for tensor in task.inputs],

@@ -65,6 +65,7 @@ class Task(Explained):
         named: the argument that these two are, for errors.
         create_graph: keep the graph to the caller's inputs.
         floating: take integers as floating point.
+        fractions: take integers as floating point where their baseline is a fraction.
         tensors_only: refuse inputs that are no tensors; otherwise they are the model's, and nothing of them altered.
         allow_unused: take zeros for the gradient by an input that the target does not use.
         show_progress: show a bar over a sweep.

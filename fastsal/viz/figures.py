@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+
+from fastsal.viz._drawing import SIGNS, array_of, as_bytes, below, color_map, known, new_figure, pyplot, scaled_to
 
 METHODS = ("heat_map", "blended_heat_map", "original_image", "masked_image", "alpha_scaling")
-SIGNS = ("positive", "absolute_value", "negative", "all")
-COLORS = {"positive": "Greens", "absolute_value": "Blues", "negative": "Reds"}
 
 
 def visualize_image_attr(
@@ -53,21 +50,21 @@ def visualize_image_attr(
         ImportError: without matplotlib.
         ValueError: for arguments outside of the above, or an attribution with NaN or infinite values.
     """
-    _known("method", method, METHODS)
-    _known("sign", sign, SIGNS)
+    known("method", method, METHODS)
+    known("sign", sign, SIGNS)
     if method in ("masked_image", "alpha_scaling") and sign == "all":
         raise ValueError(f"sign: 'all' has two directions, which {method} cannot show; use another sign")
-    plane = _array("attr", attr)
+    plane = array_of("attr", attr)
     if plane.ndim == 3:
         plane = plane.sum(2)
-    image = None if original_image is None else _array("original_image", original_image)
+    image = None if original_image is None else array_of("original_image", original_image)
     if image is None and method != "heat_map":
         raise ValueError(f"original_image: None, but {method} needs it")
     if image is not None and image.shape[:2] != plane.shape:
         raise ValueError(f"original_image: {image.shape[:2]} is not the attribution's {plane.shape}, height and width")
     if image is not None and image.max(initial=0) <= 1.0:
-        image = _bytes(image * 255)
-    scaled = _scaled(plane, sign, outlier_perc)
+        image = as_bytes(image * 255)
+    scaled = scaled_to(plane, sign, outlier_perc)
     figure, axis = _axis(plt_fig_axis, fig_size, use_pyplot)
     axis.xaxis.set_ticks_position("none")
     axis.yaxis.set_ticks_position("none")
@@ -76,7 +73,7 @@ def visualize_image_attr(
     axis.grid(visible=False)
 
     drawn = None
-    heat = {"cmap": _color_map(sign) if cmap is None else cmap, "vmin": -1 if sign == "all" else 0, "vmax": 1}
+    heat = {"cmap": color_map(sign) if cmap is None else cmap, "vmin": -1 if sign == "all" else 0, "vmax": 1}
     if method == "heat_map":
         drawn = axis.imshow(scaled, **heat)
     elif method == "blended_heat_map":
@@ -90,22 +87,20 @@ def visualize_image_attr(
         assert image is not None
         channels = image if image.ndim == 3 else image[..., None]
         if method == "masked_image":
-            axis.imshow(_bytes(channels * scaled[..., None]))
+            axis.imshow(as_bytes(channels * scaled[..., None]))
         else:
             channels = np.repeat(channels, 3, axis=2) if channels.shape[2] == 1 else channels
-            axis.imshow(np.concatenate([channels, _bytes(scaled[..., None] * 255)], axis=2))
+            axis.imshow(np.concatenate([channels, as_bytes(scaled[..., None] * 255)], axis=2))
     if show_colorbar:
-        from mpl_toolkits.axes_grid1 import make_axes_locatable
-
-        below = make_axes_locatable(axis).append_axes("bottom", size="5%", pad=0.1)
+        room = below(axis, pad=0.1)
         if drawn is None:
-            below.axis("off")
+            room.axis("off")
         else:
-            figure.colorbar(drawn, orientation="horizontal", cax=below)
+            figure.colorbar(drawn, orientation="horizontal", cax=room)
     if title:
         axis.set_title(title)
     if use_pyplot:
-        _pyplot().show()
+        pyplot().show()
     return figure, axis
 
 
@@ -138,9 +133,9 @@ def visualize_image_attr_multiple(
         lengths = f"{len(methods)} methods, {len(signs)} signs" + ("" if titles is None else f", {len(titles)} titles")
         raise ValueError(f"methods: {lengths}; as many of each are needed, at least one")
     if use_pyplot:
-        figure, axes = _pyplot().subplots(1, len(methods), figsize=fig_size)
+        figure, axes = pyplot().subplots(1, len(methods), figsize=fig_size)
     else:
-        figure = _figure(fig_size)
+        figure = new_figure(fig_size)
         axes = figure.subplots(1, len(methods))
     for index, (method, sign) in enumerate(zip(methods, signs, strict=True)):
         where = axes if len(methods) == 1 else axes[index]
@@ -150,54 +145,8 @@ def visualize_image_attr_multiple(
         )
     figure.tight_layout()
     if use_pyplot:
-        _pyplot().show()
+        pyplot().show()
     return figure, axes
-
-
-def _known(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
-
-
-def _array(name: str, value: Any) -> np.ndarray:
-    """[H, W] or [H, W, C], finite."""
-    array: np.ndarray = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        raise ValueError(f"{name}: shape {array.shape} is neither [H, W] nor [H, W, C]")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: it has NaN or infinite values")
-    return array
-
-
-def _bytes(image: np.ndarray) -> np.ndarray:
-    clipped: np.ndarray = np.clip(image.astype(int), 0, 255)
-    return clipped
-
-
-def _scaled(plane: np.ndarray, sign: str, outlier_perc: float) -> np.ndarray:
-    """The part with the sign, divided so that all but ``outlier_perc`` % of the total lies in [-1, 1]."""
-    if not 0 <= outlier_perc < 100:
-        raise ValueError(f"outlier_perc: {outlier_perc} is not in [0, 100)")
-    if sign == "positive":
-        plane = np.maximum(plane, 0)
-    elif sign == "negative":
-        plane = -np.minimum(plane, 0)
-    elif sign == "absolute_value":
-        plane = np.abs(plane)
-    ordered = np.sort(np.abs(plane), axis=None)
-    total = np.cumsum(ordered)
-    limit = float(ordered[np.argmax(total >= total[-1] * 0.01 * (100.0 - outlier_perc))])
-    if math.isclose(limit, 0.0, abs_tol=1e-5):
-        warnings.warn(f"attr: it is at most {limit:.1e} for sign {sign!r}; the drawing may mislead", stacklevel=3)
-    return np.zeros_like(plane) if limit == 0 else np.clip(plane / limit, -1, 1)
-
-
-def _color_map(sign: str) -> Any:
-    if sign != "all":
-        return COLORS[sign]
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("RdWhGn", ["red", "white", "green"])
 
 
 def _axis(given: Any, fig_size: tuple[int, int], use_pyplot: bool) -> tuple[Any, Any]:
@@ -205,23 +154,7 @@ def _axis(given: Any, fig_size: tuple[int, int], use_pyplot: bool) -> tuple[Any,
         figure, axis = given
         return figure, axis[0] if isinstance(axis, list) else axis
     if use_pyplot:
-        figure, axis = _pyplot().subplots(figsize=fig_size)
+        figure, axis = pyplot().subplots(figsize=fig_size)
         return figure, axis
-    figure = _figure(fig_size)
+    figure = new_figure(fig_size)
     return figure, figure.subplots()
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'fastsal[plot]'") from error
-    return matplotlib.pyplot
-
-
-def _figure(fig_size: tuple[int, int]) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'fastsal[plot]'") from error
-    return Figure(figsize=fig_size)

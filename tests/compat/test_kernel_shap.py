@@ -59,7 +59,8 @@ def draw_coalitions(count: int, total: int, random: torch.Generator) -> Tensor:
     if total == 1 or count == 2:
         return ends
     mass = {size: 1 / (size * (total - size)) for size in range(1, total)}
-    return torch.cat([ends, _pairs(2 * (count - 2), list(mass), mass, total, random)[::2]])
+    chances = torch.tensor(list(mass.values()), dtype=torch.float64)
+    return torch.cat([ends, _pairs(2 * (count - 2), list(mass), chances, total, random)[::2]])
 
 
 def drawn(present: Tensor) -> Design:

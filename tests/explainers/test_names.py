@@ -13,7 +13,10 @@ from fastsal.compat import captum
 CLASSES = {
     name: kind
     for name in fastsal.__all__
-    if inspect.isclass(kind := getattr(fastsal, name)) and issubclass(kind, fastsal.Attribution)
+    if inspect.isclass(kind := getattr(fastsal, name))
+    and issubclass(kind, fastsal.Attribution)
+    # Captum's faces over an explainer, which explain a text.
+    and name not in ("LLMAttribution", "LLMGradientAttribution")
 }
 EXPLAINERS = {name: kind for name, kind in CLASSES.items() if hasattr(kind, "attribute")}
 OF_CAPTUM = {kind.__name__ for kind in captum.CLASSES}

@@ -45,6 +45,33 @@ class TwoInputs(nn.Module):
         return scale * scores
 
 
+class Decoder(nn.Module):
+    """Ids [rows, tokens] into logits [rows, tokens, 9], of what is before each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 9)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        before = self.embedding(input_ids).cumsum(1)
+        logits: Tensor = self.head(before.tanh())
+        return logits
+
+
+class Digits:
+    """A tokenizer of one-digit numbers."""
+
+    def encode(self, text: str, add_special_tokens: bool = True, return_tensors: str | None = None) -> Any:
+        ids = [int(word) for word in text.split()]
+        return torch.tensor([ids]) if return_tensors else ids
+
+    def decode(self, ids: Any) -> str:
+        return " ".join(map(str, torch.as_tensor(ids).reshape(-1).tolist()))
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return list(map(str, ids))
+
+
 class Segmenter(nn.Module):
     """Scores [B, 3, *spatial] of each pixel."""
 
@@ -106,6 +133,11 @@ def _made(kind: Any, dtype: torch.dtype, *arguments: Any) -> Any:
     """An instance in evaluation mode; the same weights in every call."""
     torch.manual_seed(0)
     return kind(*arguments).to(dtype).eval()
+
+
+def decoder() -> Decoder:
+    torch.manual_seed(0)
+    return Decoder().eval()
 
 
 def classifier(dimensions: int = 2, dtype: torch.dtype = torch.float32) -> Any:

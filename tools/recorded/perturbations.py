@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import fastsal
-from tools.recorded.networks import classifier, drawn, image, pair, quarters, shifted, smooth, two_inputs
+from tools.recorded.networks import (
+    Digits,
+    classifier,
+    decoder,
+    drawn,
+    image,
+    pair,
+    quarters,
+    shifted,
+    smooth,
+    two_inputs,
+)
 from tools.recorded.spelling import attribute, estimate, improve, standard_errors
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -88,6 +99,11 @@ def _lime_base() -> Any:
         None,
     )
     return explainer.attribute(drawn(1, 1, 9, 12, dtype=torch.float64), target=1, n_samples=30)
+
+
+def _of_a_text(kind: Any, method: Any, **options: Any) -> Any:
+    found = kind(method, Digits()).attribute(fastsal.TextTokenInput("1 2 3", Digits()), "4 5", **options)
+    return found.seq_attr, found.token_attr
 
 
 def _of_a_loader(**options: Any) -> Any:
@@ -181,6 +197,10 @@ CALLS: dict[str, Callable[[], Any]] = {
     ),
     "LimeBase": _lime_base,
     "DataLoaderAttribution": _of_a_loader,
+    "LLMAttribution": lambda: _of_a_text(fastsal.LLMAttribution, fastsal.ShapleyValues(decoder())),
+    "LLMGradientAttribution": lambda: _of_a_text(
+        fastsal.LLMGradientAttribution, fastsal.LayerIntegratedGradients(decoder(), "embedding"), n_steps=4
+    ),
     "DataLoaderAttribution/metric": lambda: _of_a_loader(reduce=_right, perturbations_per_pass=3, baselines=0.5),
     "DataLoaderAttribution/features": lambda: _of_a_loader(
         to_metric=lambda scores: scores.mean(0), return_input_shape=False

@@ -11,6 +11,7 @@ precision models) do so here too, since code written for Captum may count on it;
 
 from __future__ import annotations
 
+import abc
 import functools
 import importlib
 import inspect
@@ -24,6 +25,7 @@ from torch import Tensor
 
 import fastsal
 from fastsal._torch import tree_map
+from fastsal.compat.captum import visualization
 from fastsal.compat.captum._errors import also_assertions
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
@@ -56,6 +58,7 @@ def _subclass(explainer: Explainer, convert: Callable[[Any], Any] | None = None,
     made: Any = explainer
     members["__init__"] = also_assertions(made.__init__)
     members["attribute"] = _door(door)
+    members["compute_convergence_delta"] = also_assertions(made.compute_convergence_delta)
     return type(explainer.__name__, (explainer,), members)  # type: ignore[return-value]
 
 
@@ -109,6 +112,23 @@ Saliency = _subclass(fastsal.Saliency)
 ShapleyValueSampling = _subclass(fastsal.ShapleyValueSampling, _float32)
 ShapleyValues = _subclass(fastsal.ShapleyValues, _float32)
 
+
+def _asserting(kind: Explainer, module: str = __name__) -> Explainer:
+    """A subclass of the same name, whose errors are also Captum's."""
+    members: dict[str, Any] = {"__doc__": kind.__doc__, "__module__": module}
+    members.update(
+        {name: also_assertions(getattr(kind, name)) for name in ("__init__", "attribute") if hasattr(kind, name)}
+    )
+    return type(kind.__name__, (kind,), members)  # type: ignore[return-value]
+
+
+ImageMaskInput = _asserting(fastsal.ImageMaskInput)
+LLMAttribution = _asserting(fastsal.LLMAttribution)
+LLMAttributionResult = _asserting(fastsal.LLMAttributionResult)
+LLMGradientAttribution = _asserting(fastsal.LLMGradientAttribution)
+TextTemplateInput = _asserting(fastsal.TextTemplateInput)
+TextTokenInput = _asserting(fastsal.TextTokenInput)
+
 CLASSES: tuple[Any, ...] = (
     DataLoaderAttribution,
     Deconvolution,
@@ -158,16 +178,28 @@ AROUND: tuple[Any, ...] = tuple(
     for name in (
         *("ClassSummarizer", "CommonStats", "Count", "MSE", "Max", "Mean", "Min", "StdDev", "Sum", "Summarizer"),
         *("SummarizerSingleTensor", "Var", "InterpretableEmbeddingBase", "TokenReferenceBase"),
-        *("configure_interpretable_embedding_layer", "remove_interpretable_embedding_layer"),
+        *("configure_interpretable_embedding_layer", "remove_interpretable_embedding_layer", "ProductBaselines"),
     )
 )
 """What stands for Captum's names around the explainers."""
+TEXTS: tuple[Any, ...] = (
+    ImageMaskInput,
+    LLMAttribution,
+    LLMAttributionResult,
+    LLMGradientAttribution,
+    TextTemplateInput,
+    TextTokenInput,
+)
+"""What stands for Captum's prompts, and for what explains texts."""
 FUNCTIONS = (infidelity, sensitivity_max)
 """What stands for Captum's metrics."""
-BASES = ("Attribution", "GradientAttribution", "LayerAttribution", "NeuronAttribution", "PerturbationAttribution")
+BASES = (
+    *("Attribution", "GradientAttribution", "LayerAttribution", "NeuronAttribution", "PerturbationAttribution"),
+    "InterpretableInput",
+)
 
 
-class _Either(type):
+class _Either(abc.ABCMeta):
     """Of a stand-in for one of Captum's base classes: an explainer of either package is an instance of it."""
 
     ours: type
@@ -224,7 +256,9 @@ def stand_ins() -> dict[int, Any]:
     attr, metrics = _captum("captum.attr"), _captum("captum.metrics")
     if not _standing_in:
         pairs = [(getattr(attr, each.__name__), _subclass(each, module="captum.attr")) for each in CLASSES]
+        pairs += [(getattr(attr, each.__name__), _asserting(each, "captum.attr")) for each in TEXTS]
         pairs += [(getattr(attr, each.__name__), _another(each)) for each in AROUND]
+        pairs.append((attr.visualization, _another(visualization)))
         pairs += [(getattr(metrics, each.__name__), _another(each)) for each in FUNCTIONS]
         for name in BASES:
             ours, theirs = getattr(fastsal, name), getattr(attr, name)
@@ -235,7 +269,11 @@ def stand_ins() -> dict[int, Any]:
 
 
 def _another(value: Any) -> Any:
-    """An object of its own for a class or function of ours, so that only what was replaced is put back."""
+    """An object of its own for a class, function or module of ours, so that only what was replaced is put back."""
+    if isinstance(value, types.ModuleType):
+        module = types.ModuleType(f"captum.attr.{value.__name__.rpartition('.')[2]}", value.__doc__)
+        module.__dict__.update({name: each for name, each in vars(value).items() if name not in vars(module)})
+        return module
     if isinstance(value, type):
         return type(value.__name__, (value,), {"__module__": "captum.attr", "__doc__": value.__doc__})
     return functools.wraps(value)(functools.partial(value))

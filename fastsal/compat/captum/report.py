@@ -36,8 +36,8 @@ def uses(source: str) -> list[Use]:
     """The names that Python code takes from Captum, each once, in the order of their lines.
 
     >>> from fastsal.compat.captum.report import uses
-    >>> [use.ours for use in uses("from captum.attr import Saliency, LLMAttribution")]
-    ['', 'fastsal.compat.captum.Saliency']
+    >>> [use.ours for use in uses("from captum.attr import Saliency, VLLMProvider")]
+    ['fastsal.compat.captum.Saliency', '']
 
     Raises:
         SyntaxError: for what is no Python.
@@ -83,7 +83,7 @@ def _ours(name: str) -> str:
     package, _, last = name.rpartition(".")
     if package == "captum.attr" and last in captum.BASES:
         return f"either package's {last}"
-    known = {each.__name__ for each in (*captum.CLASSES, *captum.AROUND)}
+    known = {"visualization", *(each.__name__ for each in (*captum.CLASSES, *captum.TEXTS, *captum.AROUND))}
     if package == "captum.attr" and last in known:
         home = "fastsal.compat.captum" if hasattr(captum, last) else "fastsal"
         return f"{home}.{last}"

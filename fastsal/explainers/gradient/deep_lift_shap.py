@@ -9,22 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.run import tell
+from fastsal.explainers.anytime import relative
 from fastsal.explainers.arguments import Inputs
-from fastsal.explainers.base import attribution
-from fastsal.explainers.call import Call
+from fastsal.explainers.base import Estimating, attribution
+from fastsal.explainers.call import Anytime, Call
 from fastsal.explainers.gradient.deep_lift import Custom, DeepLift
 from fastsal.explainers.gradient.distribution import distribution_of
 from fastsal.explainers.scores import Target
+from fastsal.explainers.seeds import generator
 from fastsal.explainers.task import Task
 from fastsal.ops import noise
 
 
-class DeepLiftShap(DeepLift):
+class DeepLiftShap(Estimating, DeepLift):
     """Mean of DeepLIFT over baselines: Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS
     2017), section 4.2.
 
     Adds up, or warns, as :class:`fastsal.DeepLift` does for each pair. Costs two forward passes and a backward pass per
-    example and baseline; memory does not grow with the baselines.
+    example and baseline; memory does not grow with the baselines. An estimate takes the baselines in a random order,
+    the same in each call; its error is that of a part of them for all of them, and 0 after the last.
 
     >>> maps = fastsal.DeepLiftShap(model).attribute(images, torch.zeros(3, *images.shape[1:]), target=classes)
 
@@ -104,42 +107,112 @@ class DeepLiftShap(DeepLift):
         total = len(rows[0])
         if any(len(each) != total for each in rows):
             raise ValueError(f"baselines: {', '.join(str(len(each)) for each in rows)} rows; each input needs as many")
-        state: list[Tensor] = []
-        dtypes: list[torch.dtype] = []
-        deltas: list[Tensor] = []
-        forms: list[Callable[[Sequence[Tensor]], Any]] = []
 
-        told: list[str] = []
+        def described(order: Tensor | None) -> Call[Any]:
+            return _Sweep(self, task, rows, order, custom, return_convergence_delta, options).described()
 
-        def work(start: int, stop: int) -> Any:
-            count = stop - start
-            ends = tuple(tensor.repeat(count, *[1] * (tensor.dim() - 1)) for tensor in task.inputs)
-            starts = tuple(
-                each[start:stop]
-                .detach()
-                .to(tensor)
-                .expand(count, *tensor.shape[1:])
-                .repeat_interleave(task.examples, 0)
-                for each, tensor in zip(rows, task.inputs, strict=True)
+        def anytime() -> Anytime:
+            if return_convergence_delta:
+                raise ValueError("tolerance, deadline: they go without return_convergence_delta")
+            found = described(torch.randperm(total, generator=generator(0), device="cpu")).anytime
+            assert found is not None
+            return found()
+
+        return Call(task, lambda: described(None).run(), anytime)
+
+
+class _Sweep:
+    """The sweep over the baselines, which keeps the moments of what is found for each, and their deltas."""
+
+    def __init__(
+        self,
+        explainer: DeepLiftShap,
+        task: Task,
+        rows: tuple[Tensor, ...],
+        order: Tensor | None,
+        custom: Custom | None,
+        with_delta: bool,
+        options: dict[str, Any],
+    ) -> None:
+        self._explainer, self._task, self._custom, self._options = explainer, task, custom, options
+        self._rows, self._order, self._with_delta, self._total = rows, order, with_delta, len(rows[0])
+        self._state: list[Tensor] = []
+        self._dtypes: list[torch.dtype] = []
+        self._deltas: list[Tensor] = []
+        self._told: list[str] = []
+        self._was_told = False
+        self._shaped: Callable[[Sequence[Tensor]], Any] | None = None
+
+    def described(self) -> Call[Any]:
+        return self._task.sweep(
+            self._total,
+            self.work,
+            self.keep,
+            self.finish,
+            chunk_sizes=self._task.chunk_sizes(self._total, cost=3),
+            estimate=self.estimate,
+            limit=f"{self._total} baselines",
+        )
+
+    def work(self, start: int, stop: int) -> Any:
+        task, count = self._task, stop - start
+        ends = tuple(tensor.repeat(count, *[1] * (tensor.dim() - 1)) for tensor in task.inputs)
+        starts = tuple(
+            self._chosen(each, start, stop)
+            .detach()
+            .to(tensor)
+            .expand(count, *tensor.shape[1:])
+            .repeat_interleave(task.examples, 0)
+            for each, tensor in zip(self._rows, task.inputs, strict=True)
+        )
+        found, delta, excess, shaped = self._explainer.attributions(
+            task, ends, starts, self._custom, count, **self._options
+        )
+        folded = [
+            noise.fold(
+                part.detach(),
+                count,
+                start=start,
+                partial=self._state[i] if self._state else None,
+                second=self._order is not None,
             )
-            found, delta, excess, shaped = self.attributions(task, ends, starts, custom, count, **options)
-            folded = [
-                noise.fold(part.detach(), count, start=start, partial=state[i] if state else None)
-                for i, part in enumerate(found)
-            ]
-            return folded, [part.dtype for part in found], delta.reshape(count, -1), excess, shaped
+            for i, part in enumerate(found)
+        ]
+        return folded, [part.dtype for part in found], delta.reshape(count, -1), excess, shaped
 
-        def keep(start: int, stop: int, found: Any) -> None:
-            state[:], dtypes[:], delta, excess, shaped = found
-            forms[:] = [shaped]
-            deltas.append(delta)
-            if excess is not None:
-                told.append(excess)
+    def _chosen(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        return rows[start:stop] if self._order is None else rows[self._order[start:stop].to(rows.device)]
 
-        def finish() -> Any:
-            if told:
-                tell(f"{type(self).__name__}: {told[0]}")
-            result = forms[0]([moments[0].to(dtype) for moments, dtype in zip(state, dtypes, strict=True)])
-            return (result, torch.cat(deltas).T.reshape(-1)) if return_convergence_delta else result
+    def keep(self, start: int, stop: int, found: Any) -> None:
+        self._state, self._dtypes, delta, excess, self._shaped = found
+        if self._with_delta:
+            self._deltas.append(delta)
+        if excess is not None:
+            self._told.append(excess)
 
-        return task.sweep(total, work, keep, finish, chunk_sizes=task.chunk_sizes(total, cost=3))
+    def finish(self) -> Any:
+        self._tell()
+        result = self._like([moments[0] for moments in self._state])
+        return (result, torch.cat(self._deltas).T.reshape(-1)) if self._with_delta else result
+
+    def _tell(self) -> None:
+        """Where a sum was far off, once."""
+        if self._told and not self._was_told:
+            self._was_told = True
+            tell(f"{type(self._explainer).__name__}: {self._told[0]}")
+
+    def estimate(self, done: int) -> tuple[Any, Any, float, int]:
+        self._tell()
+        means = [moments[0] for moments in self._state]
+        left = 1 - done / self._total
+        errors = [
+            (moments[1] * (left / (done * max(done - 1, 1)))).sqrt()
+            if done > 1 or left == 0
+            else torch.full_like(moments[0], torch.inf)
+            for moments in self._state
+        ]
+        return self._like(means), self._like(errors), relative(tuple(means), tuple(errors)), done
+
+    def _like(self, values: Sequence[Tensor]) -> Any:
+        assert self._shaped is not None
+        return self._shaped([value.to(dtype) for value, dtype in zip(values, self._dtypes, strict=True)])

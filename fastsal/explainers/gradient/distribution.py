@@ -37,13 +37,42 @@ def distribution_of(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
 
 
 class Draws:
-    """Row indices for every sample and example, each tensor's rows drawn for itself."""
+    """Row indices for every sample and example, each tensor's rows drawn for itself and spread evenly.
 
-    def __init__(self, distribution: tuple[Tensor, ...], samples: int, examples: int, random: torch.Generator) -> None:
+    Of a group's samples as many in a row as there are rows meet each row once, in a new order each time; the groups
+    begin at places of one order that are spread evenly too. A single sample's row is uniform.
+
+    Args:
+        distribution: tensors [rows, ...].
+        samples: for each example.
+        examples: how many.
+        random: draws the orders.
+        groups: sample k is of group k modulo their number.
+    """
+
+    def __init__(
+        self,
+        distribution: tuple[Tensor, ...],
+        samples: int,
+        examples: int,
+        random: torch.Generator,
+        groups: int = 1,
+    ) -> None:
         self.distribution = distribution
-        self.rows = [
-            torch.randint(0, len(rows), (samples, examples), generator=random, device="cpu") for rows in distribution
-        ]
+        index = torch.arange(samples, device="cpu")
+        group, place = index % groups, index // groups
+        self.rows = []
+        for each in distribution:
+            count = len(each)
+            first = torch.rand(examples, count, generator=random, dtype=torch.float64, device="cpu").argsort(1)
+            starts = torch.arange(groups, device="cpu") * count // groups
+            orders = [first[:, (starts[:, None] + torch.arange(count, device="cpu")) % count]]
+            rounds = -(-samples // (groups * count)) - 1
+            if rounds > 0:
+                shape = (examples, groups, rounds, count)
+                drawn = torch.rand(shape, generator=random, dtype=torch.float64, device="cpu").argsort(3)
+                orders.append(drawn.flatten(2))
+            self.rows.append(torch.cat(orders, 2)[:, group, place].T)
 
     def __call__(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """Baselines [(stop - start) * examples, ...] of the samples start to stop, sample-major."""
@@ -51,3 +80,26 @@ class Draws:
             tensor[rows[start:stop].reshape(-1).to(tensor.device)]
             for tensor, rows in zip(self.distribution, self.rows, strict=True)
         )
+
+
+def positions(samples: int, examples: int, random: torch.Generator, groups: int = 1) -> Tensor:
+    """Places [samples, examples] on a path from 0 to 1, float64, spread evenly; a single one's is uniform.
+
+    A group's samples follow the sequence of van der Corput, moved by a start of its own (Cranley, Patterson,
+    "Randomization of number theoretic methods for multiple integration", 1976); the starts are one in each part of the
+    path.
+    """
+    parts = torch.rand(examples, groups, generator=random, dtype=torch.float64, device="cpu").argsort(1)
+    inside = torch.rand(examples, groups, generator=random, dtype=torch.float64, device="cpu")
+    index = torch.arange(samples, device="cpu")
+    found: Tensor = ((parts + inside) / groups)[:, index % groups] + _halved(index // groups, samples)
+    return (found % 1).T
+
+
+def _halved(index: Tensor, below: int) -> Tensor:
+    """The sequence of van der Corput at indices below a number: their bits mirrored at the point."""
+    value, weight = torch.zeros(index.shape, dtype=torch.float64, device="cpu"), 0.5
+    for _ in range(below.bit_length()):
+        value += weight * (index % 2)
+        index, weight = index // 2, weight / 2
+    return value

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastsal.explainers.anytime import relative
 from fastsal.explainers.arguments import Inputs, at_least_one
-from fastsal.explainers.base import GradientAttribution, attribution
-from fastsal.explainers.call import Call
+from fastsal.explainers.base import Estimating, GradientAttribution, attribution
+from fastsal.explainers.call import Anytime, Call
+from fastsal.explainers.gradient._replicates import Means, Replicates
 from fastsal.explainers.gradient.samples import Samples
 from fastsal.explainers.scores import Target
-from fastsal.ops import noise
+from fastsal.explainers.task import Task
 
 
-class GradientShap(GradientAttribution):
+class GradientShap(Estimating, GradientAttribution):
     """Mean of (x' - b) times the gradient at b + a (x' - b), with x' = x + noise, b drawn from the baselines and a
     uniform in [0, 1].
+
+    Each draw is as said; together they are spread evenly over the path, and meet the baselines equally often.
 
     Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions" (NeurIPS 2017); Erion et al., "Improving
     performance of deep learning models with axiomatic attribution priors and expected gradients" (2021), equation 3.
@@ -101,30 +105,65 @@ class GradientShap(GradientAttribution):
         )
         n_samples = at_least_one("n_samples", n_samples)
         samples = Samples(task, inputs, baselines, n_samples, stdevs, seed)
-        state: list[Tensor] = []
-        deltas: list[Tensor] = []
 
-        def work(start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
-            count = stop - start
-            ends, starts, points = samples(start, stop)
-            found = task.gradients(count, points)
-            if self._multiply_by_inputs:
-                found = tuple((e - b) * g for e, b, g in zip(ends, starts, found, strict=True))
-            folded = [
-                noise.fold(part, count, start=start, partial=state[i] if state else None)
-                for i, part in enumerate(found)
-            ]
-            if not return_convergence_delta:
-                return folded, None
-            return folded, task.delta(found, starts, ends, count).detach().reshape(count, -1)
+        def described(groups: int) -> Call[Any]:
+            return _Sweep(task, samples, self._multiply_by_inputs, groups, return_convergence_delta).described(
+                n_samples
+            )
 
-        def keep(start: int, stop: int, found: tuple[list[Tensor], Tensor | None]) -> None:
-            state[:], delta = found
-            if delta is not None:
-                deltas.append(delta)
+        def anytime() -> Anytime:
+            if return_convergence_delta or create_graph:
+                raise ValueError("tolerance, deadline: they go without return_convergence_delta and create_graph")
+            found = described(samples.groups).anytime
+            assert found is not None
+            return found()
 
-        def finish() -> Any:
-            result = task.result([m[0].to(tensor.dtype) for m, tensor in zip(state, task.inputs, strict=True)])
-            return (result, torch.cat(deltas).T.reshape(-1)) if return_convergence_delta else result
+        return Call(task, lambda: described(1).run(), anytime)
 
-        return task.sweep(n_samples, work, keep, finish, chunk_sizes=task.chunk_sizes(n_samples, cost=2))
+
+class _Sweep:
+    """The sweep over the samples, which keeps their means, and their deltas."""
+
+    def __init__(self, task: Task, samples: Samples, multiplies: bool, groups: int, with_delta: bool) -> None:
+        self._task, self._samples, self._multiplies, self._with_delta = task, samples, multiplies, with_delta
+        self._found = Replicates(groups)
+        self._deltas: list[Tensor] = []
+
+    def described(self, n_samples: int) -> Call[Any]:
+        return self._task.sweep(
+            n_samples,
+            self.work,
+            self.keep,
+            lambda: self.finish(n_samples),
+            chunk_sizes=self._task.chunk_sizes(n_samples, cost=2),
+            estimate=self.estimate,
+            limit=f"n_samples={n_samples}",
+        )
+
+    def work(self, start: int, stop: int) -> tuple[Means, Tensor | None]:
+        count = stop - start
+        ends, starts, points = self._samples(start, stop)
+        found = self._task.gradients(count, points)
+        if self._multiplies:
+            found = tuple((e - b) * g for e, b, g in zip(ends, starts, found, strict=True))
+        means = self._found.added(found, start, stop)
+        if not self._with_delta:
+            return means, None
+        return means, self._task.delta(found, starts, ends, count).detach().reshape(count, -1)
+
+    def keep(self, start: int, stop: int, found: tuple[Means, Tensor | None]) -> None:
+        means, delta = found
+        self._found.keep(means)
+        if delta is not None:
+            self._deltas.append(delta)
+
+    def finish(self, n_samples: int) -> Any:
+        result = self._like(self._found.means(n_samples))
+        return (result, torch.cat(self._deltas).T.reshape(-1)) if self._with_delta else result
+
+    def estimate(self, done: int) -> tuple[Any, Any, float, int]:
+        means, errors = tuple(self._found.means(done)), tuple(self._found.errors(done))
+        return self._like(means), self._like(errors), relative(means, errors), done
+
+    def _like(self, values: Sequence[Tensor]) -> Any:
+        return self._task.result([v.to(tensor.dtype) for v, tensor in zip(values, self._task.inputs, strict=True)])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastsal.explainers.arguments import Inputs
-from fastsal.explainers.gradient.distribution import Draws, distribution_of
+from fastsal.explainers.gradient.distribution import Draws, distribution_of, positions
 from fastsal.explainers.gradient.noise_tunnel import deviations_of
 from fastsal.explainers.seeds import generator
 from fastsal.explainers.task import Task
@@ -23,8 +23,12 @@ class Sample(NamedTuple):
     points: tuple[Tensor, ...]
 
 
+GROUPS = 8
+"""Of samples, each spread evenly by itself."""
+
+
 class Samples:
-    """The samples of one call, the same in any chunks.
+    """The samples of one call, the same in any chunks, spread evenly over the path and over the baselines.
 
     Args:
         task: what is explained.
@@ -33,6 +37,8 @@ class Samples:
 
     Attributes:
         noisy: whether there is noise.
+        rows: baselines in the distribution, the most of an input.
+        groups: sample k is of group k modulo their number; groups are drawn independently of each other.
 
     Raises:
         TypeError, ValueError: for baselines or deviations of another form.
@@ -45,8 +51,11 @@ class Samples:
         self.noisy = any(isinstance(each, Tensor) or each != 0 for each in self._deviations)
         random = generator(seed)
         self._seeds = torch.randint(0, 2**62, (len(task.inputs),), generator=random, device="cpu").tolist()
-        self._shares = torch.rand(n_samples, task.examples, generator=random, dtype=torch.float64, device="cpu")
-        self._draws = Draws(distribution_of(baselines, inputs), n_samples, task.examples, random)
+        self.groups = min(GROUPS, n_samples)
+        self._shares = positions(n_samples, task.examples, random, self.groups)
+        distribution = distribution_of(baselines, inputs)
+        self.rows = max(map(len, distribution))
+        self._draws = Draws(distribution, n_samples, task.examples, random, self.groups)
 
     def __call__(self, start: int, stop: int) -> Sample:
         """The samples start to stop."""

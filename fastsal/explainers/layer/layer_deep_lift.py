@@ -68,23 +68,36 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             custom_attribution_func: (multipliers[, values[, values at the baselines]]), tuples of the tensors of all
                 layers, into the attributions.
             grad_kwargs: accepted for Captum's sake, as far as it changes nothing: retain_graph, create_graph,
-                allow_unused.
+                allow_unused; materialize_grads gives zeros for a layer that the target does not depend on.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a model that mixes the examples.
         """
         task = self.task(inputs, target, additional_forward_args, baselines=baselines)
-        unknown = set(grad_kwargs or {}) - {"retain_graph", "create_graph", "allow_unused"}
+        given = grad_kwargs or {}
+        unknown = set(given) - {"retain_graph", "create_graph", "allow_unused", "materialize_grads"}
         if unknown:
             raise ValueError(f"grad_kwargs: {sorted(unknown)[0]!r} has no place in DeepLIFT's one backward pass")
         return self.described(
-            task, return_convergence_delta, custom_attribution_func, at_input=attribute_to_layer_input
+            task,
+            return_convergence_delta,
+            custom_attribution_func,
+            at_input=attribute_to_layer_input,
+            unused=bool(given.get("materialize_grads")),
         )
 
-    def compared(self, task: Task, ends: Tensors, starts: Tensors, count: int, at_input: bool = False) -> Compared:
+    def compared(
+        self,
+        task: Task,
+        ends: Tensors,
+        starts: Tensors,
+        count: int,
+        at_input: bool = False,
+        unused: bool = False,
+    ) -> Compared:
         layers = self.layers(task)
         found, begun, sent, change = Differences(task, count, self.eps).at_layers(
-            ends, starts, lambda: values_at(layers, at_input=at_input)
+            ends, starts, lambda: values_at(layers, at_input=at_input), unused
         )
         sizes = [len(each) for each in found]
 

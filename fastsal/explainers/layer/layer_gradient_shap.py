@@ -24,7 +24,8 @@ class LayerGradientShap(LayerAttribution):
 
     x' is the input with noise, b drawn from the baselines and s uniform in [0, 1]: Lundberg, Lee, "A Unified Approach
     to Interpreting Model Predictions" (NeurIPS 2017). Costs n_samples forward and backward passes per example, as many
-    forward passes of the baselines, and of the inputs where there is noise; memory does not grow with n_samples.
+    forward passes of the baselines if these are several, and of the inputs where there is noise; memory does not grow
+    with n_samples.
 
     >>> baselines = torch.zeros(1, *images.shape[1:])
     >>> maps = fastsal.LayerGradientShap(model, "last").attribute(images, baselines, n_samples=10, target=classes)
@@ -106,6 +107,7 @@ class LayerGradientShap(LayerAttribution):
         sums = Sums()
         deltas: list[list[Tensor]] = []
         of_inputs: list[list[tuple[Tensor, ...]]] = []
+        of_baselines: list[list[tuple[Tensor, ...]]] = []
 
         def values(count: int, batches: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
             extra = task.repeated(task.additional, count)
@@ -121,7 +123,13 @@ class LayerGradientShap(LayerAttribution):
                 if not of_inputs:
                     of_inputs.append(values(1, task.inputs))
                 high = [tuple(_repeated(t, count) for t in tensors) for tensors in of_inputs[0]]
-            low = values(count, starts)
+            if samples.rows > 1:
+                low = values(count, starts)
+            else:
+                # And begins in the one baseline.
+                if not of_baselines:
+                    of_baselines.append(values(1, tuple(start[: task.examples] for start in starts)))
+                low = [tuple(_repeated(t, count) for t in tensors) for tensors in of_baselines[0]]
             return [[a - b for a, b in zip(*pair, strict=True)] for pair in zip(high, low, strict=True)]
 
         def work(start: int, stop: int) -> tuple[Any, list[Tensor]]:

@@ -79,21 +79,42 @@ class NeuronAttribution(GradientAttribution):
     def neuron(self, inputs: Inputs, selector: Selector, at_input: bool, additional: Any) -> Callable[..., Tensor]:
         """The model's function up to the neuron: one value per row, on its graph."""
         checked_selector(selector)
+        runs_once = [True]
 
         def chosen(tensors: tuple[Tensor, ...]) -> Tensor:
             # A copy, since what is behind the layer may write to its value.
-            return select_neuron(tensors, selector).clone()
+            value = select_neuron(tensors, selector).clone()
+            if runs_once[0]:
+                torch.set_grad_enabled(False)  # what is behind needs no gradient
+            return value
+
+        def found_of(given: tuple[Any, ...], named: dict[str, Any]) -> list[list[Any]]:
+            layer, graph = self.resolved(given), torch.is_grad_enabled()
+            with torch.set_grad_enabled(graph), values_at([layer], at_input=at_input, taken=chosen) as found:
+                # Given by name where the inputs are a mapping.
+                self.forward_func(*given, **named) if named else run(self.forward_func, given)
+            return found
 
         @calling(self.forward_func)
         def neuron(*given: Any, **named: Any) -> Tensor:
-            layer = self.resolved(given)
-            with values_at([layer], at_input=at_input, taken=chosen) as found:
-                # Given by name where the inputs are a mapping.
-                self.forward_func(*given, **named) if named else run(self.forward_func, given)
+            found = found_of(given, named)
+            if runs_once[0] and len(found[0]) > 1:  # the last value depends on the ones before
+                runs_once[0] = False
+                found = found_of(given, named)
             value: Tensor = last_use(found)
             return value
 
+        name = self._name()
+        if name is not None and not callable(selector):
+            neuron.rows_as = self.forward_func  # type: ignore[attr-defined]
+            neuron.rows_named = (name, at_input, repr(selector))  # type: ignore[attr-defined]
         return neuron
+
+    def _name(self) -> str | None:
+        """The layer's dotted name; None where it has none in the model, or there is no model."""
+        if not isinstance(self.forward_func, nn.Module) or isinstance(self.layer, str):
+            return self.layer if isinstance(self.layer, str) else None
+        return next((name for name, module in self.forward_func.named_modules() if module is self.layer), None)
 
     def resolved(self, given: tuple[Any, ...]) -> nn.Module:
         """The layer's module, which may take a run of the model on the arguments to find."""
@@ -128,16 +149,18 @@ def last_use(found: list[list[Any]]) -> Any:
 
 
 def select_neuron(tensors: tuple[Tensor, ...], selector: Selector) -> Tensor:
-    """The chosen value of each row, [n]; of a tuple with slices the sum of the chosen ones.
+    """The chosen value of each row, [n], or one for all, [1]; of a tuple with slices the sum of the chosen ones.
 
     Raises:
         ValueError: for a selector that does not fit the value or leaves several.
     """
     if callable(selector):
         chosen = selector(tensors if len(tensors) > 1 else tensors[0])
-        if not isinstance(chosen, Tensor) or chosen.dim() == 0 or chosen[:1].numel() != 1:
+        if not isinstance(chosen, Tensor) or (chosen.numel() != 1 and chosen[:1].numel() != 1):
             given = tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
-            raise ValueError(f"neuron_selector: it returned {given}; return one value for each row, [B]")
+            raise ValueError(
+                f"neuron_selector: it returned {given}; return one value for each row, [B], or one for all"
+            )
         return chosen.reshape(-1)
     if len(tensors) > 1:
         raise ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastsal.engine.run import calling, scratch
 from fastsal.engine.run import run as run_model
-from fastsal.explainers.arguments import Baselines, as_baselines, as_result
+from fastsal.explainers.arguments import Baselines, as_baselines, as_result, with_room
 from fastsal.explainers.base import Attribution, attribution, describe
 from fastsal.explainers.call import Call
 from fastsal.explainers.perturbation.features import Features, absent_value, features_of
@@ -94,7 +94,7 @@ class DataLoaderAttribution(Attribution):
                 f"input_roles: {roles} for {len(given)} things that the loader returns; one of 0, 1, 2 each, and a 0"
             )
         inputs = tuple(value[:1] for value, role in zip(given, roles, strict=True) if role == EXPLAINED)
-        starts = as_baselines(baselines, inputs)
+        starts = as_baselines(baselines, with_room(baselines, inputs))
         features = features_of(feature_mask, inputs)
         if any(len(ids) > 1 for ids in features.ids):
             raise ValueError("feature_mask: it is one for all examples, with dimension 0 of 1")
@@ -148,6 +148,7 @@ def _altered(
     for value, role in zip(values, roles, strict=True):
         if role == EXPLAINED:
             start, ids = next(each)
+            (value,) = with_room(start, (value,))  # in every copy, so that they can be joined
             value = torch.where(present.to(value.device)[ids.to(value.device)], value, absent_value(start, value))
         found.append(value)
     return tuple(found)

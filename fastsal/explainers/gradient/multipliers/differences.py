@@ -59,13 +59,18 @@ class Differences:
         )[:2]
 
     def at_layers(
-        self, ends: Tensors, starts: Tensors, watched: Callable[[], contextlib.AbstractContextManager[Uses]]
+        self,
+        ends: Tensors,
+        starts: Tensors,
+        watched: Callable[[], contextlib.AbstractContextManager[Uses]],
+        unused: bool = False,
     ) -> tuple[list[Tensors], list[Tensors], list[Tensors], Tensor]:
         """(values of layers for the inputs, for the baselines, multipliers of these, F(x) - F(b)).
 
         Args:
             ends, starts: inputs and baselines [count * B, ...].
             watched: a context in which the values that pass at each layer are in its list, use by use.
+            unused: take zeros for a layer on which the scores do not depend.
 
         Raises:
             ValueError: as of :meth:`multipliers`, and for layers that run otherwise for the baselines.
@@ -84,11 +89,13 @@ class Differences:
                 found[:] = _by_layer(passed)
                 flat = [tensor for value in found for tensor in value]
                 wanted = [tensor for tensor in flat if tensor.requires_grad]
-                if not wanted or not scores.requires_grad:
+                related = bool(wanted) and scores.requires_grad
+                if not related and not unused:
                     raise Unrelated
-                each = iter(torch.autograd.grad(scores.sum(), wanted, allow_unused=True))
+                none = [None] * len(wanted)
+                each = iter(torch.autograd.grad(scores.sum(), wanted, allow_unused=True) if related else none)
             by_layer = [[next(each) if tensor.requires_grad else None for tensor in value] for value in found]
-            if any(all(gradient is None for gradient in gradients) for gradients in by_layer):
+            if not unused and any(all(gradient is None for gradient in gradients) for gradients in by_layer):
                 raise Unrelated
             return [
                 tuple(torch.zeros_like(t) if g is None else g for t, g in zip(*pair, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,7 +58,8 @@ class FeatureAblation(Awaiting, PerturbationAttribution):
         """Attribution in the form of the inputs and the dtype of the output, [outputs, ...].
 
         Args:
-            inputs: tensor [B, ...] or tuple of them, any dtype.
+            inputs: tensor [B, ...] or tuple of them, any dtype; integers are taken as floating point where their
+                baseline is a fraction.
             baselines: what a feature is replaced by: None (0), a number, a tensor that broadcasts, a tuple of these.
             target: which output to explain. With None, an output [B, K] gives attributions [B * K, ...], and an output
                 of n scores for the whole batch gives [n, ...].
@@ -81,6 +82,7 @@ class FeatureAblation(Awaiting, PerturbationAttribution):
             baselines=baselines,
             per_call=perturbations_per_eval,
             show_progress=show_progress,
+            fractions=True,
         )
 
         def changes(images: Tensor, features: Features) -> Changes:
@@ -98,8 +100,12 @@ class FeatureAblation(Awaiting, PerturbationAttribution):
         feature_mask: Any,
         changes: Callable[[Tensor, Features], Changes] | None = None,
         incremental: bool | str = False,
+        stay: Sequence[int] = (),
     ) -> Call[Any]:
-        """The sweep over the features; ``changes`` are the same, where they may be computed incrementally."""
+        """The sweep over the features; ``changes`` are the same, where they may be computed incrementally.
+
+        Features that are in one of the inputs ``stay``, by their places, have zeros.
+        """
         if len({len(tensor) for tensor in task.inputs}) > 1 or not all(map(len, task.inputs)):
             # Indices of categories, say, as many as there happen to be: what is altered is one whole call at a time.
             task.per_call = at_least_one("perturbations_per_eval", task.per_call or 1)
@@ -112,12 +118,14 @@ class FeatureAblation(Awaiting, PerturbationAttribution):
         has = torch.zeros((len(task.inputs), features.total), dtype=torch.bool, device="cpu")
         for place, ids in enumerate(features.ids):
             has[place, ids.reshape(-1).cpu()] = True
+        staying = has[list(stay)].any(0)
 
         def altered(start: int, stop: int) -> dict[int, Tensor]:
             found = {}
             for place, (tensor, ids) in enumerate(zip(task.inputs, features.ids, strict=True)):
                 if has[place, start:stop].any():
-                    chosen = torch.arange(start, stop, device=ids.device).view(-1, *[1] * ids.dim())
+                    chosen = torch.arange(start, stop, device=ids.device)
+                    chosen = chosen.masked_fill(staying[start:stop].to(ids.device), -1).view(-1, *[1] * ids.dim())
                     found[place] = alter(tensor, place, range(start, stop), ids == chosen).flatten(0, 1)
             return found
 
@@ -143,11 +151,13 @@ class FeatureAblation(Awaiting, PerturbationAttribution):
                 found[start:stop] = change
 
             scores.sweep(features.total, work, keep).run()
-            return found
+            return found.masked_fill(staying.to(found.device)[:, None], 0)
 
         def run() -> Any:
             with task.context():
                 scores = AlteredScores(task)
+                if scores.clean.numel() == 1:  # of one example, or of inputs of other lengths together
+                    scores.shared = scores.shared or len(set(map(len, task.inputs))) > 1
                 if not scores.shared:
                     examples_of(task.inputs)
                 found = found_of(scores)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import scratch
+from fastsal.engine.run import scratch, tell
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
@@ -66,6 +66,7 @@ class FeaturePermutation(FeatureAblation):
         if not callable(perm_func):
             raise TypeError(f"perm_func: {type(perm_func).__name__} is not callable")
         self.perm_func = perm_func
+        self._min_examples_per_batch_grouped = 2
 
     @attribution
     def attribute(  # type: ignore[override]
@@ -82,7 +83,8 @@ class FeaturePermutation(FeatureAblation):
         """Attribution in the form of the inputs and the dtype of the output, [outputs, ...].
 
         Args:
-            inputs: tensor [B, ...] or tuple of them, any dtype; at least two examples.
+            inputs: tensor [B, ...] or tuple of them, any dtype. With one example a feature stays as it is, also where
+                another input has more of it: it has zeros, with a warning.
             target: which output to explain. With None, an output [B, K] gives attributions [B * K, ...], and an output
                 of n scores for the whole batch gives [n, ...].
             additional_forward_args: further arguments of the model; per-example tensors are repeated.
@@ -100,11 +102,18 @@ class FeaturePermutation(FeatureAblation):
         task = self.task(
             inputs, target, additional_forward_args, per_call=perturbations_per_eval, show_progress=show_progress
         )
-        if any(len(tensor) == 1 for tensor in task.inputs):
-            raise ValueError("inputs: one example has none to exchange features with; pass at least two")
+        alone = [place for place, tensor in enumerate(task.inputs) if len(tensor) == 1]
+        if self._min_examples_per_batch_grouped < 2:
+            if alone and self.perm_func is permute_feature:
+                raise ValueError("inputs: one example has none to exchange features with; pass at least two")
+            alone = []
+        if alone:
+            tell("FeaturePermutation: one example has none to exchange features with; its features have zeros")
         key = as_seed(seed)
 
         def exchange(tensor: Tensor, _place: int, features: range, where: Tensor) -> Tensor:
+            if len(tensor) == 1:  # whose features stay
+                return torch.stack([tensor] * len(features))
             # Seeded by the feature: the same order in any chunk, and in all inputs that have a part of it.
             randoms = (torch.Generator("cpu").manual_seed(_mixed(key, feature)) for feature in features)
             orders = torch.stack([_order(len(tensor), random) for random in randoms])
@@ -113,7 +122,7 @@ class FeaturePermutation(FeatureAblation):
         def call(tensor: Tensor, _place: int, _features: range, where: Tensor) -> Tensor:
             return torch.stack([self._permuted(tensor, mask) for mask in where])
 
-        return self.ablated(task, exchange if self.perm_func is permute_feature else call, feature_mask)
+        return self.ablated(task, exchange if self.perm_func is permute_feature else call, feature_mask, stay=alone)
 
     def _permuted(self, tensor: Tensor, mask: Tensor) -> Tensor:
         """What the caller's perm_func makes of one input and one feature."""

@@ -91,7 +91,8 @@ class Occlusion(PerturbationAttribution):
 
         Args:
             inputs: tensor [B, *shape] or tuple of them, any dtype.
-            sliding_window_shapes: window per dimension of shape (channel included); a tuple of these for several.
+            sliding_window_shapes: window per dimension of shape (channel included); a tuple of these for several. ()
+                is that of inputs [B], with a number for each example.
             strides: step of the window: None (1), an int, one per dimension, or a tuple of these for several inputs.
             baselines: what a window is replaced by: None (0), a number, a tensor that broadcasts, a tuple of these.
             target: which output to explain. With None, an output [B, K] gives attributions [B * K, *shape].
@@ -209,11 +210,17 @@ class _Windows:
         shapes = _per_input("sliding_window_shapes", task.given.each(shapes), count, is_tuple)
         strides = _per_input("strides", task.given.each(strides), count, is_tuple)
         self.geometry = [_geometry(*each) for each in zip(task.inputs, shapes, strides, strict=True)]
+        # A number for each example is a row of one.
+        self._tensors = [_as_row(tensor) for tensor in task.inputs]
+        self._baselines = [
+            _as_row(each.expand(t.shape)) if t.dim() == 1 and isinstance(each, Tensor) else each
+            for each, t in zip(task.baselines, task.inputs, strict=True)
+        ]
 
     def change(self, index: int, scores: AlteredScores, positions: Tensor | None = None) -> Tensor:
         """[positions, outputs] of one input; of all positions, or of some in ascending order."""
         task, made = self._task, self.geometry[index]
-        tensor, baseline = task.inputs[index], task.baselines[index]
+        tensor, baseline = self._tensors[index], self._baselines[index]
 
         def changes() -> Changes:
             all_of_them = of_windows(tensor, made, baseline)
@@ -232,6 +239,7 @@ class _Windows:
                 rows = made.batch(tensor, start, stop, baseline)
             else:
                 rows = made.at(tensor, positions[start:stop], baseline)
+            rows = rows.reshape(-1, *task.inputs[index].shape[1:])
             return scores.clean - scores(stop - start, {index: rows})
 
         def keep(start: int, stop: int, changed: Tensor) -> None:
@@ -242,7 +250,12 @@ class _Windows:
 
     def folded(self, index: int, scores: AlteredScores, found: Tensor) -> Tensor:
         """Values at the windows as a map of one input."""
-        return self.geometry[index].fold(found).to(_finer(self._task.inputs[index].dtype, scores.dtype))
+        maps, tensor = self.geometry[index].fold(found), self._task.inputs[index]
+        return maps.reshape(-1, *tensor.shape[1:]).to(_finer(tensor.dtype, scores.dtype))
+
+
+def _as_row(tensor: Tensor) -> Tensor:
+    return tensor[:, None] if tensor.dim() == 1 else tensor
 
 
 def _finer(of_input: torch.dtype, of_output: torch.dtype) -> torch.dtype:
@@ -262,8 +275,11 @@ def _geometry(tensor: Tensor, window: Any, stride: Any) -> windows.Windows:
     if not isinstance(window, tuple):
         raise TypeError(f"sliding_window_shapes: {window!r} is not a tuple with one int per dimension beside the batch")
     window, stride = _python_ints(window), _python_ints(stride)
+    if tensor.dim() == 1:  # the window is the number itself
+        stride = (stride or (1,)) if isinstance(stride, tuple) else stride
+        window = window or (1,)
     try:
-        made = windows.Windows(tensor.shape[1:], window, 1 if stride is None else stride)
+        made = windows.Windows(_as_row(tensor).shape[1:], window, 1 if stride is None else stride)
     except (TypeError, ValueError) as error:
         named = str(error).replace("window:", "sliding_window_shapes:", 1).replace("stride:", "strides:", 1)
         raise type(error)(named) from None

@@ -1,4 +1,4 @@
-"""Which coalitions Kernel SHAP scores: whole sizes as far as they go, and pairs of complements drawn from the rest."""
+"""Which coalitions LIME and Kernel SHAP score: whole sizes or all as far as they go, and pairs of complements."""
 
 from __future__ import annotations
 
@@ -61,16 +61,38 @@ def design(n_samples: int, total: int, random: torch.Generator) -> Design:
     fixed = sum(map(len, rows))
     drawn = n_samples - fixed if len(inner) else 0
     if drawn > 0:
-        rows.append(_pairs(drawn, list(inner), mass, total, random))
+        chances = torch.tensor([mass[size] for size in inner], dtype=torch.float64, device="cpu")
+        rows.append(_pairs(drawn, list(inner), chances, total, random))
     flat = torch.cat(masses) if masses else torch.zeros(0, dtype=torch.float64, device="cpu")
     return Design(torch.cat(rows), fixed, flat, sum(mass[size] for size in inner))
 
 
-def _pairs(count: int, sizes: list[int], mass: dict[int, float], total: int, random: torch.Generator) -> Tensor:
-    """Coalitions [count, total] of some sizes, each after its complement."""
-    chances = torch.tensor([mass[size] for size in sizes], dtype=torch.float64, device="cpu")
+def balanced(n_samples: int, total: int, random: torch.Generator) -> Tensor:
+    """Coalitions [n, M] in which each feature is present with probability 1/2: LIME's, spread evenly, on the CPU.
+
+    From 2^M on all of them, as often as they go into the number, and nothing is drawn. Below, each coalition stands
+    beside its complement, so that every feature is present in half of them, and the sizes are those of the binomial
+    distribution, one from each of as many equal parts of it as there are pairs.
+    """
+    if times := n_samples >> total:
+        every = torch.arange(2**total, device="cpu")[:, None] >> torch.arange(total, device="cpu")
+        return (every % 2).bool().repeat(times, 1)
+    sizes = list(range(total + 1))
+    logs = [-math.lgamma(size + 1) - math.lgamma(total - size + 1) for size in sizes]
+    chances = torch.tensor([math.exp(each - max(logs)) for each in logs], dtype=torch.float64, device="cpu")
+    return _pairs(n_samples, sizes, chances, total, random)
+
+
+def _pairs(count: int, sizes: list[int], chances: Tensor, total: int, random: torch.Generator) -> Tensor:
+    """Coalitions [count, total] of some sizes with their chances, each after its complement.
+
+    The sizes are one from each of as many equal parts of their distribution as there are pairs, in a random order.
+    """
     half = (count + 1) // 2
-    drawn = torch.tensor(sizes, device="cpu")[torch.multinomial(chances, half, replacement=True, generator=random)]
+    parts = torch.randperm(half, generator=random, device="cpu")
+    places = (parts + torch.rand(half, generator=random, dtype=torch.float64, device="cpu")) / half
+    ends = chances.cumsum(0)
+    drawn = torch.tensor(sizes, device="cpu")[torch.bucketize(places * ends[-1], ends[:-1], right=True)]
     order = torch.rand(half, total, generator=random, device="cpu", dtype=torch.float32).argsort(1)
     first = order.argsort(1) < drawn[:, None]
     return torch.stack([first, ~first], 1).flatten(0, 1)[:count]

@@ -15,6 +15,7 @@ from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import PerturbationAttribution, attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.perturbation.features import most_segments, segments
+from fastsal.explainers.perturbation.surrogate._coalitions import balanced
 from fastsal.explainers.perturbation.surrogate._problem import Problem, problem_of
 from fastsal.explainers.perturbation.surrogate.fits import Lasso, fit_surrogate
 from fastsal.explainers.perturbation.surrogate.lime_base import LimeBase, checked_samples, drawn
@@ -27,8 +28,10 @@ class Lime(LimeBase):
     """Coefficients of a weighted Lasso, fitted to the scores of random sets of features, the others at the baseline.
 
     Ribeiro, Singh, Guestrin, "Why Should I Trust You? Explaining the Predictions of Any Classifier" (KDD 2016),
-    section 3.4. Costs at most n_samples passes per example (a set that is drawn again is not run again); a batch is
-    run as one, and its examples share the sets. The default fit needs no scikit-learn.
+    section 3.4. A set holds each feature with probability 1/2; the sets are spread evenly (each beside its complement,
+    with sizes in their proportions; from 2^M samples on all sets, and none is drawn). Costs at most n_samples passes
+    per example (a set that is drawn again is not run again); a batch is run as one, and its examples share the sets.
+    The default fit needs no scikit-learn.
 
     >>> columns = torch.arange(9) // 3
     >>> maps = fastsal.Lime(model).attribute(images, target=classes, feature_mask=columns, n_samples=30)
@@ -129,8 +132,8 @@ class Lime(LimeBase):
         """Samples [1 or B, n, M], and how many there are of each."""
         total = problem.features.total
         if self.perturb_func is None:
-            random = torch.rand(n_samples, total, generator=generator(seed), device="cpu", dtype=torch.float32)
-            return (random < 0.5)[None], [n_samples]
+            chosen = balanced(n_samples, total, generator(seed))
+            return chosen[None], [len(chosen)]
         together = False
         if examples > 1:
             # Its functions are called for an example or for a batch: that is known from a pass only.

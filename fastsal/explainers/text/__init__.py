@@ -1,0 +1,1 @@
+"""Prompts of language models: their features, how likely a model goes on from them, and what matters to that."""
