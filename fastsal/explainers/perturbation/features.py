@@ -103,7 +103,7 @@ def spread(found: Tensor, ids: Tensor, tensor: Tensor, shared: bool) -> Tensor:
     if tensor[:1].numel() == 0:
         return found.new_zeros((found.shape[1], *tensor.shape[1:]))
     where = ids.to(found.device).expand(ids.shape[0], *tensor.shape[1:])
-    if shared and bool((where == where[:1]).all()):
+    if shared and where.shape[0] > 1 and bool((where == where[:1]).all()):
         where = where[:1]
     if where.shape[0] == 1:
         return found.T.contiguous()[:, where[0]]

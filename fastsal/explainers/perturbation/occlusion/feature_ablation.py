@@ -118,14 +118,16 @@ class FeatureAblation(Awaiting, PerturbationAttribution):
         has = torch.zeros((len(task.inputs), features.total), dtype=torch.bool, device="cpu")
         for place, ids in enumerate(features.ids):
             has[place, ids.reshape(-1).cpu()] = True
-        staying = has[list(stay)].any(0)
+        staying = has[list(stay)].any(0) if stay else None
 
         def altered(start: int, stop: int) -> dict[int, Tensor]:
             found = {}
             for place, (tensor, ids) in enumerate(zip(task.inputs, features.ids, strict=True)):
                 if has[place, start:stop].any():
                     chosen = torch.arange(start, stop, device=ids.device)
-                    chosen = chosen.masked_fill(staying[start:stop].to(ids.device), -1).view(-1, *[1] * ids.dim())
+                    if staying is not None:
+                        chosen = chosen.masked_fill(staying[start:stop].to(ids.device), -1)
+                    chosen = chosen.view(-1, *[1] * ids.dim())
                     found[place] = alter(tensor, place, range(start, stop), ids == chosen).flatten(0, 1)
             return found
 
@@ -151,7 +153,7 @@ class FeatureAblation(Awaiting, PerturbationAttribution):
                 found[start:stop] = change
 
             scores.sweep(features.total, work, keep).run()
-            return found.masked_fill(staying.to(found.device)[:, None], 0)
+            return found if staying is None else found.masked_fill(staying.to(found.device)[:, None], 0)
 
         def run() -> Any:
             with task.context():
