@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastsal._torch import check_torch
+from fastsal.engine.run import tf32_is_on
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,17 +41,39 @@ def float32_arithmetic(precision: str | None, device: torch.device) -> Iterator[
         yield
         return
     check_torch("2.9", f"precision: {precision!r} on a GPU")
-    wanted = "tf32" if precision == "tf32" else "ieee"
     cudnn: Any = torch.backends.cudnn
     places: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
     before = [place.fp32_precision for place in places]
+    apart = "highest" if before[0] == "tf32" else "high", set(before[1:]) != {"tf32"}
+    older = _older(torch.get_float32_matmul_precision, apart[0]), _older(lambda: cudnn.allow_tf32, apart[1])
     try:
+        _set_older("high" if precision == "tf32" else "highest", precision == "tf32")
         for place in places:
-            place.fp32_precision = wanted
+            place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
         yield
     finally:
+        _set_older(*older)
         for place, value in zip(places, before, strict=True):
             place.fp32_precision = value
+
+
+def _older(flag: Callable[[], Any], apart: Any) -> Any:
+    """An older flag, which is refused where it says other than the newer ones: what it says then."""
+    try:
+        return flag()
+    except RuntimeError:
+        return apart
+
+
+def _set_older(matmul: str, cudnn: bool) -> None:
+    """The flags that models and libraries still read."""
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = cudnn
+
+
+def tolerance(precision: str | None, device: torch.device) -> float:
+    """How far outputs on a device may be from the plain model's; its own arithmetic may be TF32 there."""
+    return TOLERANCES["tf32" if precision is None and device.type == "cuda" and tf32_is_on() else precision]
 
 
 def keep_exact(layer: nn.Module, dtype: torch.dtype) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastsal._torch import tree_leaves, tree_map
 from fastsal.engine.prepare.folding import Fold, fold
 from fastsal.engine.prepare.form import Form, form_of
-from fastsal.engine.prepare.precision import DTYPES, TOLERANCES, as_dtype, float32_arithmetic, keep_exact
+from fastsal.engine.prepare.precision import DTYPES, as_dtype, float32_arithmetic, keep_exact, tolerance
 from fastsal.engine.prepare.replica import replica
 from fastsal.engine.prepare.turns import Turns
 from fastsal.engine.run.comparing import by_row, difference
@@ -211,7 +211,7 @@ class Prepared(Managed):
         if self._unverified + rows < VERIFIED_ROWS or self._turns.is_inside():
             return
         self._unverified = 0
-        apart, allowed = self._apart(run), TOLERANCES[self.choice.precision]
+        apart, allowed = self._apart(run), tolerance(self.choice.precision, self._device())
         if apart <= allowed:
             return
         self._turns.alone(self._choose)

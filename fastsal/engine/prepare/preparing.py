@@ -12,7 +12,7 @@ from fastsal._torch import BatchNorm, tree_leaves
 from fastsal.engine.prepare.doubled import agrees_in_double
 from fastsal.engine.prepare.finding import foldable
 from fastsal.engine.prepare.form import Form, form_of
-from fastsal.engine.prepare.precision import TOLERANCES, checked_precision
+from fastsal.engine.prepare.precision import checked_precision, tolerance
 from fastsal.engine.prepare.prepared import Choice, Prepared, Step, unprepared
 from fastsal.engine.prepare.replica import NotReplicable, replica
 from fastsal.engine.prepare.timing import GAIN, Timing
@@ -145,7 +145,7 @@ class _Preparation:
         self.output: Any = None
         first = next((p for p in model.parameters() if p.is_floating_point()), None)
         self.device = arguments[0].device if first is None else first.device
-        self.tolerance = TOLERANCES[None]
+        self.tolerance = tolerance(None, self.device)
         self.timing = Timing(arguments, self.device)
         self.scratch: Scratch = frozenset()
 
@@ -170,7 +170,7 @@ class _Preparation:
         again = run(self.model, self._copies())
         before.settle()
         self.scratch = before.scratch
-        if difference(again, self.output) <= TOLERANCES[None]:
+        if difference(again, self.output) <= self.tolerance:
             return True
         self.say("model", False, "as it is: its output differs from call to call, so nothing can be checked against it")
         return False
@@ -211,7 +211,7 @@ class _Preparation:
     def set_precision(self, precision: str | None) -> None:
         if precision is None:
             return
-        self.tolerance = TOLERANCES[precision]
+        self.tolerance = tolerance(precision, self.device)
         if precision == "tf32" and self.device.type != "cuda":
             self.say("precision", False, f"tf32 is a GPU's, the model is on {self.device}: its own")
             return
@@ -225,7 +225,7 @@ class _Preparation:
         else:
             failed = self._fails(wanted)
         if failed is not None:
-            self.tolerance = TOLERANCES[None]
+            self.tolerance = tolerance(None, self.device)
             self.say("precision", False, f"{precision} not used: {failed}")
             return
         self.choice = wanted

@@ -14,6 +14,7 @@ from fastsal.engine.run.own import Bounds, Undone
 from fastsal.engine.run.random_states import keeping_random_states
 from fastsal.engine.run.sweep import Sweep, Swept, chunks, note, observed, watched
 from fastsal.engine.run.telling import tell
+from fastsal.engine.run.tf32 import tf32_is_on
 from fastsal.engine.run.too_large import ChunkTooLarge, is_too_large
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "run",
     "scratch",
     "tell",
+    "tf32_is_on",
     "watched",
     "without_waiting",
 ]

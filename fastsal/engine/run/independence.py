@@ -15,13 +15,12 @@ from fastsal.engine.run.comparing import difference
 from fastsal.engine.run.model_state import State, model_state
 from fastsal.engine.run.modules import ForwardFunc, WhileAlive, modules_of
 from fastsal.engine.run.random_states import keeping_random_states
+from fastsal.engine.run.tf32 import TF32, tf32_is_on
 from fastsal.engine.run.too_large import is_too_large
 
 ROUNDINGS = 4
 """Of a result as it is stored, by which rows that are computed alike may differ: inputs, sums and outputs are rounded
 in other orders in a batch of another size."""
-TF32 = 2.0**-10
-"""The rounding of float32 where a GPU multiplies in TF32, which may hold for one batch size and not for another."""
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 """What a model raises that takes no other number of rows."""
 MOST = 32
@@ -214,8 +213,7 @@ def _rounding(leaf: Tensor, dtypes: Iterable[torch.dtype], owner: ForwardFunc) -
     if torch.is_autocast_enabled(kind):
         floating.append(torch.get_autocast_dtype(kind))
     coarsest = max((torch.finfo(dtype).eps for dtype in floating), default=0.0)
-    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    return max(coarsest, TF32) if kind == "cuda" and torch.float32 in floating and tf32 else coarsest
+    return max(coarsest, TF32) if kind == "cuda" and torch.float32 in floating and tf32_is_on() else coarsest
 
 
 def output_tensors(output: Any) -> list[Tensor]:
