@@ -64,8 +64,8 @@ class Compiled:
     """An explainer for inputs of one shape; made by :func:`compile`.
 
     A call ``compiled(inputs)`` or, where it was compiled with a target, ``compiled(inputs, target)`` returns an
-    :class:`Explained`. On a GPU nothing between the call and its result makes the host wait. Calls from several threads
-    take turns.
+    :class:`Explained`. On a GPU nothing between the call and its result makes the host wait, but that of a prepared
+    model for a fingerprint of the weights, without ``verify=False``. Calls from several threads take turns.
     """
 
     def __init__(self, explainer: Attribution, inputs: Inputs, target: Target, options: dict[str, Any]) -> None:
@@ -137,8 +137,13 @@ class Compiled:
         if apart > TOLERANCE:
             return Step(name, False, f"not used: its map was off by {apart:.1e} of the spread")
         self._graph = graph
-        prepared = any(is_prepared for _, is_prepared in found)
-        self._snapshot = Snapshot(self._explainer.forward_func, [module for module, _ in found], values=prepared)
+        prepared = [module for module in modules if isinstance(module, Prepared)]
+        self._snapshot = Snapshot(
+            self._explainer.forward_func,
+            [module for module, _ in found],
+            values=bool(prepared),
+            samples=any(module.verifies for module in prepared),
+        )
         return Step(name, True, "prediction and map are one graph")
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Explained:
@@ -260,8 +265,8 @@ def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **opt
 
     On a GPU generation, model, gradient and fold are captured as one CUDA graph and replayed: no launch costs, and no
     wait of the host between the call and its result. What cannot be captured, and every other device, runs the
-    explainer as it is, with the same results; ``plan()`` says which and why. A change of the model's weights is seen
-    by the next call, which then may have to capture again.
+    explainer as it is, with the same results; ``plan()`` says which and why. A change of the model is seen by the next
+    call, which then may have to capture again.
 
     Args:
         explainer: one whose passes are the same in every call (``fixed``: gradients, class activation maps, Integrated

@@ -125,7 +125,7 @@ class Prepared(Managed):
         original: nn.Module = self.__dict__["original"]
         self._snapshot: Snapshot | None = None
         if self._remake is not None and not self.as_it_is:
-            self._snapshot = Snapshot(original, [original], samples=self._remake.verify, scratch=self._scratch)
+            self._snapshot = Snapshot(original, [original], samples=self.verifies, scratch=self._scratch)
         self._finest = next((p.dtype for p in original.parameters() if p.is_floating_point()), None)
         self.folded: set[nn.Module] = set()
         if self.as_it_is:
@@ -165,6 +165,11 @@ class Prepared(Managed):
     @property
     def hookable(self) -> bool:
         return self.choice.compiled is None and len(self.choice.devices) < 2
+
+    @property
+    def verifies(self) -> bool:
+        """Whether it looks for writes that PyTorch does not count."""
+        return self._remake is not None and self._remake.verify
 
     def copy_of(self, part: nn.Module) -> nn.Module:
         """The replica's counterpart of one of the model's parts; any other as it is."""
@@ -206,7 +211,7 @@ class Prepared(Managed):
             rows: of the sweep, as far as they are known; those that ran since the last comparison count too.
             run: a pass of one example, that calls this model; in evaluation mode, without gradients.
         """
-        if self._snapshot is None or self._remake is None or not self._remake.verify:
+        if self._snapshot is None or not self.verifies:
             return
         if self._unverified + rows < VERIFIED_ROWS or self._turns.is_inside():
             return

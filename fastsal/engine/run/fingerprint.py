@@ -13,7 +13,7 @@ from torch import Tensor
 WHOLE = 512
 """Elements of a tensor that are all read."""
 SAMPLES = 64
-"""Elements that are read of a larger one, at equal distances in memory."""
+"""Elements that are read of a larger one, about, at equal distances in memory."""
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -83,4 +83,10 @@ def _place(tensor: Tensor) -> tuple[Tensor, int, int] | None:
     if extent <= WHOLE:
         return plain, extent, 1
     step = extent // SAMPLES
-    return plain, SAMPLES, step - 1 + step % 2  # an odd one does not stay in a column
+    row = max(plain.stride())
+    if row < step:  # samples in different columns of their rows, by the golden ratio
+        rows = step // row
+        step = (rows - 1 if rows > 1 else 1) * row + round(0.618 * row)
+    else:
+        step += 1 - step % 2
+    return plain, 1 + (extent - 1) // step, step

@@ -20,6 +20,8 @@ SIMPLE = (bool, int, float, complex, str, bytes, type(None), enum.Enum, torch.dt
 """Kinds of values that are compared themselves."""
 DEEPEST = 3
 """Objects inside of objects that are looked into; of a model's own parts there is no such bound."""
+LONGEST = 4096
+"""Entries of a container that are looked at; of a longer one, such as a vocabulary, only their number."""
 MOST = 30000
 """Places that are looked at. What is beyond them is for whoever compares outputs."""
 _OTHERS = ("torch", "torchvision", "timm", "transformers", "numpy", "builtins", "collections", "functools")
@@ -53,6 +55,7 @@ class Places:
         kinds: (module or object, its class).
         namespaces: attributes of modules, objects and classes, parameters, buffers, parts, hooks, dicts.
         sequences: (list, its items).
+        long: (container of more than :data:`LONGEST` entries, their number).
         empty: containers without anything in them.
         cells: (cell of a closure, its value).
         named: (mapping, name, value) of single names: globals that a function reads, a function's code and defaults.
@@ -66,6 +69,7 @@ class Places:
         self.kinds: list[tuple[Any, type]] = []
         self.namespaces: list[Namespace] = []
         self.sequences: list[tuple[Any, list[Any], str]] = []
+        self.long: list[tuple[Any, int, str]] = []
         self.empty: list[Any] = []
         self.cells: list[tuple[types.CellType, Any]] = []
         self.named: list[tuple[Mapping[str, Any], str, Any]] = []
@@ -95,7 +99,9 @@ class Places:
             self.arrays.append((path, value))
         elif isinstance(value, nn.Module):
             self._module(value.module if isinstance(value, Managed) else value, path)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, (dict, list, tuple, set, frozenset, deque)) and len(value) > LONGEST:
+            self.long.append((value, len(value), path))
+        elif isinstance(value, dict):
             self._mapping(value, path, depth + 1)
         elif isinstance(value, (list, tuple, set, frozenset, deque)):
             self._sequence(value, path, depth + 1)

@@ -100,6 +100,7 @@ class Snapshot:
             for name in _differing(space, self.scratch):
                 added.add((id(space.live), name))
         added |= {(id(value), "") for value in self._places.empty if value and _filled(value)}
+        added |= {(id(container), "") for container, count, _ in self._places.long if len(container) != count}
         added |= {(id(live), "") for live, items, _ in self._places.sequences if not _same_items(live, items)}
         added |= {(id(cell), "") for cell, value in self._places.cells if not _same(_content(cell), value)}
         added |= {
@@ -129,6 +130,9 @@ class Snapshot:
                 return Change(f"a {kind.__name__} is a {type(one).__name__} now")
         if any(places.empty) and any(value and id(value) not in away and _filled(value) for value in places.empty):
             return Change("a container that was empty, such as a module's hooks, is not")
+        for container, count, path in places.long:
+            if len(container) != count and id(container) not in away:
+                return Change(f"{path} changed")
         for live, items, path in places.sequences:
             if not _same_items(live, items) and id(live) not in away:
                 return Change(f"{path} changed")
