@@ -68,9 +68,10 @@ interrupts: $(VENV)/.test ## Ctrl-C at every line of fastsal that a call of each
 soak: $(VENV)/.test ## 16 threads of mixed methods and predictions with one model for MINUTES, against one thread's bits
 	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.soak --minutes $(MINUTES)
 
-fuzz: $(VENV)/.test ## hostile files and option lists, N of each from SEED on
+fuzz: $(VENV)/.test ## hostile files and option lists, random networks: N of each from SEED on
 	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.hostile_files --n $(N) --seed $(SEED)
 	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.command_lines --n $(N) --seed $(SEED)
+	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.positions --n $(N) --seed $(SEED)
 
 gate: $(VENV)/.test ## every kernel compiled for four GPU architectures, without a GPU
 	$(QUIET_THREADS) $(BIN)/python -m fastsal_gate --compile-only

@@ -13,6 +13,7 @@ import itertools
 import math
 import warnings
 from collections import Counter
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -101,7 +102,9 @@ def looks_there(geometry: Geometry, truth: Truth, raw: Raw, seen: Tensor, said: 
         centre = torch.tensor(geometry.centres()[place], dtype=torch.float64)
         centre = centre.view(*[-1 if dim == place else 1 for dim in range(len(axes))]).expand(truth.grid)
         step = abs(geometry.stride[geometry.axes.index(axis)])
-        beside = _beside(along, centre, truth, 0.75 * step if geometry.evidence == "measured" else 0.0)
+        # Measuring takes positions to be equal parts of the input, also of one that is cut a little.
+        slack = max(1.25 * step, 0.125 * len(along)) if geometry.evidence == "measured" else 0.0
+        beside = _beside(along, centre, truth, slack)
         if beside is not None:
             where = tuple(beside.nonzero()[0].tolist())
             shown = along[(slice(None), *where)]
@@ -125,7 +128,7 @@ def _beside(along: Tensor, centre: Tensor, truth: Truth, slack: float) -> Tensor
     width = torch.where(some, last - first + 1, 0)
     # What a border or padding cuts off is less wide, and looks beside its middle.
     whole = some & (first > 0) & (last < extent - 1) & (width == width.max())
-    reach = torch.where(whole, 1, width.max())
+    reach = torch.where(whole, max(1.0, slack), width.max())
     slack_of = (width / (2 if truth.padded else 4)).clamp_min(max(slack, 1.5 if truth.mixed else 1.0))
     beside = some & ((centre < first - reach) | (centre > last + reach))
     beside |= whole & ((centre - (first + last) / 2).abs() > slack_of)
@@ -217,7 +220,6 @@ class Positions:
                 raise Wrong(f"{name} is the default layer of {network.together} and has no positions that are known")
             self._compared(network, name, maps, self._geometries(network, name), seen)
             last = network.candidates[-1] if network.candidates else ""
-            self.last = name, last, network.only_tokens
             return "right" if name == last or network.only_tokens else "right, an earlier layer"
 
     @staticmethod
@@ -272,6 +274,10 @@ class Positions:
             truth = truths[run]
             assert truth is not None
             each = [geometry, *geometry.others]
+            if geometry.evidence == "measured" and {geometry.input, *geometry.also} == set(truth.looks):
+                truth = replace(
+                    truth, looks={g.input: truth.looks[g.input] for g in each}
+                )  # a map of each is not known
             if {g.input for g in each} != set(truth.looks):
                 raise Wrong(f"{said}, run {run}: looks at {[g.input for g in each]}, but does at {list(truth.looks)}")
             for g in each:

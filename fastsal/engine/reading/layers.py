@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from fastsal.engine.reading.geometry import Geometry, Seen, measured_too, survey
+from fastsal.engine.reading.geometry import Geometry, Seen, measured, measured_too, survey
 from fastsal.engine.reading.reading import read
 from fastsal.engine.reading.resolving import resolve_layer
 
@@ -64,9 +64,24 @@ def _passed_over(seen: Seen, geometry: Geometry) -> str:
         return "its grid was pooled to a fixed size, or enlarged"
     if math.prod(geometry.grid) < FEWEST_POSITIONS:
         return f"it has fewer than {FEWEST_POSITIONS} positions"
-    if isinstance(seen.module, nn.Linear):
+    if _is_linear(seen.module):
         return "it is a linear map of each position"
     return ""
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear map, with nothing but a normalisation around it: queries, keys and values are."""
+    leaves = [part for part in module.modules() if not any(True for _ in part.children())]
+    linear = [part for part in leaves if isinstance(part, nn.Linear)]
+    norms = (nn.LayerNorm, nn.Identity, nn.Dropout, nn.modules.batchnorm._BatchNorm)
+    return len(linear) == 1 and all(
+        isinstance(part, (nn.Linear, *norms)) or not (type(part).__module__.startswith("torch.") or _has_weights(part))
+        for part in leaves
+    )
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
 
 
 def told_apart(geometries: Sequence[Geometry]) -> bool:
@@ -138,7 +153,7 @@ def default_layer(
 
     A transformer's classifier may read one token, so that the last layers' patches have no gradient: there it is the
     last layer whose positions have one. That costs a second pass, with its backward pass, as it does for an output that
-    has places itself, and for any model with ``verify``.
+    has places itself, and for any model with ``verify``. The scores of such an output are no layer to explain them by.
 
     Raises:
         ValueError: where there is none.
@@ -148,7 +163,8 @@ def default_layer(
     if len(inputs) > 1 and any(_may_be_read(each, first=True) for each in seen):
         seen = [each for each in seen if isinstance(each.found, str) or each.found.input == 0]
     last_proved = max((place for place, each in enumerate(seen) if _may_be_read(each)), default=-1)
-    seen = seen[: last_proved + 1] + measured_too(seen[last_proved + 1 :], model, inputs, additional)
+    behind = _local_too(seen[last_proved + 1 :], model, inputs, additional)
+    seen = seen[: last_proved + 1] + measured_too(behind, model, inputs, additional)
     found = [_layer(each) for each in seen if _may_be_read(each)]
     if not found:
         raise ValueError(
@@ -164,11 +180,55 @@ def default_layer(
         warnings.simplefilter("ignore")  # of those that the target does not depend on, which are passed over
         options = {"allow_unused": True}
         gradients = read(model, parts, inputs, additional, select, grad_kwargs=options).gradients
+    thinned: list[Layer] = []
     for layer, gradient in zip(reversed(found), reversed(gradients), strict=True):
         assert layer.geometry is not None
-        if layer.geometry.arrange(gradient[0]).count_nonzero():
-            return layer
+        places = layer.geometry.arrange(gradient[0])
+        if places.count_nonzero() and not (dense and _of_one_channel(places)):
+            if not _is_thinned(layer, found):
+                return layer
+            thinned.append(layer)
+    if thinned:
+        return thinned[0]
     raise ValueError("layer: no position has influence on the target; name a layer")
+
+
+def _local_too(
+    seen: list[Seen], model: Callable[..., Any], inputs: tuple[Any, ...], additional: tuple[Any, ...]
+) -> list[Seen]:
+    """The same, with the last whose values are sums over all positions measured: a trained one may look locally.
+
+    So it is behind attention that nothing goes around, as between LeViT's stages.
+    """
+    summed = [
+        each
+        for each in seen
+        if isinstance(each.found, Geometry)
+        and not each.found.local
+        and not _passed_over(each, replace(each.found, local=True))
+    ]
+    if not summed:
+        return seen
+    last, key = summed[-1], (summed[-1].module, summed[-1].run)
+    found, proved = measured(model, [key], inputs, additional)[key], last.found
+    assert isinstance(proved, Geometry)
+    if isinstance(found, str) or (found.axes, found.grid) != (proved.axes, proved.grid):
+        return seen
+    return [each._replace(found=replace(proved, local=True)) if each is last else each for each in seen]
+
+
+def _is_thinned(layer: Layer, found: Sequence[Layer]) -> bool:
+    """Whether it is inside a block that has more positions: keys and values that attention takes fewer of."""
+
+    def count(each: Layer) -> int:
+        return 0 if each.geometry is None else math.prod(each.geometry.grid)
+
+    return any(layer.name.startswith(f"{each.name}.") and count(each) > count(layer) for each in found)
+
+
+def _of_one_channel(places: Tensor) -> bool:
+    """Whether of several channels one alone has influence: a map of scores, of which the target is one."""
+    return places.shape[1] > 1 and int(places.detach().abs().flatten(2).sum((0, 2)).count_nonzero()) <= 1
 
 
 def map_axes(geometry: Geometry, dimensions: int) -> Sequence[int]:

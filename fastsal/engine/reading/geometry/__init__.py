@@ -3,6 +3,7 @@
 from fastsal.engine.reading.geometry.asking import Noted, Seen, geometry_of, judged, measured_too, settled, survey
 from fastsal.engine.reading.geometry.layout import Cells, Layout
 from fastsal.engine.reading.geometry.lineage import Lineage
+from fastsal.engine.reading.geometry.measuring import measured
 from fastsal.engine.reading.geometry.memory import Kind, for_another_number, kind_of, recall, remember
 from fastsal.engine.reading.geometry.proof import cells_along, examples_alone
 from fastsal.engine.reading.geometry.record import Geometry, Unsettled
@@ -22,6 +23,7 @@ __all__ = [
     "geometry_of",
     "judged",
     "kind_of",
+    "measured",
     "measured_too",
     "recall",
     "remember",

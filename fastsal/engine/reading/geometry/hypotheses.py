@@ -22,6 +22,7 @@ from fastsal.engine.run.caches import freed
 
 MOST_EXTRA = 16
 """Class, distillation and register tokens."""
+HARDLY = "it hardly changes with the input"
 LEAST_SCORE, LEAST_CORRELATION, LEAST_LEAD, LEAST_SEEN, LEAST_POSITIONS = 0.45, 0.7, 0.02, 5, 4
 """What an answer must reach: the score, the correlation of block and change along every axis, the score before the next
 reading's, the blocks that the layer saw, and its positions. Between 0.40 and 0.60 the first hardly matters."""
@@ -29,6 +30,10 @@ _FOLLOWS = 0.3
 """A score from which on a dimension follows an axis, though not clearly."""
 _LEAST_SPREAD = 0.05
 """Of a dimension's shares over the blocks, in those of the one that follows them most."""
+_ALIKE = 0.03
+"""Scores of a line that lie so near each other tell nothing."""
+_BORDER = 1.4
+"""How many times as much as with blocks far away a position at a border changes with those there, at least."""
 _APART = 0.15
 """By how much a position axis must beat another where the layer has the input's channels still."""
 _KEPT = 6
@@ -73,7 +78,7 @@ def best_reading(change: Tensor, blocks: Blocks) -> Reading | str:
     total = change.flatten(1).sum(1)
     told = total > 1e-6 * total.max()
     if int(told.sum()) < LEAST_SEEN:
-        return "it hardly changes with the input"
+        return HARDLY
     change = change[told].double()
     if not bool(told.all()):
         blocks = blocks._replace(centres=blocks.centres[told], sides=blocks.sides[told], bumps={})
@@ -84,6 +89,9 @@ def best_reading(change: Tensor, blocks: Blocks) -> Reading | str:
         if not good:
             continue
         best = good[0]
+        alone = [each.score for each in candidates if set(each.dims) == set(best.dims) and len(each.axes) < count]
+        if len(set(best.dims)) == 1 and max(alone, default=0.0) > best.score:
+            continue  # a series that also reads as rows of two
         rivals = [each.score for each in good[1:] if not (count == 1 and each.dims == best.dims)]
         twice = [each.score for each in mine if not set(each.dims) & set(best.dims) and each.axes == best.axes]
         if max(twice, default=0.0) > 0.5 * best.score:
@@ -99,10 +107,30 @@ def best_reading(change: Tensor, blocks: Blocks) -> Reading | str:
             continue  # which leaves no channels
         if not best.even:
             return "its positions are not spread evenly over the input"
+        if count == 1 and not _is_told(best, good, change, blocks):
+            return "it is not clear how many of its tokens are of no place"
         if max(others, default=0.0) >= (_FOLLOWS if count > 1 else max(_FOLLOWS, best.score - _APART)):
             continue
         return best
     return "its changes do not follow the input's"
+
+
+def _is_told(reading: Reading, readings: list[Reading], change: Tensor, blocks: Blocks) -> bool:
+    """Whether a line's tokens are known to be its positions, all of them.
+
+    One of no place more or less hardly moves a line, so the score does not tell: they are where they are equal parts of
+    the input, where no other number would be, and where the first and the last change with the blocks at their border
+    rather than with all alike, as a class token does.
+    """
+    (dim,), (axis,) = reading.dims, reading.axes
+    near = [each for each in readings if each.score >= readings[0].score - _ALIKE and each.dims == reading.dims]
+    equal = {each.grid for each in near if blocks.extents[axis] % each.grid[0] == 0}
+    if reading.before or reading.behind or equal != {reading.grid}:
+        return False
+    shares = _shares(_summed(change, (dim,)))[blocks.centres[:, axis].argsort()]  # [K, tokens]
+    few, half = len(shares) // 4, len(shares) // 2
+    first, last = shares[:, 0], shares[:, -1].flip(0)
+    return all(bool(each[:few].mean() >= _BORDER * each[half:].mean()) for each in (first, last))
 
 
 def _checked(readings: list[Reading], change: Tensor, blocks: Blocks) -> list[Reading]:
@@ -110,7 +138,7 @@ def _checked(readings: list[Reading], change: Tensor, blocks: Blocks) -> list[Re
     readings = sorted(readings, key=lambda each: (-round(each.score, 6), each.before + each.behind))
     if readings and len(readings[0].axes) == 1:  # a token more or less hardly moves a line
         top = readings[0].score
-        readings.sort(key=lambda each: (each.score < top - 0.03, each.before + each.behind, -each.score))
+        readings.sort(key=lambda each: (each.score < top - _ALIKE, each.before + each.behind, -each.score))
     found = []
     for each in readings[:12]:
         correlation, even = _followed(each, change, blocks)
@@ -251,7 +279,7 @@ def _scored_list(found: Tensor, dim: int, group: tuple[int, ...], blocks: Blocks
 @lru_cache(maxsize=4096)
 def _factorings(count: int, most: tuple[int, ...]) -> list[tuple[int, ...]]:
     if len(most) == 1:
-        return [(count,)] if 2 <= count <= most[0] else []
+        return [(count,)] if 2 <= count <= most[0] + MOST_EXTRA else []  # padded, say
     return [
         (first, *rest)
         for first in range(2, min(count // 2, most[0]) + 1)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastsal.engine.reading.geometry.blocks import BLOCKS, Blocks, blocks_of
+from fastsal.engine.reading.geometry.hypotheses import HARDLY, best_reading
 from fastsal.engine.reading.geometry.hypotheses import Reading as BlockReading
-from fastsal.engine.reading.geometry.hypotheses import best_reading
 from fastsal.engine.reading.geometry.record import Geometry
 from fastsal.engine.run.forward import evaluation, one_example, run, scratch
 from fastsal.engine.run.own import Undone
 
+NO_BLOCKS = "no input has blocks to change"
+_NOISE = 1e-5
+"""Of a layer's greatest value: changes below it are of rounding."""
 Wanted = tuple[nn.Module, int]
 """A module, and which of its runs, from 0; -1 is the last."""
 
@@ -28,7 +32,7 @@ def measured(
 ) -> dict[Wanted, Geometry | str]:
     """The geometry of each, or why there is none.
 
-    Each input is changed in turn until all are found: one batch of 17 rows, and one more pass of a row, for each.
+    Each input is changed in turn: one batch of 17 rows, and one more pass of a row, for each.
 
     Args:
         model: module or callable around one.
@@ -36,22 +40,31 @@ def measured(
         inputs, additional: arguments of the model; it gets copies.
         which: the input that positions are to look at; None tries each.
     """
-    found: dict[Wanted, Geometry | str] = dict.fromkeys(wanted, "no input has blocks to change")
+    found: dict[Wanted, dict[int, Geometry | str]] = {each: {} for each in wanted}
     with evaluation(model, eager=True), torch.no_grad():
         rows, extra = one_example(inputs, additional)
         places = range(len(rows)) if which is None else [which]
         for place in places:
             value = rows[place]
-            open_ones = [each for each in wanted if isinstance(found[each], str)]
-            if not open_ones or not isinstance(value, Tensor) or value.dim() < 2 or value.shape[0] != 1:
+            if not wanted or not isinstance(value, Tensor) or value.dim() < 2 or value.shape[0] != 1:
                 continue
             blocks = blocks_of(value)
             if blocks is None:
                 continue
-            changes = _changes(model, open_ones, rows, extra, place, blocks)
-            for each in open_ones:
-                found[each] = _read(changes.get(each), blocks, place)
-    return found
+            changes = _changes(model, wanted, rows, extra, place, blocks)
+            for each in wanted:
+                found[each][place] = _read(changes.get(each), blocks, place)
+    return {each: _together(shown) for each, shown in found.items()}
+
+
+def _together(found: dict[int, Geometry | str]) -> Geometry | str:
+    """What each input's blocks show of a layer, as one answer."""
+    seen = {place: each for place, each in found.items() if each != HARDLY}
+    known = [each for each in seen.values() if isinstance(each, Geometry)]
+    if not known:
+        return next((each for each in seen.values()), HARDLY if found else NO_BLOCKS)
+    first = known[0]
+    return replace(first, also=tuple(place for place in seen if place != first.input), others=tuple(known[1:]))
 
 
 def _read(noted: _Change | None, blocks: Blocks, place: int) -> Geometry | str:
@@ -104,7 +117,8 @@ class _Change:
             return
         self.examples = grown[0]
         rows = batch.movedim(grown[0], 0).float()
-        self.change = (rows[1:] - rows[:1]).abs()
+        change = (rows[1:] - rows[:1]).abs()
+        self.change = change if float(change.max()) > _NOISE * float(rows[0].abs().max()) else HARDLY
 
 
 def _changes(

@@ -36,9 +36,22 @@ def _product(call: Operation, left: object, right: object) -> Layout:
         rest = without(other, [len(other) - 2])
         return (*rest[:-1], plain(call.shape[-2]), rest[-1])
     batch = merged(one[:-2], other[:-2])
-    rows = without(one, [len(one) - 1])[-1]
-    columns = without(other, [len(other) - 2])[-1]
-    return _mixed((*batch, rows, columns))
+    rows, columns = one[-2], other[-1]
+    if not _axes_of(one[-1]) & (_axes_of(rows) | _axes_of(columns)):
+        rows = without(one, [len(one) - 1])[-1]
+        columns = without(other, [len(other) - 2])[-1]
+    return _mixed((*batch, rows, columns))  # attention's rows look where the query does, whatever is summed over
+
+
+def _axes_of(dim: Dim) -> set[tuple[int, int]]:
+    """The axes of inputs that a dimension follows."""
+    found: set[tuple[int, int]] = set()
+    for factor in dim:
+        if isinstance(factor, Cells):
+            found |= {(look.input, look.axis) for look in factor.looks}
+        elif isinstance(factor, Joined):
+            found = found.union(*map(_axes_of, factor.parts))
+    return found
 
 
 @rule("mm", "bmm")
