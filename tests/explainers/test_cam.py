@@ -316,7 +316,7 @@ def test_outputs_with_names_and_several_heads() -> None:
     model, x, target = TwoHeads(), image(size=8), fastsal.targets.Segmentation(1)
     explainer = fastsal.GradCAM(model)
     assert explainer.attribute(x, target).shape == (3, 1, 8, 9)
-    assert explainer.layer_names == ["d"]
+    assert explainer.layer_names == ["c"]  # d is the map of scores
     assert fastsal.EigenCAM(model).attribute(x).shape == (3, 1, 8, 9)
     plain = lambda z: model(z)["out"][:, 1].sum((1, 2))  # noqa: E731
     for name, arguments in (("Occlusion", ((3, 4, 4), (3, 4, 4))), ("FeatureAblation", ()), ("Saliency", ())):

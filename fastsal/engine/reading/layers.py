@@ -73,7 +73,7 @@ def _is_linear(module: nn.Module) -> bool:
     """Whether it is a linear map, with nothing but a normalisation around it: queries, keys and values are."""
     leaves = [part for part in module.modules() if not any(True for _ in part.children())]
     linear = [part for part in leaves if isinstance(part, nn.Linear)]
-    norms = (nn.LayerNorm, nn.Identity, nn.Dropout, nn.modules.batchnorm._BatchNorm)
+    norms = (nn.LayerNorm, nn.Identity, nn.Dropout, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
     return len(linear) == 1 and all(
         isinstance(part, (nn.Linear, *norms)) or not (type(part).__module__.startswith("torch.") or _has_weights(part))
         for part in leaves

@@ -26,6 +26,8 @@ HARDLY = "it hardly changes with the input"
 LEAST_SCORE, LEAST_CORRELATION, LEAST_LEAD, LEAST_SEEN, LEAST_POSITIONS = 0.45, 0.7, 0.02, 5, 4
 """What an answer must reach: the score, the correlation of block and change along every axis, the score before the next
 reading's, the blocks that the layer saw, and its positions. Between 0.40 and 0.60 the first hardly matters."""
+LEAST_OF_A_GRID = 16
+"""Positions of several axes: a few channels read as an axis are as likely with fewer."""
 _FOLLOWS = 0.3
 """A score from which on a dimension follows an axis, though not clearly."""
 _LEAST_SPREAD = 0.05
@@ -142,7 +144,8 @@ def _checked(readings: list[Reading], change: Tensor, blocks: Blocks) -> list[Re
     found = []
     for each in readings[:12]:
         correlation, even = _followed(each, change, blocks)
-        if correlation >= LEAST_CORRELATION and math.prod(each.grid) >= LEAST_POSITIONS:
+        least = LEAST_POSITIONS if len(each.axes) == 1 else LEAST_OF_A_GRID
+        if correlation >= LEAST_CORRELATION and math.prod(each.grid) >= least:
             found.append(replace(each, correlation=correlation, even=even))
     return found
 
