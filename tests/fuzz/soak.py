@@ -73,6 +73,7 @@ class Soak:
                 self.done[name] += 1
                 if not ok:
                     self.wrong.append(name)
+                    print(f"wrong: {name}", flush=True)
 
     def run(self, seconds: float, threads: int, told: Any = None) -> None:
         """So many threads for so long; each minute is told."""

@@ -190,6 +190,15 @@ _lock = threading.RLock()
 """Held while a dictionary is changed, never while a model runs."""
 
 
+def _items(hooks: Mapping[int, Any]) -> list[tuple[int, Any]]:
+    """What is in a dictionary of hooks, which another thread may change while garbage is collected here."""
+    while True:
+        try:
+            return list(hooks.items())
+        except RuntimeError:
+            continue
+
+
 class _Instead:
     """A module's forward while threads have one of their own: each runs its own, any other thread the module's."""
 
@@ -248,7 +257,7 @@ class _Away:
     @staticmethod
     def add(hooks: dict[int, Callable[..., Any]], key: object, one: Owner) -> None:
         with _lock:
-            for number, hook in list(hooks.items()):
+            for number, hook in _items(hooks):
                 if _is_own(number):
                     continue
                 held = hook if isinstance(hook, _Away) else _Away(hook)
@@ -259,7 +268,7 @@ class _Away:
     @staticmethod
     def remove(hooks: dict[int, Callable[..., Any]], key: object) -> None:
         with _lock:
-            for number, hook in list(hooks.items()):
+            for number, hook in _items(hooks):
                 if isinstance(hook, _Away):
                     hook.away.pop(key, None)
                     if not hook.away and number in hooks:
@@ -268,7 +277,7 @@ class _Away:
 
 def has_users_hooks(module: nn.Module, names: Iterable[str]) -> bool:
     """Whether a module has hooks of the user's under some of PyTorch's names."""
-    return any(not _is_own(number) for name in names for number in list(getattr(module, name)))
+    return any(not _is_own(number) for name in names for number, _ in _items(getattr(module, name)))
 
 
 def users_forward(module: nn.Module) -> Any:
@@ -286,14 +295,14 @@ def users_attributes(module: nn.Module) -> dict[str, Any]:
             found["forward"] = forward
     for name, value in list(found.items()):
         if name.endswith("_hooks") and isinstance(value, dict) and value:
-            kept = [(number, hook) for number, hook in list(value.items()) if not _is_own(number)]
+            kept = [(number, hook) for number, hook in _items(value) if not _is_own(number)]
             found[name] = type(value)((number, hook.hook if isinstance(hook, _Away) else hook) for number, hook in kept)
     return found
 
 
 def users_items(held: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """A mapping, such as a module's attributes or hooks, as its user filled it: without what is a thread's own."""
-    items = list(held.items())
+    items = _items(held)
     if not any(_is_own(name) or isinstance(value, (_Instead, _Away)) for name, value in items):
         return held
     found = {}

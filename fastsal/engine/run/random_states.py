@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,10 +12,20 @@ import torch
 
 from fastsal.engine.run.own import Undone
 
+_lock = threading.RLock()
+"""PyTorch asks for a generator's state, and sets it, with its mutex and the GIL: while garbage is collected in one
+thread the GIL may go to another, which then waits for the mutex and never gives the GIL back."""
+
+
+def _set_state(state: torch.Tensor) -> None:
+    with _lock:
+        torch.set_rng_state(state)
+
 
 def random_states(devices: Iterable[torch.device]) -> list[tuple[Any, Any]]:
     """(function, argument) that set each generator back that a pass on the devices may draw from."""
-    states: list[tuple[Any, Any]] = [(torch.set_rng_state, torch.get_rng_state())]
+    with _lock:
+        states: list[tuple[Any, Any]] = [(_set_state, torch.get_rng_state())]
     for device in {device for device in devices if device.type == "cuda"}:
         if not torch.cuda.is_current_stream_capturing():  # generators cannot be asked meanwhile
             state = torch.cuda.get_rng_state(device)
