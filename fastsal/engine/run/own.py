@@ -190,7 +190,7 @@ _lock = threading.RLock()
 """Held while a dictionary is changed, never while a model runs."""
 
 
-def _items(hooks: Mapping[int, Any]) -> list[tuple[int, Any]]:
+def _items(hooks: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     """What is in a dictionary of hooks, which another thread may change while garbage is collected here."""
     while True:
         try:
