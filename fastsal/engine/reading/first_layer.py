@@ -37,8 +37,8 @@ class NotTheOnlyWay(Exception):
 class _Met:
     """What a layer was given and what it made of it, in a pass that ends there."""
 
-    def __init__(self, given: Tensor | None, value: Tensor) -> None:
-        self.given, self.value = given, value
+    def __init__(self, given: Tensor | None, value: Tensor, is_the_input: bool) -> None:
+        self.given, self.value, self.is_the_input = given, value, is_the_input
 
 
 class FirstLayer:
@@ -78,6 +78,8 @@ class FirstLayer:
             raise NotTheOnlyWay("the model does not run the layer")
         if not reaches(self._met.value, [[self._leaf]], []):
             raise NotTheOnlyWay("no gradient goes on from the layer to the inputs")
+        # Where it gets the input itself, or all of it in another shape, there is nothing to compare.
+        self._met_the_input = all(each.given is not None and each.is_the_input for each in (self._met, before))
         self.start, self.end = before.value.detach(), self._met.value.detach()
         self._ends = _detached(before.given), _detached(self._met.given)
         between = met_at(forward_func, layer, torch.lerp(start, inputs, MIX), additional)
@@ -99,7 +101,7 @@ class FirstLayer:
         """
         assert self._along is not None
         point = self._along(self._begin, self._inputs).detach().requires_grad_()
-        given = point.clone()
+        given = point.clone()  # no leaf, so that the model may write to it
         version = given._version
         wrong: list[str] = []
         calls: list[int] = []
@@ -107,7 +109,7 @@ class FirstLayer:
         def answer(*args: Any, **kwargs: Any) -> Tensor:
             calls.append(1)
             got = args[0] if args else next(iter(kwargs.values()), None)
-            if not (got is given and given._version == version) and not self._expects(got):
+            if not self._is_the_input(got, given, version) and not self._expects(got):
                 wrong.append("the layer got something else than on the way between the ends")
             return value
 
@@ -138,6 +140,15 @@ class FirstLayer:
             (found,) = torch.autograd.grad(value, self._leaf, gradient.to(value), retain_graph=True)
         return found
 
+    def _is_the_input(self, got: Any, given: Tensor, version: int) -> bool:
+        """Whether the layer's argument is the model's, as it was given, in another shape at the most."""
+        _, end = self._ends
+        if not self._met_the_input or not isinstance(got, Tensor) or end is None:
+            return False
+        copies = given.shape[0] // max(1, self._inputs.shape[0])
+        expected = (copies * end.shape[0], *end.shape[1:])
+        return got._version == version and got.shape == expected and _is_view(got, given)
+
     def _expects(self, got: Any) -> bool:
         """Whether the layer's argument is what it would be between those at the ends."""
         start, end = self._ends
@@ -149,6 +160,14 @@ class FirstLayer:
 
 def _detached(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
+
+
+def _is_view(tensor: Tensor, of: Tensor) -> bool:
+    """Whether a tensor is all of another one's memory, in its order."""
+    if tensor is of:
+        return True
+    same = tensor.data_ptr() == of.data_ptr() and tensor.numel() == of.numel() and tensor.dtype == of.dtype
+    return same and tensor.is_contiguous() and of.is_contiguous()
 
 
 def _between(found: Tensor, expected: Tensor, start: Tensor, end: Tensor) -> bool:
@@ -163,11 +182,14 @@ def _between(found: Tensor, expected: Tensor, start: Tensor, end: Tensor) -> boo
 def met_at(forward_func: ForwardFunc, layer: nn.Module, x: Tensor, additional: tuple[Any, ...]) -> _Met | None:
     """What a layer is given and makes of it, in a pass that ends there; None where it does not run."""
     found: list[_Met] = []
+    version = x._version
 
     def stop(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         given = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(output, Tensor):
-            found.append(_Met(given if isinstance(given, Tensor) else None, output))
+            given = given if isinstance(given, Tensor) else None
+            same = given is not None and given._version == version and _is_view(given, x)
+            found.append(_Met(given, output, same))
         raise _Reached
 
     with Undone() as undone:
