@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastsal
+from fastsal._torch import len_torch_dispatch_stack, len_torch_function_stack
+from fastsal.engine.reading.affine import Escapes
+from fastsal.engine.reading.geometry.lineage import Lineage
+from fastsal.engine.run import Bounds, Undone, evaluation
 from tests.explainers.calls import CALLS
 from tests.explainers.networks import Small, image, small, state
 
@@ -351,3 +355,21 @@ def test_a_buffer_that_a_layer_is_given_keeps_its_flag() -> None:
     weights = model.head.weight[1] * x
     expected = (weights @ model.embed.weight) * model.places
     torch.testing.assert_close(found[0], expected.detach())
+
+
+def test_what_an_interrupted_end_leaves_open_is_closed() -> None:
+    """Modes whose own end was interrupted, sessions, hooks and the grad mode."""
+    model = small().train()
+    dispatch, function = Lineage(), Escapes()
+    with pytest.raises(KeyboardInterrupt), Bounds():
+        evaluation(model).__enter__()
+        Undone().__enter__().hook(model.stem, print)
+        dispatch.__enter__()
+        function.__enter__()
+        torch.set_grad_enabled(False)
+        raise KeyboardInterrupt
+    assert len_torch_dispatch_stack() == len_torch_function_stack() == 0
+    assert torch.is_grad_enabled()
+    assert not model.stem._forward_hooks
+    assert model.training
+    assert "training" not in vars(nn.Module)

@@ -350,6 +350,6 @@ class Bounds:
         while len_torch_function_stack() > self._functions:
             pop_torch_function_stack()
         while len_torch_dispatch_stack() > self._dispatches:
-            pop_torch_dispatch_stack()
+            pop_torch_dispatch_stack(None)
         if torch.is_grad_enabled() != self._grad:
             torch.set_grad_enabled(self._grad)
