@@ -89,7 +89,8 @@ class LLMGradientAttribution(BaseLLMAttribution):
 
         method: Any = copy.copy(self.attr_method)
         method.forward_func = scored
-        attribution = method.attribute(inp.to_tensor().to(self.device), **options)
+        # In floating point, for methods with points between there and not there.
+        attribution = method.attribute(inp.to_tensor().to(self.device, torch.float32), **options)
         if not isinstance(attribution, Tensor) or attribution.dim() < 2:
             kind = tuple(attribution.shape) if isinstance(attribution, Tensor) else type(attribution).__name__
             raise ValueError(
