@@ -361,13 +361,17 @@ def test_what_an_interrupted_end_leaves_open_is_closed() -> None:
     """Modes whose own end was interrupted, sessions, hooks and the grad mode."""
     model = small().train()
     dispatch, function = Lineage(), Escapes()
-    with pytest.raises(KeyboardInterrupt), Bounds():
+
+    def opened() -> None:
         evaluation(model).__enter__()
         Undone().__enter__().hook(model.stem, print)
         dispatch.__enter__()
         function.__enter__()
         torch.set_grad_enabled(False)
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Bounds():
+        opened()
     assert len_torch_dispatch_stack() == len_torch_function_stack() == 0
     assert torch.is_grad_enabled()
     assert not model.stem._forward_hooks
