@@ -86,7 +86,10 @@ def _runs(cells: list[Cell]) -> str:
     models = len({cell.model for cell in cells})
     known = catalogued()
     of = f" of the {len(known)} that there are" if known else ""
-    return f"{models} architectures{of}, {len(cells)} cells, CPU, {names}. Run at (cells): {runs}.\n"
+    return (
+        f"{models} architectures{of}, {len(cells)} cells, CPU, {names}. Run at (cells): {runs}. "
+        "What is not in the table was not run yet.\n"
+    )
 
 
 def _counts(cells: list[Cell]) -> str:
