@@ -76,7 +76,7 @@ def missing(given: argparse.Namespace, names: list[str]) -> dict[str, list[str]]
 
 def main() -> int:
     given = parsed()
-    names = names_of(given)
+    names = [] if given.page else names_of(given)
     if given.list:
         print("\n".join(names))
         return 0
