@@ -35,7 +35,7 @@ from tools.train_demo import accuracy, train
 GRID = 7
 ROWS = 32
 """Masked images per model call."""
-MADE = "`python -m benchmarks.studies.rise` makes this page, in about an hour on two CPU cores, but for its last section."
+MADE = "`python -m benchmarks.studies.rise` makes this page but its last section, in an hour on two cores."
 PAGE = Path(__file__).parent / "RISE.md"
 PHOTOGRAPHS = "EfficientNet-Lite0 with ImageNet weights, on photographs"
 """The section that another command writes (photographs.py)."""
