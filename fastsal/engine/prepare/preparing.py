@@ -69,7 +69,7 @@ def prepare(
             contiguous and the default batch.
         verify: look for writes to the weights that PyTorch does not count (``.data``, NumPy, other libraries) by a
             fingerprint of 64 elements of each tensor at the beginning of each explanation, and compare one row with
-            the model's for every 256 rows of sweeps. Without it, what PyTorch counts is seen all the same.
+            the model's for every 512 rows of sweeps. Without it, what PyTorch counts is seen all the same.
 
     Raises:
         TypeError: for a model that is no torch.nn.Module.
