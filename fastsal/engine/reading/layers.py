@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastsal.engine.reading.geometry import Geometry, Seen, measured, measured_too, survey
 from fastsal.engine.reading.reading import read
 from fastsal.engine.reading.resolving import resolve_layer
+from fastsal.engine.run.own import Bounds
 
 FEWEST_POSITIONS = 4
 """Of a default layer; with fewer there is hardly a place to tell."""
@@ -137,7 +138,8 @@ def layers(
     """
     values = inputs if isinstance(inputs, tuple) else (inputs,)
     extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
-    found = survey(model, values, extra).seen
+    with Bounds():
+        found = survey(model, values, extra).seen
     listed = [_layer(seen) for seen in _of_layers(found)]
     return [layer for layer in listed if refused or layer.geometry is not None]
 
