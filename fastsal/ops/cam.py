@@ -1,7 +1,7 @@
 """Grad-CAM's epilogue, from activations and gradients to a map or an overlay. Meaning: :mod:`fastsal.reference.cam`.
 
-Bytes: activations and gradients read once, one map (or overlay and image) written; in one launch for
-layers of up to 2048 x 28 x 28 elements, in two above.
+Bytes: activations and gradients read once, one map (or overlay and image) written; in one launch for many images or
+small layers, in two otherwise.
 """
 
 from __future__ import annotations

@@ -164,6 +164,9 @@ def _cam() -> Iterator[tuple[str, bool]]:
         a = picture(dtype, torch.contiguous_format, 1, 512, 14, 14)
         cam.map(torch.empty(1, 224, 224, dtype=dtype), a, a, [224, 224], True, True)
         yield f"map {dtype_name} 512x14x14", False
+    a = picture(torch.float32, torch.contiguous_format, 264, 2048, 7, 7)
+    cam.map(torch.empty(264, 224, 224), a, a, [224, 224], True, True)
+    yield "map fp32 264 images 2048x7x7", False
     a = picture(torch.float32, torch.contiguous_format, 1, 2048, 28, 28)
     cam.map(torch.empty(1, 224, 224), a, a, [224, 224], True, True)
     yield "map fp32 2048x28x28", False

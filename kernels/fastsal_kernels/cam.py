@@ -13,10 +13,14 @@ from fastsal_kernels._launch import block_size, cdiv, launch
 from fastsal_kernels._numerics import source
 
 EPSILON = tl.constexpr(1e-8)
-ONE_LAUNCH_ELEMENTS = 2048 * 28 * 28
-"""Activations of one image that one program sums; above, the channels are split over programs of a first launch."""
+PROGRAMS = 132
+"""Of a first launch that sums channels, for all images together: an H100 has as many multiprocessors."""
+ONE_LAUNCH_IMAGES = 2 * PROGRAMS
+"""From so many images on, a program for each fills the device, and one launch does all."""
+ONE_LAUNCH_ELEMENTS = 2**14
+"""So does it where one image's activations are a few steps of a program."""
 SPLIT_ELEMENTS = 2**16
-"""Then about as many for each program."""
+"""Most activations for a program of the first launch, as far as there are channels."""
 
 
 @triton.jit
@@ -148,8 +152,8 @@ def partial_kernel(
     BLOCK_P: tl.constexpr,
 ):
     """part[b, split] = channel sum over the channels of one split. Bytes: activations and gradients once."""
-    b = tl.cast(tl.program_id(1), tl.int64)
-    low = tl.program_id(0) * channels_per_split
+    b = tl.cast(tl.program_id(0), tl.int64)
+    low = tl.program_id(1) * channels_per_split
     high = tl.minimum(low + channels_per_split, channels)
     total = _channel_sum(
         a_ptr + b * step_ab,
@@ -165,7 +169,7 @@ def partial_kernel(
         BLOCK_P,
     )
     p = tl.arange(0, BLOCK_P)
-    tl.store(part_ptr + (b * tl.num_programs(0) + tl.program_id(0)) * BLOCK_P + p, total)
+    tl.store(part_ptr + (b * tl.num_programs(1) + tl.program_id(1)) * BLOCK_P + p, total)
 
 
 @triton.jit(do_not_specialize=["splits", "height", "width", "size_h", "alpha"])
@@ -190,7 +194,7 @@ def finish_kernel(
     BLOCK_X: tl.constexpr,
 ):
     """Splits summed in a fixed order, then one tile of the result. Bytes: the parts per tile, and the result."""
-    b = tl.cast(tl.program_id(2), tl.int64)
+    b = tl.cast(tl.program_id(0), tl.int64)
     p = tl.arange(0, BLOCK_P)
     cam = tl.zeros([BLOCK_P], tl.float32)
     for split in range(0, splits):
@@ -201,8 +205,8 @@ def finish_kernel(
     high = 1.0
     if NORMALIZE:
         low, high = _extremes(cam, height, width, size_h, size_w, scale_h, scale_w, BLOCK_Y, BLOCK_X)
-    y = tl.program_id(0) * BLOCK_Y + tl.arange(0, BLOCK_Y)
-    x = tl.program_id(1) * BLOCK_X + tl.arange(0, BLOCK_X)
+    y = tl.program_id(1) * BLOCK_Y + tl.arange(0, BLOCK_Y)
+    x = tl.program_id(2) * BLOCK_X + tl.arange(0, BLOCK_X)
     _write(
         cam,
         low,
@@ -335,7 +339,7 @@ def _epilogue(
     modes = {"RELU": relu, "NORMALIZE": normalize, "OVERLAY": image is not None}
     ends = (height, width, *size, height / size[0], width / size[1], alpha)
     pictures = (out if image is None else image.contiguous(), out if colormap is None else colormap.contiguous())
-    if channels * positions <= ONE_LAUNCH_ELEMENTS:
+    if batch >= ONE_LAUNCH_IMAGES or channels * positions <= ONE_LAUNCH_ELEMENTS:
         launch(
             fused_kernel,
             (batch,),
@@ -354,13 +358,14 @@ def _epilogue(
             num_warps=8,
         )
         return
-    splits = min(cdiv(channels * positions, SPLIT_ELEMENTS), cdiv(channels, block_c))
+    wanted = max(cdiv(PROGRAMS, batch), cdiv(channels * positions, SPLIT_ELEMENTS))
+    splits = min(wanted, cdiv(channels, block_c))
     share = cdiv(cdiv(channels, splits), block_c) * block_c
     splits = cdiv(channels, share)
     parts = torch.empty((batch, splits, block_p), dtype=torch.float32, device=out.device)
     launch(
         partial_kernel,
-        (splits, batch),
+        (batch, splits),
         parts,
         activations,
         gradients,
@@ -375,7 +380,7 @@ def _epilogue(
     )
     launch(
         finish_kernel,
-        (cdiv(size[0], tile["BLOCK_Y"]), cdiv(size[1], tile["BLOCK_X"]), batch),
+        (batch, cdiv(size[0], tile["BLOCK_Y"]), cdiv(size[1], tile["BLOCK_X"])),
         out,
         parts,
         *pictures,

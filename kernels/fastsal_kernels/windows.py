@@ -136,9 +136,9 @@ def fold_kernel(
 
     Bytes: the differences and the result. The windows of an element are ranges per dimension, in closed form.
     """
-    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    x = tl.program_id(1) * BLOCK_W + tl.arange(0, BLOCK_W)
-    k = tl.cast(tl.program_id(2), tl.int64)
+    r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
+    x = tl.program_id(2) * BLOCK_W + tl.arange(0, BLOCK_W)
+    k = tl.cast(tl.program_id(0), tl.int64)
     rows = channels * depth * height
     first_c, last_c = _covering(r // (height * depth), window_c, stride_c, count_c)
     first_d, last_d = _covering(r // height % depth, window_d, stride_d, count_d)
@@ -240,7 +240,7 @@ def fold(
     block_r, block_w = block_size(rows, 16), block_size(sizes[3], 32)
     launch(
         fold_kernel,
-        (cdiv(rows, block_r), cdiv(sizes[3], block_w), out.shape[0]),
+        (out.shape[0], cdiv(rows, block_r), cdiv(sizes[3], block_w)),
         out,
         differences.contiguous(),
         out.shape[0],

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsal.ops import backend, cam
+from fastsal.ops._backend import kernel_module
 from tests.ops import harness
 from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE, Case
 
@@ -56,6 +57,7 @@ CASES = [
     Case("raw", raw(), lambda: pair(2, 8, 4, 3)),
     Case("many channels", partial(cam.map, size=(20, 20)), lambda: pair(1, 2000, 12, 12)),
     Case("two launches", partial(cam.map, size=(20, 20)), lambda: pair(1, 450, 60, 60), heavy=True),
+    Case("two launches, last channels", partial(cam.map, size=(8, 9)), lambda: pair(3, 419, 7, 7)),
     # A source coordinate of up to 40 is rounded to 40 units of 2**-24; the slope is at most the range of the map, so
     # each of the two dimensions adds 40 roundings of the largest value.
     Case("large layer", partial(cam.map, size=(80, 70)), lambda: positive_weights(1, 3, 40, 40), slack=16.0 + 2 * 40),
@@ -94,6 +96,21 @@ def test_map_is_equations_1_and_2_resized(layer: tuple[int, ...], size: tuple[in
     shape = (2, *[1] * len(size))
     scaled = (expected - low.view(shape)) / (high - low + 1e-8).view(shape)
     torch.testing.assert_close(cam.map(activations, gradients, size), scaled)
+
+
+@pytest.mark.slow
+def test_one_launch_for_many_images_and_two_for_few_are_one_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    activations, gradients = (t.to(KERNEL_DEVICE, torch.float32) for t in pair(3, 419, 7, 7))
+    found, launches = [], []
+    for images in (1000, 1):
+        monkeypatch.setattr(kernel_module("cam"), "ONE_LAUNCH_IMAGES", images)
+        with backend(KERNEL_BACKEND):
+            found.append(cam.map(activations, gradients, (12, 9)))
+            with kernel_module("_launch").recording() as recorded:
+                cam.map(activations, gradients, (12, 9))
+        launches.append([each.kernel.__name__ for each in recorded])
+    assert launches == [["partial_kernel", "finish_kernel"], ["fused_kernel"]]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("selected", ["reference", pytest.param(KERNEL_BACKEND, marks=pytest.mark.slow)])

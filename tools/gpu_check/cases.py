@@ -186,6 +186,9 @@ def _variants(layers: tuple[tuple[int, ...], ...]) -> Iterator[Case]:
     for layer in layers:
         for images in (1, 8):
             case = _map(FLOAT, layer, images, 224)
-            sizes = {"ONE_LAUNCH_ELEMENTS": 0, "SPLIT_ELEMENTS": layer[0] * layer[1] * layer[2] // 64}
-            split = partial(mock.patch.multiple, kernel_module("cam"), **sizes)
-            yield case._replace(variant="64 splits", under=(split,), host=False)
+            for text, sizes in (
+                ("64 splits", {"ONE_LAUNCH_ELEMENTS": 0, "SPLIT_ELEMENTS": layer[0] * layer[1] * layer[2] // 64}),
+                ("one launch", {"ONE_LAUNCH_IMAGES": 1}),
+            ):
+                planned = partial(mock.patch.multiple, kernel_module("cam"), **sizes)
+                yield case._replace(variant=text, under=(planned,), host=False)
