@@ -279,7 +279,8 @@ HEAD = """| method | passes | kernels | a further chunk | waits | a further chun
 
 def table() -> str:
     """Every method's row, in Markdown."""
-    rows = [found for explainer in registered() if (found := row(explainer)) is not None]
+    ours = [explainer for explainer in registered() if explainer.__module__.startswith("fastsal.")]
+    rows = [found for explainer in ours if (found := row(explainer)) is not None]
     lines = [
         f"| `{each.name}` | {each.passes} | {each.launches}{' *' if each.whole else ''} | {each.per_chunk or ''} | "
         f"{each.waits or ''} | {each.waits_per_chunk or ''} | {each.of_target or ''} |"

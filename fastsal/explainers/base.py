@@ -177,6 +177,7 @@ class Attribution:
         reads: what it needs of the model beside its output: ``""``, ``"layer"`` (a layer's value), ``"attention"``, or
             ``"functions"`` (Python code whose functions can be met, which a TorchScript archive is not).
         perturbs: whether it scores altered inputs, so that probabilities are the scores to give it.
+        least_examples: how many a map needs to say anything.
         per_call: the argument that bounds the copies of a model call; None where there are none.
         nameable: whether a model is all that it needs, so that its name can stand for it.
         fixed: whether its passes are the same in every call, so that it can be compiled.
@@ -193,6 +194,7 @@ class Attribution:
     cost: ClassVar[str] = ""
     reads: ClassVar[Reads] = ""
     perturbs: ClassVar[bool] = False
+    least_examples: ClassVar[int] = 1
     per_call: ClassVar[str | None] = None
     nameable: ClassVar[bool] = True
     fixed: ClassVar[bool] = False

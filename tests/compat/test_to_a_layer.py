@@ -264,7 +264,6 @@ REFUSED: list[tuple[Callable[[nn.Module], Any], str]] = [
     (lambda m: fastsal.LayerConductance(m, "stm"), "layer: the model has none named 'stm'; did you mean stem"),
     (lambda m: fastsal.LayerConductance(m, "stem").attribute(image(), n_steps=0, target=1), "n_steps: 0 is below 1"),
     (lambda m: fastsal.InternalInfluence(m, "stem").attribute(image(), method="x", target=1), "method: 'x' is not"),
-    (lambda m: fastsal.LayerFeaturePermutation(m, "stem").attribute(image(batch=1), target=1), "at least two"),
     (lambda m: fastsal.LayerFeatureAblation(m, "stem").attribute(image(), layer_mask=-torch.ones(1).long()), "below 0"),
 ]
 

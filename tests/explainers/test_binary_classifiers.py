@@ -29,7 +29,7 @@ ALONE = ["ablation-cam", "feature-permutation", "grad-cam", "integrated-gradient
 )
 def test_both_forms_have_the_same_map(name: str, batch: int) -> None:
     if name == "feature-permutation" and batch == 1:
-        with pytest.raises(ValueError, match="pass at least two"):
+        with pytest.raises(ValueError, match="inputs: 1 example for feature-permutation, which needs at least 2"):
             fastsal.explain(binary(False), image(batch=1), name)
         return
     maps = []

@@ -36,6 +36,7 @@ class LayerFeaturePermutation(LayerAttribution):
     several = True
     summary = "drop of the score when examples exchange some of a layer's values"
     cost = "2 forward, 1 for each feature of the layer"
+    least_examples = 2
     perturbs = True
     per_call = "perturbations_per_eval"
     display = Display("positive", 100.0)
@@ -64,7 +65,7 @@ class LayerFeaturePermutation(LayerAttribution):
         """Attribution in the shape of the layer's value, a tuple where it has several tensors; a list for a list.
 
         Args:
-            inputs: tensor [B, ...] or tuple of them, any dtype; at least two examples.
+            inputs: tensor [B, ...] or tuple of them, any dtype; with one example there are zeros, with a warning.
             target: which output to explain, as of :meth:`fastsal.FeaturePermutation.attribute`.
             additional_forward_args: further arguments of the model; per-example tensors are repeated.
             layer_mask: the feature of each value of the layer, from 0: an int tensor [1 or B, ...] that broadcasts to

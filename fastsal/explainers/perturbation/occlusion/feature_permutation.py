@@ -54,6 +54,7 @@ class FeaturePermutation(FeatureAblation):
 
     summary = "drop of the score when a feature is exchanged between the examples"
     cost = "1 forward, 1 for each feature"
+    least_examples = 2
 
     @classmethod
     def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
