@@ -24,7 +24,7 @@ SEED ?= 0
 MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: captum-suite help demo test test-fast test-native test-models models-small models test-newest test-oldest fuzz interrupts soak gate kernels lint docs bench \
+.PHONY: captum-suite help demo test test-fast test-native test-long slow-tests test-models models-small models test-newest test-oldest fuzz interrupts soak gate kernels lint docs bench \
 	bench-report gpu-check gpu-rehearsal install install-models clean _all-tests _model-tests _models
 
 help: ## list the targets
@@ -33,14 +33,21 @@ help: ## list the targets
 demo: $(VENV)/.demo ## explain real images with the built-in model, into demo-output/
 	OMP_WAIT_POLICY=passive $(BIN)/fastsal demo --out demo-output
 
-test: $(VENV)/.test ## every test that needs no package of models, no GPU and no minutes of C++
-	$(PYTEST) -m "not native"
+test: $(VENV)/.test ## every test that needs no package of models, no GPU, no minutes of C++ and is no table in full
+	$(PYTEST) -m "not native and not long"
 
 test-fast: $(VENV)/.test ## the tests of the inner loop, under two minutes
-	$(PYTEST) -m "not slow and not native"
+	$(PYTEST) -m "not slow and not native and not long"
 
 test-native: $(VENV)/.test ## the tests that compile C++: the native library, the guide to deployment, exported packages
 	$(PYTEST) -m native
+
+test-long: $(VENV)/.test ## tables, games and coverages in full
+	$(PYTEST) -m long
+
+slow-tests: $(VENV)/.test ## write tests/slow.txt, the tests that make test-fast leaves out, from a run of make test
+	$(PYTEST) -m "not native and not long" --junitxml=build/junit.xml
+	$(BIN)/python -m tools.slow_tests build/junit.xml
 
 test-models: install-models ## tests with torchvision, timm, transformers, pytorch-grad-cam, OpenCV; in .venv-models
 	@$(MODELS) _model-tests

@@ -18,11 +18,19 @@ if not torch.cuda.is_available():
 
 torch.set_num_threads(1)
 
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text().splitlines())
+
 pytest.register_assert_rewrite("tests.ops.harness")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what runs a kernel where no Triton compiles them; the name of such a test has ``kernel`` or the backend."""
+    """Skips what runs a kernel where no Triton compiles them; the name of such a test has ``kernel`` or the backend.
+
+    Marks as slow what tests/slow.txt lists: functions that took long, with all their parameters together.
+    """
+    for item in items:
+        if item.nodeid.split("[")[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
     if reason := without_triton():
         for item in items:
             if item.path.parent.name == "ops" and ("kernel" in item.name or "interpret" in item.name):

@@ -50,7 +50,13 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+HERE = ("GradCAM", "IntegratedGradients")
+"""One of the activations and one of a path, which stand for the others in `make test`."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in HERE else pytest.param(name, marks=pytest.mark.long) for name in CASES]
+)
 def test_onnxruntime_gives_the_explainers_maps(name: str, tmp_path: Path) -> None:
     make, options = CASES[name]
     model = network()

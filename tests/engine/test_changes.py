@@ -23,7 +23,7 @@ TRACED = (
     "part: norm to identity",
     "forward: of a part",
 )
-"""Kinds for which the suite's fast part traces a model twice."""
+"""Kinds that `make test` tries; the others are a part of `make test-long`."""
 
 
 def kept(change: Change) -> dict[str, str]:
@@ -39,7 +39,10 @@ def judged(change: Change, way: str) -> str:
         return changes.judged(change, way)
 
 
-@pytest.mark.parametrize("name", NAMES)
+EACH = [pytest.param(name, marks=() if name in TRACED else pytest.mark.long) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_each_way_is_right_after_it(name: str) -> None:
     table = kept(NAMES[name])
     ways = [way for way in changes.WAYS if way != "incremental"]
@@ -47,9 +50,7 @@ def test_each_way_is_right_after_it(name: str) -> None:
     assert set(table.values()) <= {"right", "rebuilt", "plain"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in TRACED else pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", EACH)
 def test_incremental_occlusion_is_right_after_it(name: str) -> None:
     assert judged(NAMES[name], "incremental") == kept(NAMES[name])["incremental"]
 

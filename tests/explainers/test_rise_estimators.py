@@ -146,6 +146,7 @@ def test_batches_do_not_matter(design: str) -> None:
     torch.testing.assert_close(explain(50, design=design, estimator="regression", perturbations_per_eval=7), whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("estimator", "design"), PAIRS)
 def test_standard_errors_cover(design: str, estimator: str) -> None:
     """95 % of Student's intervals with 15 degrees of freedom hold the truth, over seeds and pixels, within 3 %."""

@@ -37,7 +37,7 @@ METHODS = [name for name in explainers.methods() if name not in APART and find(n
 @pytest.mark.parametrize(
     "method",
     # A sweep over two dozen canvases takes seconds.
-    [pytest.param(name, marks=pytest.mark.slow if find(name).per_call else ()) for name in METHODS],
+    [pytest.param(name, marks=pytest.mark.long if find(name).per_call else ()) for name in METHODS],
 )
 def test_the_maximum_lies_on_the_digit(method: str, canvases: models.Canvases) -> None:
     """Chance is the boxes' share of the canvas, about 8 %; half of the maps would hit by luck once in 10^6 runs."""

@@ -56,7 +56,7 @@ CASES = [
     Case("signed, not normalised", raw((13, 9)), lambda: pair(2, 8, 4, 3)),
     Case("raw", raw(), lambda: pair(2, 8, 4, 3)),
     Case("many channels", partial(cam.map, size=(20, 20)), lambda: pair(1, 2000, 12, 12)),
-    Case("two launches", partial(cam.map, size=(20, 20)), lambda: pair(1, 450, 60, 60), heavy=True),
+    Case("two launches", partial(cam.map, size=(20, 20)), lambda: pair(1, 150, 30, 30), heavy=True),
     Case("two launches, last channels", partial(cam.map, size=(8, 9)), lambda: pair(3, 419, 7, 7)),
     # A source coordinate of up to 40 is rounded to 40 units of 2**-24; the slope is at most the range of the map, so
     # each of the two dimensions adds 40 roundings of the largest value.
