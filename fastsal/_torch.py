@@ -7,10 +7,11 @@ what PyTorch calls them, less a leading underscore.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import _C, _decomp, _ops, nn, overrides
+from torch import _C, _decomp, _ops, fx, nn, overrides
 from torch._dispatch import python as _python_dispatcher
 from torch._functorch import autograd_function as _autograd_function
 from torch._subclasses import fake_tensor as _fake_tensor
@@ -98,8 +99,8 @@ thread_object = _C._get_obj_in_tls
 set_thread_object = _C._stash_obj_in_tls
 
 # A module's call, and hooks that all modules have.
-MODULE_FILE = _module.__file__
-"""Where the methods are that all modules have: calls, and what loads, casts or moves one."""
+CALLERS = frozenset((_module.__file__, str(Path(fx.__file__).with_name("_symbolic_trace.py"))))
+"""Where the methods are that all modules have: calls, and what loads, casts or moves one; and a trace's way to call."""
 _has_any_global_hook: Any = getattr(_module, "_has_any_global_hook", None)
 
 

@@ -18,7 +18,7 @@ from fastsal._torch import FakeTensorMode, enable_python_dispatcher
 from fastsal.engine.run import chunks_of, without_waiting
 from fastsal.explainers import Attribution
 from fastsal.explainers.scores import Target, one_score_each
-from fastsal.explanation.compiled import explained
+from fastsal.explanation.compiled import explained, whole
 from fastsal.ops import decompositions
 
 TRACED_BATCHES = (5, 7, 11, 13)
@@ -62,7 +62,7 @@ def trace(
 
     def explain(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         if fixed is not None:
-            found = explained(explainer, x, options, fixed)
+            found = whole(explainer, x, options, fixed)
             return one_score_each(found.output, fixed, x.shape[0])[:, None], found.attribution
         found = explained(explainer, x, options, lambda output: chosen_target(output, target))
         return found.output, found.attribution
@@ -79,7 +79,8 @@ def trace(
     if most is not None:
         dimension = Dim("batch", min=1, max=most)
         dynamic = ({0: dimension}, {0: dimension})
-    return torch.export.export(graph, (x, target), dynamic_shapes=dynamic)
+    with torch.no_grad():  # its backward passes are operations of the graph, and some forward ones are for this alone
+        return torch.export.export(graph, (x, target), dynamic_shapes=dynamic)
 
 
 @contextlib.contextmanager

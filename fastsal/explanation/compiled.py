@@ -222,12 +222,18 @@ def explained(explainer: Attribution, form: Inputs, options: Mapping[str, Any], 
         options: further arguments of its ``attribute``.
         target: with one score for each example; a function gets the output, detached.
     """
+    found = whole(explainer, form, options, target)
+    return found._replace(output=main_output(found.output))
+
+
+def whole(explainer: Attribution, form: Inputs, options: Mapping[str, Any], target: Target) -> Explained:
+    """The same with all that the model returns in the place of the prediction."""
     call = describe(explainer, form, target=target, **options)
     call.task.asks = True
     with observed() as sweeps:
         attribution = call.run()
     explainer.state.sweeps = tuple(sweeps)
-    return Explained(main_output(call.task.output), call.task.target, attribution)
+    return Explained(call.task.output, call.task.target, attribution)
 
 
 def is_index(target: Target) -> bool:

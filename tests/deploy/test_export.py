@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fastsal
 from fastsal.deploy import read_metadata
+from fastsal.deploy._export import program_of
 from tests.deploy.packages import altered
 from tests.explainers.networks import unchanged
 
@@ -231,6 +232,53 @@ def test_paths_inputs_and_batches(tmp_path: Path) -> None:
         fastsal.export(explainer, torch.zeros(2, 3, 12, 10, dtype=torch.int64), tmp_path / "a.pt2")
     with pytest.raises(ValueError, match="dynamic_batch: 0 is below 1"):
         fastsal.export(explainer, images(2), tmp_path / "a.pt2", dynamic_batch=0)
+
+
+class MakesItsActivation(nn.Module):
+    """As the layers of some libraries do in each call; the score of a dictionary's part is explained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"note": None, "scores": nn.SiLU()(self.inner(x))}
+
+
+class First:
+    """A target that needs the whole output."""
+
+    def score(self, output: dict[str, Any]) -> Tensor:
+        return output["scores"][:, 0] - output["scores"][:, 1]
+
+
+class Biased(nn.Module):
+    """Attention with a bias that is learnt, as in windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(1, 1, 10, 10, dtype=torch.float64))
+        self.head = nn.Linear(36, 4).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.permute(0, 3, 1, 2).flatten(2)[:, None]
+        attended = nn.functional.scaled_dot_product_attention(rows, rows, rows, attn_mask=self.bias)
+        found: Tensor = self.head(attended[:, 0].mean(1))
+        return found
+
+
+@pytest.mark.parametrize(("make", "target"), [(MakesItsActivation, First()), (Biased, None)])
+def test_graphs_of_what_libraries_models_do(make: Callable[[], nn.Module], target: Any) -> None:
+    torch.manual_seed(0)
+    model, x = make().train(), images(2)
+    explainer = fastsal.Saliency(model)
+    program, _ = program_of(explainer, x, None, {}, target=target)
+    model.eval()
+    with torch.no_grad():
+        _, found = program.module()(x, torch.tensor([1, 1]))
+    torch.testing.assert_close(
+        found, explainer.attribute(x, target=1 if target is None else target), rtol=1e-7, atol=1e-12
+    )
 
 
 def test_a_model_that_cannot_be_traced(tmp_path: Path) -> None:

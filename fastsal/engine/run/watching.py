@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from fastsal._torch import MODULE_FILE, DisableTorchFunction, get_current_function_mode, warn_of_global_hooks
+from fastsal._torch import CALLERS, DisableTorchFunction, get_current_function_mode, warn_of_global_hooks
 from fastsal.engine.run import stance
 from fastsal.engine.run.modules import ForwardFunc, parts_of
 from fastsal.engine.run.own import Undone, is_explaining
@@ -258,7 +258,7 @@ class Pass:
         found: dict[int, nn.Module] = {}
         while frame is not None and frame.f_code is not _RUN:
             code = frame.f_code
-            if code.co_argcount and code.co_filename != MODULE_FILE:
+            if code.co_argcount and code.co_filename not in CALLERS:
                 first = frame.f_locals.get(code.co_varnames[0])
                 if isinstance(first, nn.Module):
                     if code.co_name == "__init__":
