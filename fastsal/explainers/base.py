@@ -194,7 +194,7 @@ class Attribution:
     cost: ClassVar[str] = ""
     reads: ClassVar[Reads] = ""
     perturbs: ClassVar[bool] = False
-    least_examples: ClassVar[int] = 1
+    least_examples: ClassVar[int] = 0
     per_call: ClassVar[str | None] = None
     nameable: ClassVar[bool] = True
     fixed: ClassVar[bool] = False

@@ -134,11 +134,10 @@ class _Explained:
             if score == "softmax" and output.dim() == 2 and output.shape[1] > 1:
                 model = _Probabilities(model)
         tensors = Given(self._inputs).tensors
-        if all(len(tensor) < explainer_class.least_examples for tensor in tensors):
-            least = explainer_class.least_examples
-            raise ValueError(
-                f"inputs: {len(tensors[0])} example for {explainer_class.name}, which needs at least {least}"
-            )
+        least = explainer_class.least_examples
+        examples = max((tensor.shape[:1].numel() for tensor in tensors), default=least)
+        if examples < least:
+            raise ValueError(f"inputs: {examples} example for {explainer_class.name}, which needs at least {least}")
         began = _now(tensors)
         explainer = self._explainer(explainer_class, model, tensors)
         given = {**explainer_class.defaults(tensors), **keywords(explainer_class, chosen)}

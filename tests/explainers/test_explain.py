@@ -130,3 +130,10 @@ def test_options_are_those_of_attribute() -> None:
     assert {"n_steps", "method"} <= set(options_of("integrated-gradients"))
     with pytest.raises(ValueError, match="rise"):
         options_of("rize")
+
+
+def test_no_examples_have_no_maps_and_one_is_too_few_to_exchange_features() -> None:
+    model = small()
+    assert fastsal.explain(model, image()[:0], "saliency", target=1).maps["saliency"].shape == image()[:0].shape
+    with pytest.raises(ValueError, match="inputs: 1 example for feature-permutation, which needs at least 2"):
+        fastsal.explain(model, image()[:1], "feature-permutation", target=1)
