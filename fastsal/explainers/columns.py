@@ -26,6 +26,11 @@ class Columns:
         self._placed: dict[torch.device, Tensor] = {} if placed is None else {placed.device: placed}
         self._copies: dict[int, Columns] = {}
 
+    @property
+    def extremes(self) -> tuple[int, ...]:
+        """The least and the largest; none of no column."""
+        return (min(self.values), max(self.values)) if self.values else ()
+
     def __len__(self) -> int:
         return len(self.values) * self._repeats
 

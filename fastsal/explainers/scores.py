@@ -156,23 +156,18 @@ def select_target(output: Tensor, target: Target) -> Tensor:
             return torch.stack([output[(i, *row)] for i, row in enumerate(rows)])
         if output.dim() != 2:
             raise ValueError(f"target: one int per example needs an output [B, K], this one is {tuple(output.shape)}")
-        extremes: tuple[int, ...] = ()
-        if isinstance(target, Columns):
-            column, extremes = target.on(output.device), (min(target.values), max(target.values))
-        elif isinstance(target, Tensor):
+        if isinstance(target, Tensor):
             if target.dim() != 1 or target.is_floating_point() or target.dtype == torch.bool:
                 raise TypeError(f"target: {target.dtype} of shape {tuple(target.shape)} is not [B] of ints")
             column = target.to(device=output.device, dtype=torch.int64)
             if not host_may_wait():
                 return _gathered_or_nan(output, column)
-            extremes = (int(column.min()), int(column.max())) if entries else ()
-        else:
-            values = [_index("target", entry) for entry in target]
-            column = torch.tensor(values, dtype=torch.int64, device=output.device)
-            extremes = (min(values), max(values)) if values else ()
-        for extreme in extremes:
+            target = Columns(column.tolist(), placed=column)
+        elif isinstance(target, list):
+            target = Columns([_index("target", entry) for entry in target])
+        for extreme in target.extremes:
             _in_range((extreme,), rest)
-        return output.gather(1, (column % rest[0])[:, None])[:, 0]
+        return output.gather(1, (target.on(output.device) % rest[0])[:, None])[:, 0]
     index = _index("target", target)
     if output.dim() < 2:
         raise ValueError(

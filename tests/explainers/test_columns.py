@@ -13,7 +13,7 @@ import fastsal
 from tests.explainers.networks import image, small
 
 FORMS = {
-    "tensor": lambda classes: torch.tensor(classes),
+    "tensor": lambda classes: torch.tensor(classes, dtype=torch.int64),
     "int32": lambda classes: torch.tensor(classes, dtype=torch.int32),
     "array": lambda classes: np.array(classes),
     "list": lambda classes: classes,
@@ -81,6 +81,12 @@ def test_a_column_that_is_out_of_range_is_named_before_anything_is_gathered() ->
         fastsal.Saliency(model).attribute(x, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="one int per example needs an output"):
         fastsal.Saliency(lambda t: model(t)[..., None].expand(-1, -1, 2)).attribute(x, torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_examples_have_no_entries(form: str) -> None:
+    none = image()[:0]
+    assert fastsal.Saliency(small()).attribute(none, FORMS[form]([])).shape == none.shape
 
 
 def test_a_target_that_changes_between_calls_is_read_anew() -> None:
