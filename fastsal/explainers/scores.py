@@ -182,7 +182,10 @@ def _gathered_or_nan(output: Tensor, column: Tensor) -> Tensor:
     """Entries [B] of an output [B, K]; NaN where there is none, which the device can tell without the host."""
     count = output.shape[1]
     scores = output.gather(1, (column % count)[:, None])[:, 0]
-    return torch.where((column >= -count) & (column < count), scores, torch.nan)
+    # A product, by which the score stays a linear function, as it is where the host has looked.
+    dtype = scores.dtype if scores.is_floating_point() else torch.float32
+    there = torch.ones(column.shape, dtype=dtype, device=scores.device)
+    return scores * there.masked_fill((column < -count) | (column >= count), torch.nan)
 
 
 def one_score_each(output: Any, target: Target, examples: int, time_first: bool = False) -> Tensor:

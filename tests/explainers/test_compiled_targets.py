@@ -69,3 +69,24 @@ def test_what_has_no_one_score_is_refused() -> None:
     objects = Model(lambda y, z: [{"scores": each, "boxes": each[None]} for each in y]).eval()
     with pytest.raises(TypeError, match="target: needed, since its output is a list, not a tensor"):
         fastsal.compile(fastsal.Saliency(objects), x)
+
+
+@pytest.mark.parametrize("kind", [fastsal.CAM, fastsal.AblationCAM])
+@pytest.mark.parametrize("target", [None, 1, [0, 1, 2]])
+def test_a_class_given_by_the_device_leaves_the_score_affine(kind: Any, target: Any) -> None:
+    model, x = small().eval(), image()
+    explainer = kind(model, "last")
+    compiled = fastsal.compile(explainer, x, target)
+    chosen = model(x).argmax(1) if target is None else target
+    expected = explainer.attribute(x, target=chosen)
+    for _ in range(2):
+        found = compiled(x) if target is None else compiled(x, target)
+        assert torch.equal(found.attribution, expected)
+
+
+def test_integer_scores_by_the_device() -> None:
+    x = image()
+    occlusion = fastsal.Occlusion(lambda z: (100 * z.flatten(1)[:, :4]).long())
+    windows: dict[str, Any] = {"sliding_window_shapes": (3, 4, 4), "strides": (3, 4, 4)}
+    found = fastsal.compile(occlusion, x, 1, **windows)(x, [0, 1, 2]).attribution
+    assert torch.equal(found, occlusion.attribute(x, target=[0, 1, 2], **windows))
