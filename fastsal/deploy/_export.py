@@ -11,6 +11,7 @@ from torch import Tensor
 from fastsal._torch import aoti_compile_and_package, check_torch
 from fastsal.deploy import _onnx
 from fastsal.deploy._metadata import FLOATS, Metadata
+from fastsal.engine.run import bounded
 from fastsal.explainers import Attribution
 from fastsal.explainers.arguments import at_least_one
 from fastsal.explainers.registry import registered
@@ -26,6 +27,7 @@ MOST_PASSES = 64
 """Each is a copy of the model's operations in the graph, and compiled."""
 
 
+@bounded
 def export(
     explainer: Attribution,
     example_inputs: Tensor,

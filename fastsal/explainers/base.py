@@ -97,10 +97,11 @@ def _copied(function: Any) -> Any:
     return made
 
 
-def estimate_of(call: Call[Any], limits: Limits) -> Estimate:
+def estimate_of(explainer: Any, call: Call[Any], limits: Limits) -> Estimate:
     """What a described call estimates within limits; only for one that can end early."""
     assert call.anytime is not None
     with Bounds(), _outside_of_inference():
+        verify(explainer, call.task)
         return within(call.anytime(), limits)
 
 

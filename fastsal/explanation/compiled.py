@@ -16,6 +16,7 @@ from fastsal.engine.prepare import Prepared, Step, difference, unprepared
 from fastsal.engine.run import (
     Graph,
     NotCapturable,
+    bounded,
     evaluation,
     find,
     modules_of,
@@ -263,6 +264,7 @@ def top_class(output: Any) -> Tensor | None:
     return output.argmax(1)
 
 
+@bounded
 def compile(explainer: Attribution, inputs: Inputs, target: Target = None, **options: Any) -> Compiled:
     """An explainer for inputs of one shape, that returns prediction and map in one call.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.reading import default_layer
-from fastsal.engine.run import module_of
+from fastsal.engine.run import bounded, module_of
 from fastsal.explainers import Attribution, Task, describe
 from fastsal.explainers.anytime import limits_of
 from fastsal.explainers.arguments import Given, Inputs, as_arguments, at_least_one
@@ -21,6 +21,7 @@ from fastsal.explainers.scores import Target, check_batch, one_score_each
 from fastsal.explanation.explanation import AXES, Explanation, kind_of
 
 
+@bounded
 def explain(
     model: nn.Module | Callable[..., Any],
     inputs: Inputs,
@@ -150,7 +151,7 @@ class _Explained:
         call.task.asks = True
         early = isinstance(explainer, Estimating) and not explainer.exact and call.anytime is not None
         if early and self._limits != (None, None):
-            self.maps[name] = estimate_of(call, limits).attribution
+            self.maps[name] = estimate_of(explainer, call, limits).attribution
         else:
             self.maps[name] = call.run()
         if not known:

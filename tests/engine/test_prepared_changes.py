@@ -61,7 +61,7 @@ def test_without_verify_pytorch_is_believed() -> None:
     assert agree(fast, model, x)
 
 
-@pytest.mark.parametrize("method", ["occlusion", "rise", "ig"])
+@pytest.mark.parametrize("method", ["occlusion", "rise", "ig", "a deadline"])
 def test_before_a_long_sweep_a_row_is_compared(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no watch sees, as of the weights of a tensor with millions of them: here none of them is asked."""
     monkeypatch.setattr(Snapshot, "change", lambda self: None)
@@ -73,6 +73,9 @@ def test_before_a_long_sweep_a_row_is_compared(method: str, monkeypatch: pytest.
         "rise": lambda m: fastsal.RISE(m).attribute(x, target=1, n_masks=100),
         "ig": lambda m: fastsal.IntegratedGradients(m).attribute(x, target=1, n_steps=90),
     }
+    explainers["a deadline"] = lambda m: fastsal.explain(
+        m, x, "rise", target=1, n_masks=100, deadline=600, score="output"
+    ).maps["rise"]
     explain = explainers[method]
     explain(fast)
     one_value(model)
@@ -94,7 +97,7 @@ def test_what_cannot_be_made_right_runs_as_it_is(monkeypatch: pytest.MonkeyPatch
 
 
 def test_how_often_a_row_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once for 512 rows, so that it costs below a hundredth; never before a method of one pass."""
+    """Once for 240 rows, so that it costs below a hundredth; never before a method of one pass."""
     _, fast, x = pair()
     compared: list[int] = []
     right = fastsal.Prepared._apart

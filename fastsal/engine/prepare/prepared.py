@@ -21,8 +21,8 @@ from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.snapshot import Change, Scratch, Snapshot
 from fastsal.engine.run.telling import tell
 
-VERIFIED_ROWS = 512
-"""Rows for which one is compared with the user's model: then that, and its own, are below a hundredth."""
+VERIFIED_ROWS = 240
+"""Rows for which one is compared with the user's model: that, and its own, are below a hundredth of them."""
 
 
 class Choice(NamedTuple):
@@ -82,7 +82,7 @@ class Prepared(Managed):
     At the beginning of each explanation, and of each call outside of one, it looks whether the model is still what it
     was made from: weights, buffers, attributes, hooks, parts, classes and forwards, and a fingerprint of the weights
     for writes that PyTorch does not count. Before a sweep one row's output is compared with the model's, once for
-    every 512 rows. Where something differs, what was prepared is made anew, with a warning if PyTorch did not tell.
+    every 240 rows. Where something differs, what was prepared is made anew, with a warning if PyTorch did not tell.
 
     Attributes:
         original: the user's model, as it was.
@@ -203,7 +203,7 @@ class Prepared(Managed):
         self._build()
 
     def verify(self, rows: int, run: Callable[[], Any]) -> None:
-        """Before a sweep: compare a row with the user's model, unless that was done less than 512 rows ago.
+        """Before a sweep: compare a row with the user's model, unless that was done less than 240 rows ago.
 
         Where they differ, what was prepared is made anew, and where that differs too, the model runs as it is.
 

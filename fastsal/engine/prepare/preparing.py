@@ -20,7 +20,7 @@ from fastsal.engine.run.chunk_sizes import MOST_ROWS
 from fastsal.engine.run.comparing import by_row, difference
 from fastsal.engine.run.forward import evaluation, run, scratch
 from fastsal.engine.run.modules import unwrapped
-from fastsal.engine.run.own import Undone
+from fastsal.engine.run.own import Undone, bounded
 from fastsal.engine.run.snapshot import Scratch, Snapshot
 
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
@@ -28,6 +28,7 @@ FIRST_ROWS = 8
 """Rows per call at which memory formats are compared, where that is quick."""
 
 
+@bounded
 def prepare(
     model: nn.Module,
     inputs: Any,
@@ -69,7 +70,7 @@ def prepare(
             contiguous and the default batch.
         verify: look for writes to the weights that PyTorch does not count (``.data``, NumPy, other libraries) by a
             fingerprint of 64 elements of each tensor at the beginning of each explanation, and compare one row with
-            the model's for every 512 rows of sweeps. Without it, what PyTorch counts is seen all the same.
+            the model's for every 240 rows of sweeps. Without it, what PyTorch counts is seen all the same.
 
     Raises:
         TypeError: for a model that is no torch.nn.Module.

@@ -10,7 +10,7 @@ from fastsal.engine.run.graphs import Graph, host_may_wait, without_waiting
 from fastsal.engine.run.independence import Rows, output_tensors, rows_of
 from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
-from fastsal.engine.run.own import Bounds, Undone
+from fastsal.engine.run.own import Bounds, Undone, bounded
 from fastsal.engine.run.random_states import keeping_random_states
 from fastsal.engine.run.sweep import Sweep, Swept, chunks, note, observed, watched
 from fastsal.engine.run.telling import tell
@@ -30,6 +30,7 @@ __all__ = [
     "Sweep",
     "Swept",
     "Undone",
+    "bounded",
     "calling",
     "chunks",
     "chunks_of",

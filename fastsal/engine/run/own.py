@@ -8,10 +8,11 @@ threads set hooks at a time.
 from __future__ import annotations
 
 import contextvars
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -29,6 +30,7 @@ from fastsal._torch import (
 if TYPE_CHECKING:
     from fastsal.engine.run.session import Session
 
+Arguments = ParamSpec("Arguments")
 Value = TypeVar("Value")
 _KEY = "fastsal owner"
 _numbers = itertools.count(-1, -1)
@@ -353,3 +355,14 @@ class Bounds:
             pop_torch_dispatch_stack(None)
         if torch.is_grad_enabled() != self._grad:
             torch.set_grad_enabled(self._grad)
+
+
+def bounded(function: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
+    """A function at whose end its thread has open what it had at the beginning, as by :class:`Bounds`."""
+
+    @functools.wraps(function)
+    def within(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Value:
+        with Bounds():
+            return function(*args, **kwargs)
+
+    return within
