@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastsal.explainers.cam.base import Stated
 from fastsal.explainers.cam.one_pass import OnePassMap
+from fastsal.explainers.cam.principal import finite_examples
 from fastsal.ops import accumulation_dtype, wide_dtype
 
 KERNELS = ("sigmoid", "rbf", "cosine", "linear")
@@ -52,7 +53,9 @@ class KPCACAM(OnePassMap):
     def weighted(
         self, activations: Tensor, field: Tensor | None, eigen_smooth: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        matrix = activations.flatten(2).mT.to(wide_dtype(activations.device))
+        raw = activations.flatten(2).mT.to(wide_dtype(activations.device))
+        clean = finite_examples(raw)
+        matrix = torch.where(clean, raw, 0)
         matrix = matrix - matrix.mean(1, keepdim=True)
         gram = self._gram(matrix)
         gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)
@@ -61,6 +64,7 @@ class KPCACAM(OnePassMap):
         # scikit-learn's choice of sign: the largest entry is positive.
         largest = vector.gather(1, vector.abs().argmax(1, keepdim=True))
         projection = vector * largest.sign() * values[:, -1:].clamp_min(0).sqrt()
+        projection = projection.where(clean[:, 0], torch.nan)
         return projection.unflatten(1, activations.shape[2:])[:, None].to(accumulation_dtype(activations.dtype)), None
 
     def _gram(self, matrix: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ def principal_projection(values: Tensor, center: bool = True) -> Tensor:
     """Positions [N, *spatial] of values [N, C, *spatial], projected on the first right singular vector of [P, C].
 
     From the smaller of the two Gram matrices, of all examples at once. A singular vector has no sign of its own: here
-    the projection is the one that goes with the sum over channels. A NaN or infinity gives zeros for its example.
+    the projection is the one that goes with the sum over channels. An example with a NaN or infinity gets NaN.
     """
     spatial = values.shape[2:]
     raw = values.flatten(2).mT
-    clean = raw.isfinite().flatten(1).all(1)[:, None, None]
+    clean = finite_examples(raw)
     matrix = torch.where(clean, raw, 0)
     total = matrix.sum(2)
     if center:
@@ -33,8 +33,14 @@ def principal_projection(values: Tensor, center: bool = True) -> Tensor:
     projection = (wide @ direction[..., None]).squeeze(-1).to(values.dtype)
     centered = total - total.mean(1, keepdim=True)
     opposed = (projection * centered).sum(1, keepdim=True) < 0
-    result: Tensor = torch.where(opposed, -projection, projection).unflatten(1, spatial)
+    signed = torch.where(opposed, -projection, projection)
+    result: Tensor = signed.where(clean[:, 0], torch.nan).unflatten(1, spatial)
     return result
+
+
+def finite_examples(values: Tensor) -> Tensor:
+    """Which examples of [N, P, C] are finite throughout, [N, 1, 1]: there is no eigenvector of the others."""
+    return values.isfinite().flatten(1).all(1)[:, None, None]
 
 
 def _unit(vectors: Tensor) -> Tensor:
