@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import gc
 import weakref
@@ -22,7 +23,7 @@ from tests.engine.callables import (
     around,
     methods,
 )
-from tests.explainers.networks import image, small, unchanged
+from tests.explainers.networks import Small, image, small, unchanged
 
 
 def test_what_is_known() -> None:
@@ -211,3 +212,46 @@ def test_a_callable_that_makes_its_model_each_time() -> None:
 
     expected = fastsal.Saliency(model).attribute(x, target=1)
     torch.testing.assert_close(fastsal.Saliency(forward).attribute(x, target=1), expected)
+
+
+def test_a_callable_that_loads_a_model_in_training_mode() -> None:
+    model, x = small(dropout=0.5), image()
+
+    @torch.no_grad()
+    def double(part: nn.Module) -> None:
+        for parameter in part.parameters(recurse=False):
+            parameter.mul_(2)
+
+    def forward(z: Tensor) -> Any:
+        made = Small(dropout=0.5).apply(double)
+        made.load_state_dict(model.state_dict())
+        return made.double().float()(z)
+
+    expected = fastsal.Saliency(model).attribute(x, target=1)
+    torch.testing.assert_close(fastsal.Saliency(forward).attribute(x, target=1), expected)
+
+
+class Later(nn.Module):
+    """Runs a module that is not registered from its second call on, or for more than two examples."""
+
+    def __init__(self, model: nn.Module, hidden: Any, rows: int = 0) -> None:
+        super().__init__()
+        self.model, self.hidden, self.rows, self.calls = model, hidden, rows, 0
+
+    def forward(self, x: Tensor) -> Any:
+        self.calls += 1
+        other = len(x) > self.rows if self.rows else self.calls > 1
+        return next(iter(self.hidden))(x) if other else self.model(x)
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("held", [list, tuple, set, collections.deque])
+def test_a_module_that_runs_another_one_later(held: Any, rows: int) -> None:
+    model, other, x = small(), small(dropout=0.5), image(batch=2)
+    later = Later(model, held([other]), rows)
+    other.train()
+    with unchanged(other):
+        for _ in range(2):
+            found = fastsal.IntegratedGradients(later).attribute(x, target=1, n_steps=8)
+    expected = fastsal.IntegratedGradients(model).attribute(x, target=1, n_steps=8)
+    torch.testing.assert_close(found, expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -253,6 +254,19 @@ def test_a_callable_that_sends_its_inputs_to_another_thread() -> None:
             assert torch.equal(fastsal.Saliency(forward).attribute(x, target=1), gradient)
         # The thread is a bystander again.
         assert pool.submit(lambda: model.drop.training).result()
+
+
+def test_a_thread_that_gets_what_was_made_of_the_inputs_is_told_of() -> None:
+    model, x = small(dropout=0.5).train(), image()
+    with ThreadPoolExecutor(1) as pool:
+        explainer = fastsal.Saliency(lambda x: pool.submit(model, 2 * x).result())
+        with pytest.warns(UserWarning, match="while a Small ran in training mode in another"):
+            explainer.attribute(x, target=1)
+        model.eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = explainer.attribute(x, target=1)
+    torch.testing.assert_close(found, 2 * fastsal.Saliency(model).attribute(2 * x, target=1))
 
 
 def test_checkpointing_runs_in_the_explanations_mode() -> None:

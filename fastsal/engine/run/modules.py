@@ -10,6 +10,7 @@ import sys
 import threading
 import types
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -232,9 +233,25 @@ def outermost_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [module for module in given if id(module) not in inner]
 
 
-def close(module: nn.Module) -> None:
-    """Note that a module ran none but its parts."""
-    _closed.set(module, _state(parts_of(module)))
+def close(module: nn.Module) -> bool:
+    """Note that a module ran none but its parts; False where it holds others, which it may run another time."""
+    parts = parts_of(module)
+    if any(_holds_others(part, parts) for part in parts.values()):
+        return False
+    _closed.set(module, _state(parts))
+    return True
+
+
+def _holds_others(part: nn.Module, parts: Mapping[int, nn.Module]) -> bool:
+    """Whether an attribute is a module that is none of the parts, or a container of such."""
+    for value in vars(part).values():
+        if isinstance(value, (list, tuple, set, deque, dict)):
+            held: Iterable[Any] = value.values() if isinstance(value, dict) else value
+        else:
+            held = (value,)
+        if any(isinstance(each, nn.Module) and id(each) not in parts for each in held):
+            return True
+    return False
 
 
 def is_closed(module: nn.Module, parts: Mapping[int, nn.Module]) -> bool:

@@ -30,6 +30,7 @@ from fastsal.engine.run.modules import (
 )
 from fastsal.engine.run.own import Bounds, Undone, owner, settle
 from fastsal.engine.run.random_states import random_states
+from fastsal.engine.run.telling import tell
 from fastsal.engine.run.training import evaluate
 from fastsal.engine.run.watching import Again, Pass
 
@@ -169,8 +170,8 @@ class Session:
 
     def close(self, module: nn.Module) -> None:
         """A module ran to its end, and none but its parts."""
-        close(module)
-        self._closed.add(id(module))
+        if close(module):
+            self._closed.add(id(module))
 
     def run(self, forward_func: ForwardFunc, arguments: tuple[Any, ...]) -> Any:
         """``forward_func(*arguments)``, of which no part runs in training mode.
@@ -186,11 +187,17 @@ class Session:
         self._running = True
         try:
             for _ in range(MOST_TRIES):
+                one = Pass(self, given)
                 try:
-                    output = Pass(self, given).run(forward_func, arguments)
+                    output = one.run(forward_func, arguments)
                 except Again as again:
                     found = type(again.module).__name__
                 else:
+                    if one.elsewhere and not self._outermost:
+                        tell(
+                            f"forward_func: it runs no module in this thread, while a {one.elsewhere} ran in training "
+                            "mode in another; if that is its own, call the model's eval() before"
+                        )
                     self._learn()
                     return output
                 if written != _versions(given):

@@ -133,11 +133,15 @@ class Pass:
     Args:
         watcher: who is told.
         given: tensors among the arguments: a module that gets one of them in another thread runs for this pass.
+
+    Attributes:
+        elsewhere: the class of a module that ran in training mode in another thread meanwhile, for whom cannot be told.
     """
 
     def __init__(self, watcher: Watcher, given: list[Tensor]) -> None:
         self._watcher, self._given = watcher, given
         self._ident = threading.get_ident()
+        self.elsewhere = ""
         self._mode: Any = None if watcher.complete else _Operations(self)
         self._watches = self._has_mode = self._has_hidden = False
         self._inside: nn.Module | None = None
@@ -231,6 +235,8 @@ class Pass:
             if given:
                 self._help(ident)
                 self._watcher.add(module, hidden=False)
+            elif module.training:
+                self.elsewhere = self.elsewhere or type(module).__name__
         elif id(module) in self._inside_parts and _waits(self._ident) and not _is_in(self._inside, module, frame):
             self._has_hidden = True  # so that its next pass is watched too
             self._help(ident)
@@ -253,19 +259,23 @@ class Pass:
     def _find_methods(self, frame: FrameType | None) -> None:
         """Modules whose methods, other than their call, are on the way from this pass to the frame.
 
-        What a module's constructor does is no part of what the callable computes, in whatever modules.
+        What a module's constructor does is no part of what the callable computes, in whatever modules; nor is loading
+        or casting one.
         """
         found: dict[int, nn.Module] = {}
         while frame is not None and frame.f_code is not _RUN:
             code = frame.f_code
-            if code.co_argcount and code.co_filename not in CALLERS:
+            if code.co_filename in CALLERS:
+                if code.co_name in _BUILDERS:
+                    found.clear()
+            elif code.co_argcount:
                 first = frame.f_locals.get(code.co_varnames[0])
                 if isinstance(first, nn.Module):
                     if code.co_name == "__init__":
                         found.clear()
                     else:
                         found[id(first)] = first
-            elif code.co_name in _WRAPPERS and "_dynamo" in code.co_filename:
+            if code.co_name in _WRAPPERS and "_dynamo" in code.co_filename:
                 self._watcher.add_compiled()
             frame = frame.f_back
         late: nn.Module | None = None
@@ -342,5 +352,7 @@ def _is_part_of(value: Any, tensor: Tensor) -> bool:
 
 _WAITING = ("threading", "queue", "concurrent", "multiprocessing")
 _RUN = Pass.run.__code__
+_BUILDERS = ("load_state_dict", "apply", "_apply")
+"""Of PyTorch's that run methods of every part, or a function of each."""
 _WRAPPERS = ("compile_wrapper", "_fn")
 """Around what ``torch.compile`` made."""
