@@ -25,6 +25,7 @@ MODULES = (
     "fastsal.metrics",
     "fastsal.models",
     "fastsal.ops",
+    "fastsal.ops.attention",
     "fastsal.ops.cam",
     "fastsal.ops.masks",
     "fastsal.ops.noise",

@@ -1,6 +1,6 @@
 """The ops: what makes and folds the batches of the explainers, on whichever backend the tensors allow."""
 
-from fastsal.ops import cam, masks, noise, patches, path, ranks, windows
+from fastsal.ops import attention, cam, masks, noise, patches, path, ranks, windows
 from fastsal.ops._backend import Backend, backend, backends_report, current_backend
 from fastsal.ops._decompose import decompositions
 from fastsal.ops._timing import Timing, device_seconds
@@ -15,6 +15,7 @@ __all__ = [
     "Timing",
     "Tuned",
     "accumulation_dtype",
+    "attention",
     "backend",
     "backends_report",
     "cam",

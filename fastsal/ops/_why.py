@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal._torch import TorchDispatchMode
-from fastsal.ops import cam, masks, noise, patches, path, ranks, windows
+from fastsal.ops import attention, cam, masks, noise, patches, path, ranks, windows
 from fastsal.ops._define import OPS
 
 _BY_OVERLOAD = {op.overload: op for op in OPS}
@@ -67,6 +67,10 @@ def small_calls(device: torch.device | str) -> dict[str, Callable[[], Tensor]]:
     made, drawn = windows.Windows((1, 2, 2), 1), masks.Masks((2, 2))
     image, colormap = (torch.zeros(shape, dtype=torch.uint8, device=device) for shape in ((1, 2, 2, 3), (256, 3)))
     return {
+        "attention.gradient_received": lambda: attention.gradient_received(x, x),
+        "attention.logsumexp": lambda: attention.logsumexp(x, x),
+        "attention.received": lambda: attention.received(x, x, lse=x[..., 0]),
+        "attention.relevance": lambda: attention.relevance(x, x, x, x, lse=x[..., 0]),
         "cam.map": lambda: cam.map(x, field, (2, 2)),
         "cam.overlay": lambda: cam.overlay(x, field, image, colormap),
         "masks.accumulate": lambda: drawn.accumulate(one[None], 0),

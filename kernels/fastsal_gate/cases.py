@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal_gate.signatures import signature_of
-from fastsal_kernels import cam, masks, noise, patches, path, ranks, windows
+from fastsal_kernels import attention, cam, masks, noise, patches, path, ranks, windows
 from fastsal_kernels._launch import Launch, recording
 from fastsal_kernels._tuning import assumed
 
@@ -189,6 +189,29 @@ def _cam() -> Iterator[tuple[str, bool]]:
     yield "overlay bf16 2048x7x7", False
 
 
+def _attention() -> Iterator[tuple[str, bool]]:
+    """ViT-B at 197 tokens with masks of both kinds, grouped and causal heads of 128 channels, heads of 256."""
+    shapes = {"ViT": (12, 12, 197, 64), "decoder": (8, 2, 1024, 128), "256": (8, 4, 512, 256)}
+    for dtype_name, dtype in DTYPES.items():
+        for name, (heads, key_heads, count, width) in shapes.items():
+            if dtype_name == "fp16" and name != "ViT":
+                continue
+            q, k = (torch.zeros(1, each, count, width, dtype=dtype) for each in (heads, key_heads))
+            row = torch.zeros(1, heads, count)
+            masks: dict[str, Tensor | None] = {"": None}
+            if name == "ViT" and dtype_name != "fp16":
+                masks[" flags"] = torch.ones(1, 1, 1, count, dtype=torch.bool)
+                masks[" numbers"] = torch.zeros(1, 1, count, count, dtype=dtype)
+            for label, mask in masks.items():
+                causal = name == "decoder"
+                attention.logsumexp(row, q, k, mask, causal, 0.125)
+                attention.received(row, q, k, row, row, mask, causal, 0.125)
+                attention.gradient_received(row, q, k, row, None, False)
+                yield f"{dtype_name} {name}{label}", False
+                attention.relevance(row, q, k, k, q, row, row, mask, causal, 0.125)
+                yield f"{dtype_name} {name}{label} relevance", False
+
+
 def cases() -> list[Case]:
     """Every case, without running a kernel."""
     found = []
@@ -200,6 +223,7 @@ def cases() -> list[Case]:
         ("patches", _patches),
         ("ranks", _ranks),
         ("cam", _cam),
+        ("attention", _attention),
     ):
         with recording() as launches:
             for label, wide in generator():
