@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from fastsal.engine.reading import *
     from fastsal.engine.run.caches import clear_caches as clear_caches
     from fastsal.explainers import *
+    from fastsal.explainers.attending import AttentionLayer as AttentionLayer
+    from fastsal.explainers.attending import AttentionLayers as AttentionLayers
+    from fastsal.explainers.attending import attention as attention
     from fastsal.explanation import *
 
 _HOMES: dict[str, tuple[str, ...] | None] = {
@@ -35,6 +38,7 @@ _HOMES: dict[str, tuple[str, ...] | None] = {
     "engine.prepare": ("Prepared", "prepare"),
     "engine.reading": ("Geometry", "layers"),
     "engine.run.caches": ("clear_caches",),
+    "explainers.attending": ("AttentionLayer", "AttentionLayers", "attention"),
     "deploy": ("Package", "export", "load"),
 }
 """Rooms whose names are the package's own: these, or all that they list."""

@@ -17,6 +17,7 @@ ROOMS = {
     "fastsal.explainers.cam": ("cam", "Class activation maps"),
     "fastsal.explainers.lrp": ("lrp", "Layer-wise relevance propagation"),
     "fastsal.explainers.attention": ("attention", "Attention"),
+    "fastsal.explainers.attending": ("attention", "Attention"),
     "fastsal.explainers.perturbation": ("perturbation", "Perturbation-based explainers"),
     "fastsal.explainers.layer": ("layer", "To a layer"),
     "fastsal.explainers.text": ("text", "Prompts and generated texts"),

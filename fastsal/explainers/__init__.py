@@ -6,7 +6,12 @@ A line here makes a class known everywhere: to :func:`fastsal.explain`, ``fastsa
 from typing import TYPE_CHECKING
 
 from fastsal.explainers.anytime import Estimate as Estimate
+from fastsal.explainers.attention.attention_relevance import AttentionRelevance as AttentionRelevance
+from fastsal.explainers.attention.attention_rollout import AttentionRollout as AttentionRollout
+from fastsal.explainers.attention.grad_eclip import GradECLIP as GradECLIP
+from fastsal.explainers.attention.gradient_attention import GradientAttention as GradientAttention
 from fastsal.explainers.attention.le_grad import LeGrad as LeGrad
+from fastsal.explainers.attention.raw_attention import RawAttention as RawAttention
 from fastsal.explainers.base import Attribution as Attribution
 from fastsal.explainers.base import Estimating as Estimating
 from fastsal.explainers.base import GradientAttribution as GradientAttribution

@@ -9,10 +9,11 @@ from torch import nn
 import fastsal
 from fastsal.compat.grad_cam import GradCAM
 from fastsal.compat.grad_cam.utils.model_targets import BinaryClassifierOutputTarget
+from fastsal.explainers.registry import find
 from tests.explainers.networks import image
 
 # What needs classes, attention, or examples to exchange features with, or is all 0 for so small a change.
-ELSEWHERE = {"finer-cam", "le-grad", "lime"}
+ELSEWHERE = {"finer-cam", "lime", *(name for name in fastsal.methods() if find(name).reads == "attention")}
 
 
 def binary(squeezed: bool) -> nn.Module:

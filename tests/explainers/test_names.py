@@ -41,6 +41,7 @@ TO_LAYERS = {
     "InternalInfluence",
     *(name for name in EXPLAINERS if name.startswith("Layer") and name != "LayerCAM"),
 }
+TOKENS = {name for name, kind in EXPLAINERS.items() if kind.reads == "attention"}
 OF_NEURONS = {name for name in EXPLAINERS if name.startswith("Neuron")}
 LIFTS = {f"{of}{name}" for of in ("", "Layer", "Neuron") for name in ("DeepLift", "DeepLiftShap")}
 
@@ -127,9 +128,12 @@ ATTRIBUTE: dict[str, set[str] | None] = {
     "attr_dim_summation": {"LayerGradCam"},
     "attribute_to_layer_input": TO_LAYERS,
     "interpolate_mode": {"GuidedGradCam"},
-    "upsample": CAMS | {"LeGrad"},
-    "normalize": CAMS | {"LeGrad", "FullGrad"},
-    "last_layers": {"LeGrad"},
+    "upsample": CAMS | TOKENS,
+    "normalize": CAMS | TOKENS | {"FullGrad"},
+    "last_layers": {"LeGrad", "GradECLIP"},
+    "queries": TOKENS - {"LeGrad"},
+    "attention_layer": {"RawAttention", "GradientAttention"},
+    "head": {"RawAttention"},
     "fuse": CAMS,
     "eigen_smooth": CAMS,
     "aug_smooth": CAMS,

@@ -26,12 +26,12 @@ def canvases() -> models.Canvases:
 APART = {
     "random-cam": "noise",
     "ss-cam": "mostly noise",
-    "le-grad": "of transformers",
     "feature-permutation": "compares canvases with one another",
     "cam": "of networks with one linear layer behind the pooling",
     "shapley-values": "of nine segments, each as large as a digit",
 }
-METHODS = [name for name in explainers.methods() if name not in APART and find(name).shape != "layer"]
+OTHERS = [name for name in explainers.methods() if find(name).shape == "layer" or find(name).reads == "attention"]
+METHODS = [name for name in explainers.methods() if name not in APART and name not in OTHERS]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ class Keys(NamedTuple):
         order: which of these, counted through, make up the grid: axis by axis, the coarser first.
         size: of the grid.
         rolls: by how many places each of its axes was turned around.
+        axes: of the first input, that it follows.
     """
 
     before: int
@@ -27,6 +28,7 @@ class Keys(NamedTuple):
     order: tuple[int, ...]
     size: tuple[int, ...]
     rolls: tuple[int, ...]
+    axes: tuple[int, ...] = ()
 
     def arrange(self, received: Tensor) -> Tensor:
         """[B, *size] of [B, keys]."""
@@ -43,7 +45,8 @@ def keys_of(layout: Layout | None, dimensions: int) -> Keys | None:
 
     Args:
         layout: of the weights [rows, heads, queries, keys].
-        dimensions: of the first input [B, C, *spatial], of which the keys must follow every spatial one.
+        dimensions: of the first input [B, C, *spatial], of which the keys must follow every spatial one; of [B, N] and
+            of three dimensions, the one that they do follow.
     """
     found = None if layout is None else cells_along(layout[-1], 0)
     if layout is None or found is None or not examples_alone(layout[0]):
@@ -53,8 +56,8 @@ def keys_of(layout: Layout | None, dimensions: int) -> Keys | None:
     if queries is None or [_place(each) for each in queries[1]] != [_place(each) for each in cells]:
         return None
     axes = [_axis(each) for each in cells]
-    spatial = range(2, dimensions)
-    if set(axes) != set(spatial):
+    spatial = tuple(range(2, dimensions)) if dimensions > 3 else tuple(dict.fromkeys(axes))
+    if set(axes) != set(spatial) or len(spatial) != max(1, dimensions - 2):
         return None
     order, size, rolls = [], [], []
     for axis in spatial:
@@ -66,7 +69,7 @@ def keys_of(layout: Layout | None, dimensions: int) -> Keys | None:
         if len(turned) > 1:
             return None
         rolls.append(turned.pop())
-    return Keys(before, tuple(each.extent for each in cells), tuple(order), tuple(size), tuple(rolls))
+    return Keys(before, tuple(each.extent for each in cells), tuple(order), tuple(size), tuple(rolls), spatial)
 
 
 def _axis(cells: Cells) -> int:

@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.reading.geometry import Lineage
-from fastsal.engine.run import run, scratch
 from fastsal.explainers.arguments import Inputs, at_least_one
-from fastsal.explainers.attention._keys import Keys, keys_of
-from fastsal.explainers.attention._weights import AttentionWeights
+from fastsal.explainers.attending import Attended
+from fastsal.explainers.attention._keys import Keys
+from fastsal.explainers.attention._pass import attended
 from fastsal.explainers.base import Attribution, Display, attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.scores import Target
 from fastsal.explainers.task import Task
-from fastsal.ops import accumulation_dtype, cam
+from fastsal.ops import cam
 
 
 class LeGrad(Attribution):
@@ -26,7 +25,7 @@ class LeGrad(Attribution):
     patch gives to the answer; then averaged over the layers. (The paper scores each layer's tokens by the last layer's
     classifier, which a model does not offer in general.) Which keys are which patches follows from the operations of
     the pass, for every stage of a hierarchy; attention within windows is left out, since it says nothing of the whole
-    image. Costs one forward and backward pass, with the attention weights in memory.
+    image. Costs one forward and backward pass and no attention weights in memory: fused attention stays fused.
 
     >>> patches, head = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Linear(8, 4)
     >>> attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
@@ -81,10 +80,8 @@ class LeGrad(Attribution):
 
         def maps() -> Tensor:
             each = []
-            for keys, gradient in _by_attention(task, last_layers):
-                if gradient is not None:
-                    wide = gradient.to(accumulation_dtype(gradient.dtype)).relu()
-                    received = wide.reshape(wide.shape[0], -1, wide.shape[-1]).mean(1)
+            for keys, received in _by_attention(task, last_layers):
+                if received is not None:
                     each.append(keys.arrange(received)[:, None])
             if not each:
                 raise ValueError(
@@ -101,31 +98,23 @@ class LeGrad(Attribution):
 
 
 def _by_attention(task: Task, last_layers: int | None) -> list[tuple[Keys, Tensor | None]]:
-    """One pass: each layer's keys, and the gradient by its attention weights [rows, heads, N, N].
+    """One pass: each layer's keys, and what they received [rows, keys], the mean over heads and queries.
 
     Raises:
         ValueError: for a model without attention over the patches.
     """
-    reader, lineage = AttentionWeights(), Lineage()
     with task.context(eager=True), torch.enable_grad():
-        copies = tuple(scratch(tensor) for tensor in task.inputs)
-        # Frozen models have no graph of their own.
-        copies = tuple(copy.requires_grad_() if copy.is_floating_point() else copy for copy in copies)
-        inputs = tuple(copy.clone() for copy in copies)
-        lineage.begin(inputs)
-        with reader, lineage:
-            output = run(task.forward_func, inputs, tuple(map(scratch, task.additional)))
-        task.note(output)
-        scores = task.select()(output)
-        found = [(weights, keys_of(lineage.layout(weights), task.inputs[0].dim())) for weights in reader.weights]
-        kept = [(weights, keys) for weights, keys in found if keys is not None]
+        taken = attended(task)
+        kept = [(each, keys) for each, keys in taken.located() if keys is not None]
         kept = kept[-(last_layers or 0) :]
         if not kept:
             raise ValueError(
                 "forward_func: no attention over patches of the first input ran; LeGrad is for vision transformers"
             )
-        wanted = [weights for weights, _ in kept]
-        gradients: tuple[Tensor | None, ...] = (None,) * len(kept)
-        if scores.requires_grad and all(weights.requires_grad for weights in wanted):
-            gradients = torch.autograd.grad(scores.sum(), wanted, allow_unused=True)
-    return [(keys, gradient) for (_, keys), gradient in zip(kept, gradients, strict=True)]
+        received: dict[int, Tensor] = {}
+
+        def visit(each: Attended, gradient: Tensor) -> None:
+            received[id(each)] = each.gradient_received(gradient).mean(1)
+
+        taken.tap.gradients(task.select()(taken.output), visit, [each for each, _ in kept])
+    return [(keys, received.get(id(each))) for each, keys in kept]

@@ -1,0 +1,214 @@
+"""Methods on attention against their formulas with stored matrices N x N in float64, for every spelling and head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastsal
+from tests.explainers.attending import MODULES, SPELLINGS, Transformer, images, transformer
+
+READ = {"class": 1, "mean": 1, "dense": (1, 2, 3)}
+"""The target of each way to read the tokens."""
+PLAIN: dict[str, Any] = {"upsample": False, "normalize": False}
+METHODS = ("RawAttention", "AttentionRollout", "GradientAttention", "AttentionRelevance", "LeGrad", "GradECLIP")
+
+
+def by_matrices(method: str, read: str, x: Tensor) -> Tensor:
+    """[B, 1, 4, 6] by the equations, from the matrices that a written-out model keeps."""
+    model = transformer("stored", read)
+    output = model(x)
+    score = {"class": output[:, 1], "mean": output[:, 1], "dense": output[:, 1, 2, 3] if read == "dense" else None}[
+        read
+    ]
+    assert score is not None
+    attentions = [block.attn for block in model.blocks]
+    weights = [each.stored[0] for each in attentions]
+    gradients = torch.autograd.grad(
+        score.sum(), [*weights, *(each.output[0] for each in attentions)], retain_graph=True
+    )
+    by_weights, by_outputs = gradients[:3], gradients[3:]
+    count, eye = weights[0].shape[-1], torch.eye(weights[0].shape[-1], dtype=x.dtype)
+    start = {"class": eye[0], "mean": torch.full((count,), 1 / count, dtype=x.dtype), "dense": eye[2 * 6 + 3]}[read]
+    if method == "RawAttention":
+        row = (start @ weights[-1]).mean(1)
+    elif method == "AttentionRollout":
+        whole = eye
+        for each in weights:
+            whole = (each.mean(1) / 2 + eye / 2) @ whole
+        row = start @ whole
+    elif method == "GradientAttention":
+        row = start @ (weights[-1] * by_weights[-1]).relu().mean(1)
+    elif method == "AttentionRelevance":
+        whole = eye.expand(len(x), -1, -1)
+        for each, by in zip(weights, by_weights, strict=True):
+            whole = whole + (each * by).relu().mean(1) @ whole
+        row = start @ whole
+    elif method == "LeGrad":
+        row = torch.stack([by.relu().mean((1, 2)) for by in by_weights]).mean(0)
+    else:
+        return grad_eclip(attentions[-1].heads[0], by_outputs[-1], start, model.extra)
+    return row[:, model.extra :].view(len(x), 1, 4, 6)
+
+
+def grad_eclip(heads: tuple[Tensor, Tensor, Tensor], by: Tensor, start: Tensor, extra: int) -> Tensor:
+    """A loop over the queries that are read, examples and patches."""
+    q, k, v, w = (each.transpose(1, 2).flatten(2) for each in (*heads, by))
+    found = torch.zeros(len(q), 24, dtype=q.dtype)
+    for b in range(len(q)):
+        for c in start.nonzero()[:, 0]:
+            alike = torch.stack([torch.cosine_similarity(q[b, c], k[b, extra + i], dim=0) for i in range(24)])
+            alike = (alike - alike.min()) / (alike.max() - alike.min())
+            for i in range(24):
+                found[b, i] += (w[b, c] * v[b, extra + i] * alike[i]).sum()
+    return found.relu().view(len(q), 1, 4, 6)
+
+
+@pytest.mark.parametrize("read", READ)
+@pytest.mark.parametrize("method", METHODS)
+def test_fused_attention_gives_the_formula(method: str, read: str) -> None:
+    x = images()
+    found = getattr(fastsal, method)(transformer("fused", read)).attribute(x, READ[read], **PLAIN)
+    torch.testing.assert_close(found, by_matrices(method, read, x), rtol=1e-9, atol=1e-12)
+    assert found.abs().max() > 0
+
+
+@pytest.mark.parametrize("spelling", [*SPELLINGS, *MODULES])
+def test_every_spelling_gives_the_formula(spelling: str) -> None:
+    x, model = images(), transformer(spelling)
+    for method in METHODS:
+        found = getattr(fastsal, method)(model).attribute(x, 1, **PLAIN)
+        torch.testing.assert_close(found, by_matrices(method, "class", x), rtol=1e-9, atol=1e-12)
+
+
+def test_chosen_queries_layers_and_heads() -> None:
+    x = images()
+    stored = transformer("stored")
+    stored(x)
+    first = stored.blocks[0].attn.stored[0]
+    found = fastsal.RawAttention(transformer()).attribute(x, 1, attention_layer=0, head=1, queries=[3, 5], **PLAIN)
+    torch.testing.assert_close(found, first[:, 1, [3, 5], 2:].mean(1).view(2, 1, 4, 6))
+    found = fastsal.RawAttention(transformer()).attribute(x, 1, attention_layer=-3, queries=-1, **PLAIN)
+    torch.testing.assert_close(found, first[:, :, -1, 2:].mean(1).view(2, 1, 4, 6))
+
+
+def test_forward_methods_need_no_gradient_for_chosen_queries() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = transformer()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                found: Tensor = self.inner(x)
+            return found
+
+    x = images()
+    for method in (fastsal.RawAttention, fastsal.AttentionRollout):
+        found = method(Detached()).attribute(x, 1, queries=0, **PLAIN)
+        torch.testing.assert_close(found, by_matrices(method.__name__, "class", x))
+    for method in METHODS:
+        with pytest.raises(ValueError, match="does not depend on its attention through autograd"):
+            getattr(fastsal, method)(Detached()).attribute(x, 1)
+
+
+def test_a_batch_is_its_examples() -> None:
+    x, model = images(3), transformer()
+    for method in METHODS:
+        explainer = getattr(fastsal, method)(model)
+        whole = explainer.attribute(x, [0, 2, 1])
+        each = torch.cat([explainer.attribute(x[i : i + 1], target) for i, target in enumerate([0, 2, 1])])
+        torch.testing.assert_close(whole, each)
+        assert whole.shape == (3, 1, 16, 24)
+        torch.testing.assert_close(whole.amin((1, 2, 3)), torch.zeros(3, dtype=x.dtype), atol=1e-5, rtol=0)
+        torch.testing.assert_close(whole.amax((1, 2, 3)), torch.ones(3, dtype=x.dtype), atol=1e-5, rtol=0)
+
+
+class Words(nn.Module):
+    """Token numbers [B, N] with padding, classified by the first."""
+
+    def __init__(self, causal: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.causal = nn.Embedding(20, 8), causal
+        layer = nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        padding = numbers == 0
+        return self.head(self.encoder(self.embedding(numbers), src_key_padding_mask=padding)[:, 0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_text_and_padding(frozen: bool) -> None:
+    numbers = torch.tensor([[3, 5, 7, 9, 2], [4, 8, 6, 0, 0]])
+    model = Words().double().eval().requires_grad_(not frozen)
+    for method in METHODS:
+        if method == "LeGrad":
+            continue
+        found = getattr(fastsal, method)(model).attribute(numbers, 1, normalize=False)
+        assert found.shape == (2, 5)
+        assert found.isfinite().all()
+        assert found.abs().sum() > 0
+        if method in ("RawAttention", "AttentionRollout", "GradientAttention", "AttentionRelevance"):
+            assert found[1, 3:].abs().max() == 0
+        if method == "AttentionRollout":
+            torch.testing.assert_close(found.sum(1), torch.ones(2, dtype=found.dtype))
+
+
+class Stages(Transformer):
+    """Half of the tokens behind the first block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x)
+        grid = self.blocks[0](x.flatten(2).mT).mT.view(x.shape)
+        x = nn.functional.avg_pool2d(grid, 2)
+        return self.head(self.blocks[1](x.flatten(2).mT).mean(1))  # type: ignore[no-any-return]
+
+
+class Windows(nn.Module):
+    """Attention within windows of 2 x 3, then over all patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = Transformer("matmul", "mean", 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner.patch(x).unflatten(2, (2, 2)).unflatten(4, (2, 3)).permute(0, 2, 4, 3, 5, 1)
+        windows = self.inner.blocks[0](x.reshape(-1, 6, 8)).view(x.shape)
+        tokens = windows.permute(0, 1, 3, 2, 4, 5).reshape(len(x), 24, 8)
+        return self.inner.head(self.inner.blocks[1](tokens).mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(1152, 4)), "no self-attention over the tokens of the first input ran"),
+        (Stages("fused", "mean"), "its stages have 24 and 6 tokens"),
+        (Windows(), "some of its attention is within windows"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(model: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastsal.AttentionRollout(model).attribute(images().float(), 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("RawAttention", {"attention_layer": 3}, "attention_layer: 3 is not one of the 3 layers of attention, 0 to 2"),
+        ("RawAttention", {"head": 2}, "head: 2 is not one of the 2 heads, 0 to 1"),
+        ("AttentionRollout", {"queries": 26}, "queries: 26 is outside of the 26 tokens"),
+        ("AttentionRollout", {"queries": "class"}, "queries: 'class' is neither a token's number nor a sequence"),
+        ("GradientAttention", {"attention_layer": -4}, "attention_layer: -4 is not one of the 3 layers"),
+        ("GradECLIP", {"last_layers": 0}, "last_layers"),
+    ],
+)
+def test_errors_name_the_argument(method: str, given: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        getattr(fastsal, method)(transformer()).attribute(images(), 1, **given)
