@@ -79,6 +79,7 @@ fuzz: $(VENV)/.test ## hostile files and option lists, random networks: N of eac
 	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.hostile_files --n $(N) --seed $(SEED)
 	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.command_lines --n $(N) --seed $(SEED)
 	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.positions --n $(N) --seed $(SEED)
+	$(QUIET_THREADS) $(BIN)/python -m tests.fuzz.measured --n $(N) --seed $(SEED)
 
 gate: $(VENV)/.test ## every kernel compiled for four GPU architectures, without a GPU
 	$(QUIET_THREADS) $(BIN)/python -m fastsal_gate --compile-only

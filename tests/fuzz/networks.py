@@ -78,6 +78,7 @@ class Truth:
         looks: for each input that it looks at, the dimensions of that input that the grid runs along.
         mixed: whether more than the surroundings of a position is in its value.
         padded: whether elements of no place came in on the way.
+        chosen: whether maxima were taken on the way, which show a little change at one of their elements only.
         candidate: whether it may be the default layer.
     """
 
@@ -86,6 +87,7 @@ class Truth:
     looks: dict[int, tuple[int, ...]]
     mixed: bool = False
     padded: bool = False
+    chosen: bool = False
     candidate: bool = True
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
+from tests.fuzz.measured import Measured
 from tests.fuzz.positions import Positions
 
 SEED, SOME = 13, 30
@@ -14,3 +17,28 @@ def test_networks() -> None:
     outcomes = [positions.one(random.Random(f"{SEED}/{index}")) for index in range(SOME)]
     assert outcomes.count("refused") <= 0.1 * SOME
     assert positions.layers["right"] >= 1.5 * SOME
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "201/21",  # text and a token of no place, measured as one position more
+        "201/61",  # measured as a grid along the colours
+        "202/186",  # measured as one row more
+        "202/145",  # a maximum behind attention shows at one of its elements only
+        "201/632",
+        "201/249",  # of cells of padding, behind attention, the sum shows
+        "201/482",
+    ],
+)
+def test_networks_that_were_wrong_once(case: str) -> None:
+    Positions().one(random.Random(case))
+
+
+def test_networks_of_which_every_layer_is_measured() -> None:
+    found = Measured()
+    for index in range(8):
+        found.one(random.Random(f"{SEED}/{index}"))
+    assert found.layers["right"] >= 12
+    for case in ("501/23", "501/33", "501/61", "502/53"):  # grids, and tokens of no place, that were mistaken
+        found.one(random.Random(case))

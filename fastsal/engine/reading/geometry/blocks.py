@@ -13,6 +13,8 @@ SHORTEST_AXIS = 8
 """A dimension 1 that is shorter is taken for channels."""
 _SHARES = (8, 3)
 """Of a side that blocks take, in turn: small ones tell fine grids, and large ones coarse grids."""
+_TRIES = 8
+"""For an integer that is another than what was there."""
 
 
 class Blocks(NamedTuple):
@@ -38,9 +40,9 @@ class Blocks(NamedTuple):
 def axes_of(value: Tensor) -> tuple[int, ...]:
     """The dimensions of an input along which positions may lie."""
     behind = range(2, value.dim())
-    if value.dim() == 5 and value.shape[1] >= value.shape[2]:  # frames before channels
-        behind = range(3, 5)
     first = (1,) if value.dim() > 1 and value.shape[1] >= SHORTEST_AXIS else ()
+    if value.dim() == 5 and value.shape[1] >= value.shape[2]:  # frames before channels
+        behind, first = range(3, 5), (1,)
     return tuple(dim for dim in (*first, *behind) if value.shape[dim] >= 2)
 
 
@@ -59,7 +61,7 @@ def blocks_of(value: Tensor) -> Blocks | None:
     for _ in range(32):
         root = (1 + root) ** (1 / (len(axes) + 1))
     rows, centres, sides = [value], [], []
-    other = _other(value, generator)
+    other = others_of(value, generator)
     for number in range(BLOCKS):
         share = _SHARES[number % len(_SHARES)]
         side = [max(1, round(extent / share)) for extent in extents]
@@ -79,9 +81,13 @@ def blocks_of(value: Tensor) -> Blocks | None:
     return Blocks(torch.cat(rows), axes, where, how_long, extents, {})
 
 
-def _other(value: Tensor, generator: torch.Generator) -> Tensor:
+def others_of(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Other values for all of an input: noise of its own mean and deviation, or integers from elsewhere in it."""
     if not value.is_floating_point():
         shuffled = value.flatten()[torch.randperm(value.numel(), generator=generator).to(value.device)]
+        for _ in range(_TRIES):
+            same = shuffled == value.flatten()
+            shuffled = torch.where(same, shuffled.roll(1), shuffled)
         return shuffled.reshape(value.shape)
     noise = torch.randn(value.shape, generator=generator).to(value.device)
     spread = float(value.float().std()) if value.numel() > 1 else 0.0

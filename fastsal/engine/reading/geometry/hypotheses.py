@@ -281,13 +281,15 @@ def _scored_list(found: Tensor, dim: int, group: tuple[int, ...], blocks: Blocks
 @freed
 @lru_cache(maxsize=4096)
 def _factorings(count: int, most: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Grids of so many positions, no axis with more than its extent; a line may be padded."""
     if len(most) == 1:
-        return [(count,)] if 2 <= count <= most[0] + MOST_EXTRA else []  # padded, say
+        return [(count,)] if 2 <= count <= most[0] + MOST_EXTRA else []
     return [
         (first, *rest)
         for first in range(2, min(count // 2, most[0]) + 1)
         if count % first == 0
         for rest in _factorings(count // first, most[1:])
+        if rest[-1] <= most[-1]
     ]
 
 

@@ -1,4 +1,4 @@
-"""Geometries that are measured: one batch in which blocks of an input change, where no proof is known."""
+"""Geometries that are measured: a batch in which blocks of an input change, and one in which bands do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine.reading.geometry.blocks import BLOCKS, Blocks, blocks_of
+from fastsal.engine.reading.geometry.bands import Bands, bands_of
+from fastsal.engine.reading.geometry.blocks import Blocks, blocks_of
+from fastsal.engine.reading.geometry.confirming import confirmed
 from fastsal.engine.reading.geometry.hypotheses import HARDLY, best_reading
 from fastsal.engine.reading.geometry.hypotheses import Reading as BlockReading
 from fastsal.engine.reading.geometry.record import Geometry
@@ -17,6 +19,7 @@ from fastsal.engine.run.forward import evaluation, one_example, run, scratch
 from fastsal.engine.run.own import Undone
 
 NO_BLOCKS = "no input has blocks to change"
+NOT_IN_A_BATCH = "the model does not run it in a batch as it does alone"
 _NOISE = 1e-5
 """Of a layer's greatest value: changes below it are of rounding."""
 Wanted = tuple[nn.Module, int]
@@ -32,7 +35,8 @@ def measured(
 ) -> dict[Wanted, Geometry | str]:
     """The geometry of each, or why there is none.
 
-    Each input is changed in turn: one batch of 17 rows, and one more pass of a row, for each.
+    Each input is changed in turn: one batch of 17 rows for each, with blocks of it changed, and one as large again with
+    bands where the blocks suggest an answer; before them one pass of a row.
 
     Args:
         model: module or callable around one.
@@ -43,6 +47,7 @@ def measured(
     found: dict[Wanted, dict[int, Geometry | str]] = {each: {} for each in wanted}
     with evaluation(model, eager=True), torch.no_grad():
         rows, extra = one_example(inputs, additional)
+        shapes: dict[Wanted, tuple[int, ...]] = {}
         places = range(len(rows)) if which is None else [which]
         for place in places:
             value = rows[place]
@@ -51,9 +56,18 @@ def measured(
             blocks = blocks_of(value)
             if blocks is None:
                 continue
-            changes = _changes(model, wanted, rows, extra, place, blocks)
-            for each in wanted:
-                found[each][place] = _read(changes.get(each), blocks, place)
+            shapes = shapes or _shapes(model, wanted, rows, extra)
+            changes = _changes(model, shapes, rows, extra, place, blocks.rows)
+            shown = {each: _read(changes.get(each), blocks, place) for each in wanted}
+            likely = {each: known[0] for each, known in shown.items() if not isinstance(known, str)}
+            against: dict[Wanted, str | None] = {}
+            if likely:  # what blocks suggest bands must confirm
+                bands = bands_of(value, blocks.axes)
+                of_these = {each: shapes[each] for each in likely}
+                again = _changes(model, of_these, rows, extra, place, bands.rows)
+                against = {each: _against(reading, again.get(each), bands) for each, reading in likely.items()}
+            for each, known in shown.items():
+                found[each][place] = known if isinstance(known, str) else against[each] or known[1]
     return {each: _together(shown) for each, shown in found.items()}
 
 
@@ -67,15 +81,20 @@ def _together(found: dict[int, Geometry | str]) -> Geometry | str:
     return replace(first, also=tuple(place for place in seen if place != first.input), others=tuple(known[1:]))
 
 
-def _read(noted: _Change | None, blocks: Blocks, place: int) -> Geometry | str:
+def _read(noted: _Change | None, blocks: Blocks, place: int) -> tuple[BlockReading, Geometry] | str:
     if noted is None:
-        return "the model does not run it in a batch as it does alone"
-    if isinstance(noted.change, str):
-        return noted.change
-    reading = best_reading(noted.change.cpu(), blocks)
+        return NOT_IN_A_BATCH
+    reading = noted.change if isinstance(noted.change, str) else best_reading(noted.change.cpu(), blocks)
     if isinstance(reading, str):
         return reading
-    return _geometry(reading, noted.shape, noted.examples, blocks, place)
+    geometry = _geometry(reading, noted.shape, noted.examples, blocks, place)
+    return geometry if isinstance(geometry, str) else (reading, geometry)
+
+
+def _against(reading: BlockReading, noted: _Change | None, bands: Bands) -> str | None:
+    if noted is None:
+        return NOT_IN_A_BATCH
+    return noted.change if isinstance(noted.change, str) else confirmed(reading, noted.change.cpu(), bands)
 
 
 def _geometry(
@@ -107,13 +126,13 @@ def _geometry(
 class _Change:
     """A layer's change, or why it tells nothing."""
 
-    def __init__(self, alone: tuple[int, ...], batch: Tensor) -> None:
+    def __init__(self, alone: tuple[int, ...], batch: Tensor, count: int) -> None:
         self.shape, self.examples = alone, -1
         self.change: Tensor | str = "its rows are not the examples"
         if batch.dim() != len(alone):
             return
         grown = [dim for dim, (one, all_) in enumerate(zip(alone, batch.shape, strict=True)) if one != all_]
-        if len(grown) != 1 or alone[grown[0]] != 1 or batch.shape[grown[0]] != 1 + BLOCKS:
+        if len(grown) != 1 or alone[grown[0]] != 1 or batch.shape[grown[0]] != count:
             return
         self.examples = grown[0]
         rows = batch.movedim(grown[0], 0).float()
@@ -121,32 +140,40 @@ class _Change:
         self.change = change if float(change.max()) > _NOISE * float(rows[0].abs().max()) else HARDLY
 
 
-def _changes(
-    model: Callable[..., Any],
-    wanted: Sequence[Wanted],
-    rows: tuple[Any, ...],
-    extra: tuple[Any, ...],
-    place: int,
-    blocks: Blocks,
-) -> dict[Wanted, _Change]:
+def _shapes(
+    model: Callable[..., Any], wanted: Sequence[Wanted], rows: tuple[Any, ...], extra: tuple[Any, ...]
+) -> dict[Wanted, tuple[int, ...]]:
+    """Of the values of one example."""
     shapes: dict[Wanted, tuple[int, ...]] = {}
 
     def shape(key: Wanted, value: Tensor) -> None:
         shapes[key] = tuple(value.shape)
 
+    _visited(model, wanted, rows, extra, shape)
+    return shapes
+
+
+def _changes(
+    model: Callable[..., Any],
+    shapes: dict[Wanted, tuple[int, ...]],
+    rows: tuple[Any, ...],
+    extra: tuple[Any, ...],
+    place: int,
+    altered: Tensor,
+) -> dict[Wanted, _Change]:
+    """Of the layers with these shapes, for an input's rows of which the first is as it is."""
+    count = len(altered)
     found: dict[Wanted, _Change] = {}
 
     def change(key: Wanted, value: Tensor) -> None:
-        if key in shapes:
-            found[key] = _Change(shapes[key], value)
+        found[key] = _Change(shapes[key], value, count)
 
     def tiled(value: Any) -> Any:
-        return value.repeat(1 + BLOCKS, *[1] * (value.dim() - 1)) if _is_row(value) else value
+        return value.repeat(count, *[1] * (value.dim() - 1)) if _is_row(value) else value
 
-    _visited(model, wanted, rows, extra, shape)
-    batch = tuple(blocks.rows if at == place else tiled(value) for at, value in enumerate(rows))
+    batch = tuple(altered if at == place else tiled(value) for at, value in enumerate(rows))
     try:
-        _visited(model, wanted, batch, tuple(map(tiled, extra)), change)
+        _visited(model, list(shapes), batch, tuple(map(tiled, extra)), change)
     except (RuntimeError, ValueError, TypeError, IndexError):  # a model may take one example only
         return {}
     return found
