@@ -30,6 +30,7 @@ from fastsal.engine.run.modules import (
 )
 from fastsal.engine.run.own import Bounds, Undone, owner, settle
 from fastsal.engine.run.random_states import random_states
+from fastsal.engine.run.recurrent import differentiable
 from fastsal.engine.run.telling import tell
 from fastsal.engine.run.training import evaluate
 from fastsal.engine.run.watching import Again, Pass
@@ -136,7 +137,9 @@ class Session:
         if is_closed(module, parts):
             self._closed.add(id(module))
         fresh = [part for key, part in parts.items() if key not in self._parts] if self._parts else parts.values()
+        fresh = list(fresh)
         training = evaluate(fresh, self._undone, lambda: self._reads_flags_itself(parts))
+        differentiable(fresh, self._undone)
         self._parts = {**self._parts, **parts} if self._parts else parts
         return training
 
