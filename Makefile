@@ -25,7 +25,7 @@ MINUTES ?= 30
 
 .DEFAULT_GOAL := help
 .PHONY: captum-suite help demo test test-fast test-native test-long slow-tests test-models models-small models test-newest test-oldest fuzz interrupts soak gate kernels lint docs bench \
-	bench-report gpu-check gpu-rehearsal install install-models clean _all-tests _model-tests _models
+	bench-report gpu gpu-rehearsal install install-models clean _all-tests _model-tests _models
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -103,8 +103,9 @@ bench: $(VENV)/.bench ## time every op and explainer against its floor
 bench-report: bench ## all of that, and benchmarks/REPORT.md with its plots
 	$(BIN)/python -m benchmarks.report
 
-gpu-check: $(VENV)/.test ## the first nine minutes with a card: facts, kernels and op times, into gpu-check-output/
-	$(BIN)/python -m tools.gpu_check --out gpu-check-output --budget 540
+gpu: $(VENV)/.test ## nine minutes with a card: what is right and how fast it is there, into docs/your-card.md
+	-$(BIN)/python -m tools.gpu_check --out gpu-check-output --budget 540
+	$(BIN)/python -m benchmarks.card gpu-check-output
 
 gpu-rehearsal: $(VENV)/.test ## the same on the CPU with tiny sizes, under two minutes
 	$(QUIET_THREADS) $(BIN)/python -m tools.gpu_check --out build/gpu-rehearsal --budget 120 --rehearse

@@ -2,7 +2,8 @@
 
 python -m tools.gpu_check --out DIR [--budget 540] [--stages facts,ops] [--rehearse]
 
-A stage that fails, hangs or kills its process leaves its rows and one of kind "error", and the next stage runs.
+A stage that fails, hangs or kills its process leaves its rows and one of kind "error", and the next stage runs. Two
+calls fit a card that is at hand for ten minutes each: ``--budget 330 --stages facts,kernels,tests,ops``, and the rest.
 ``DIR/summary.json`` is written anew after each stage; ``DIR/STAGE.log`` has what the stage printed.
 """
 
@@ -39,7 +40,11 @@ class Stage(NamedTuple):
 STAGES = {
     "facts": Stage("tools.gpu_check.facts", 30),
     "kernels": Stage("tools.gpu_check.kernels", 90),
-    "ops": Stage("tools.gpu_check.op_times", 120),
+    "tests": Stage("tools.gpu_check.on_device", 100),
+    "ops": Stage("tools.gpu_check.op_times", 110),
+    "models": Stage("tools.gpu_check.model_floor", 100),
+    "explainers": Stage("tools.gpu_check.explainers", 150),
+    "blocks": Stage("tools.gpu_check.blocks", 120),
 }
 
 

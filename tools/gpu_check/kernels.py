@@ -32,13 +32,21 @@ def run(rows: Rows, limit: Limit, rehearse: bool) -> None:
     Raises:
         RuntimeError: where no test ran, or not all did.
     """
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--benchmark-disable"]
     # One op is enough to rehearse: the interpreter is slow.
-    command += ["tests/ops/test_ranks.py" if rehearse else "tests/ops", "-k", "kernel"]
+    run_tests(rows, limit, ["tests/ops/test_ranks.py" if rehearse else "tests/ops", "-k", "kernel"], rehearse)
+
+
+def run_tests(
+    rows: Rows, limit: Limit, chosen: list[str], rehearse: bool, environment: dict[str, str] | None = None
+) -> None:
+    """The same of any tests: ``chosen`` are arguments of pytest."""
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--benchmark-disable", *chosen]
     if not rehearse and importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(min(8, os.cpu_count() or 1))]
     # The errors of pytest's own workers go to the log: a pipe that they hold would outlast a process that is killed.
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     stopped = threading.Event()
 
