@@ -11,13 +11,16 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from fastsal.ops import cam, masks, noise, patches, path, ranks, windows
+from fastsal.ops import attention, cam, masks, noise, patches, path, ranks, windows
 from fastsal.ops._backend import kernel_module
 
 FLOAT, HALF = torch.float32, torch.bfloat16
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 LAYERS = ((2048, 7, 7), (512, 14, 14), (2048, 28, 28), (768, 14, 14))
 """The last of ResNet-50, of VGG-16, of a ResNet-50 on four times the side, and ViT-B's tokens."""
+
+HEADS = ((1, 12, 197, 64), (32, 12, 197, 64), (1, 16, 1024, 64), (32, 16, 1024, 64))
+"""Of one attention of ViT-B at 224 x 224, and of ViT-L at 512 x 512: examples, heads, tokens, channels of a head."""
 
 
 class Case(NamedTuple):
@@ -59,6 +62,9 @@ def cases(tiny: bool) -> Iterator[Case]:
                 for layer in layers:
                     for number in images:
                         yield _map(dtype, layer, number, side)
+    for heads in ((1, 2, 9, 16),) if tiny else HEADS:
+        for dtype in (HALF, FLOAT):
+            yield from _attended(dtype, heads)
     for count in counts:
         yield _accumulated(count, side)
     yield _windows_folded(side)
@@ -140,6 +146,34 @@ def _map(dtype: torch.dtype, layer: tuple[int, ...], images: int, side: int) -> 
     name = "x".join(map(str, layer))
     host = dtype == FLOAT and images == 1 and layer in (LAYERS[0], (8, 7, 7))
     return Case("cam.map", name, dtype, "nchw", images, elements * dtype.itemsize, make, host=host)
+
+
+def _attended(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> Iterator[Case]:
+    """What is read of one attention; without a log-sum-exp at hand it is a launch more."""
+    tensor, numbers = shape[0] * shape[1] * shape[2] * shape[3] * dtype.itemsize, 4 * shape[0] * shape[1] * shape[2]
+
+    def made(device: str, count: int) -> list[Tensor]:
+        return [torch.randn(shape, device=device).to(dtype) for _ in range(count)]
+
+    def gradient_received(device: str) -> Callable[[], Any]:
+        g, v = made(device, 2)
+        return lambda: attention.gradient_received(g, v)
+
+    def received(device: str) -> Callable[[], Any]:
+        q, k = made(device, 2)
+        return lambda: attention.received(q, k)
+
+    def relevance(device: str) -> Callable[[], Any]:
+        q, k, v, g = made(device, 4)
+        return lambda: attention.relevance(q, k, v, g)
+
+    name = "x".join(map(str, shape))
+    for op, make, floor in (
+        ("attention.gradient_received", gradient_received, 2 * tensor + numbers),
+        ("attention.received", received, 4 * tensor + 3 * numbers),
+        ("attention.relevance", relevance, 6 * tensor + 3 * numbers),
+    ):
+        yield Case(op, name, dtype, "", shape[0], floor, make, host=shape[0] == 1 and dtype == FLOAT)
 
 
 def _accumulated(count: int, side: int) -> Case:

@@ -58,8 +58,8 @@ def _ops(rows: list[dict[str, Any]]) -> list[str]:
     by_case: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for row in rows:
         if row["kind"] == "op" and not row["variant"]:
-            # Rows tell apart the cases of a sweep, layers those of cam.map.
-            name = row["case"] if row["op"] == "cam.map" else ""
+            # Rows tell apart the cases of a sweep, layers those of cam.map, and shapes those of attention.
+            name = row["case"] if row["op"].startswith(("cam.", "attention.")) else ""
             share = f"{row['rows']}: {1e6 * row['seconds']:.1f} ({row['of_copy']:.2f})"
             by_case[(row["op"], name, row["dtype"], row["layout"])].append(share)
     lines = [f"{' '.join(filter(None, key)):45} {', '.join(found)}" for key, found in by_case.items()]
