@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import difference, evaluation, is_too_large, keeping_random_states, run, scratch, tell
+from fastsal.engine.run import changes, evaluation, keeping_random_states, run, scratch, tell
 from fastsal.explainers.scores import one_score_each
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 CAUSES = "torch.no_grad, detach, a cast to integers, integer weights or NumPy on the way"
 CURES = "FeatureAblation, Occlusion, RISE and KernelShap need no gradient"
 BEHIND = "LayerIntegratedGradients explains a layer behind that, such as an embedding"
-ROUNDINGS = 16
-"""By which two runs on the same values may differ, where a device adds in no fixed order."""
 
 
 class Unreached(ValueError):
@@ -87,36 +85,13 @@ def _refusal(names: Sequence[str], all_of_them: bool, of_layer: bool) -> str:
 
 def _changes_target(task: Task, place: int) -> bool:
     """Whether other values of an input change the target's scores, or are refused."""
-    inputs, given = list(task.inputs), task.inputs[place]
+    inputs = list(task.inputs)
     with evaluation(task.model), torch.no_grad():
 
-        def scores() -> Tensor:
+        def scores(value: Tensor) -> Tensor:
+            inputs[place] = value
             with keeping_random_states(task.device):
                 output = run(task.forward_func, tuple(map(scratch, inputs)), tuple(map(scratch, task.additional)))
-            found = one_score_each(output, task.target, task.examples)
-            return found if found.is_floating_point() else found.to(torch.float32)
+            return one_score_each(output, task.target, task.examples)
 
-        expected = scores()
-        for other in _others(given):
-            inputs[place] = other
-            try:
-                found = scores()
-            except Exception as error:  # whatever a model's code makes of values that it does not take
-                if is_too_large(error):
-                    raise
-                return True
-            if not difference(found, expected) <= ROUNDINGS * torch.finfo(expected.dtype).eps:
-                return True
-    return False
-
-
-def _others(given: Tensor) -> Iterator[Tensor]:
-    """Other values of an input. On a device without those that are no index where the given ones are: a lookup there
-    ends the process."""
-    yield torch.zeros_like(given)
-    yield torch.ones_like(given)
-    yield given / 2
-    yield given.flatten().flip(0).view_as(given)
-    if given.device.type == "cpu":
-        yield -given
-        yield 2 * given + 1
+        return changes(scores, task.inputs[place])

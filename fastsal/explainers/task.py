@@ -245,7 +245,8 @@ class Task(Explained):
             self.create_graph,
             grad_kwargs,
         )
-        return reached(self, gradients, inputs, bool((grad_kwargs or {}).get("allow_unused")))
+        given = grad_kwargs or {}
+        return reached(self, gradients, inputs, bool(given.get("allow_unused") or given.get("materialize_grads")))
 
     def repeated(self, values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
         """Values for copies: tensors with an entry per example repeated, any other as it is."""

@@ -248,12 +248,39 @@ def test_one_of_several_layers_off_the_way_is_named(detached: bool) -> None:
             explain(["first", "second"])
     with pytest.raises(Unrelated):
         fastsal.GradCAM(model, "second").attribute(x, 1)
-    with pytest.warns(UserWarning, match="layer second: the target does not depend on it"):
-        found = fastsal.LayerGradientXActivation(model, ["first", "second"]).attribute(
-            x, 1, grad_kwargs={"allow_unused": True}
-        )
-    assert found[0].any()
-    assert not found[1].any()
+
+
+MATERIALIZED: dict[str, Callable[[nn.Module, Any, Tensor], Any]] = {
+    "gradient": lambda model, layers, x: fastsal.LayerGradientXActivation(model, layers).attribute(
+        x, 1, grad_kwargs={"allow_unused": True}
+    ),
+    "Grad-CAM": lambda model, layers, x: fastsal.LayerGradCam(model, layers[-1]).attribute(
+        x, 1, grad_kwargs={"materialize_grads": True}
+    ),
+    "integrated gradients": lambda model, layers, x: fastsal.LayerIntegratedGradients(model, layers).attribute(
+        x, target=1, n_steps=3, grad_kwargs={"materialize_grads": True}
+    ),
+    "conductance": lambda model, layers, x: fastsal.LayerConductance(model, layers).attribute(
+        x, target=1, n_steps=3, grad_kwargs={"materialize_grads": True}
+    ),
+    "DeepLIFT": lambda model, layers, x: fastsal.LayerDeepLift(model, layers).attribute(
+        x, target=1, grad_kwargs={"materialize_grads": True}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MATERIALIZED)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_zeros_for_a_layer_are_of_one_that_changes_nothing(name: str, frozen: bool) -> None:
+    """What asks for zeros does not know why no gradient came."""
+    x = image()
+    for layers in (["second"], ["first", "second"]):
+        model = Two(detached=False).eval().requires_grad_(not frozen)
+        with pytest.warns(UserWarning, match=r"layer.*: the target does not (depend on|use) it"):
+            found = MATERIALIZED[name](model, layers, x)
+        assert not (found[-1] if isinstance(found, list) else found).any()
+        with pytest.raises(ValueError, match=r"layer.*(not depend on its value|change the target)"):
+            MATERIALIZED[name](Two(detached=True).eval().requires_grad_(not frozen), layers, x)
 
 
 def test_a_part_of_a_layers_value_may_be_of_no_use() -> None:

@@ -3,7 +3,7 @@
 from fastsal.engine.reading.first_layer import FirstLayer, NotTheOnlyWay, first_layer
 from fastsal.engine.reading.geometry import Geometry, Unsettled, geometry_of
 from fastsal.engine.reading.layers import Layer, default_layer, layers
-from fastsal.engine.reading.reading import Reading, Unrelated, read, values_at
+from fastsal.engine.reading.reading import Reading, Unrelated, check_unused, read, values_at
 from fastsal.engine.reading.replaced import Replaced
 from fastsal.engine.reading.resolving import resolvable, resolve_layer, resolve_layers
 from fastsal.engine.reading.tail import Tail, begins_with
@@ -19,6 +19,7 @@ __all__ = [
     "Unrelated",
     "Unsettled",
     "begins_with",
+    "check_unused",
     "default_layer",
     "first_layer",
     "geometry_of",

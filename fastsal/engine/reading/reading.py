@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +20,9 @@ from fastsal.engine.reading.resolving import resolve_layer
 from fastsal.engine.run.forward import detached, evaluation, run, scratch
 from fastsal.engine.run.modules import calling, modules_of, unwrapped
 from fastsal.engine.run.own import Undone
+from fastsal.engine.run.random_states import keeping_random_states
 from fastsal.engine.run.telling import tell
+from fastsal.engine.run.unused import changes
 
 Tensors = tuple[Tensor, ...]
 
@@ -215,7 +219,8 @@ def read(
 
     Raises:
         ValueError: when a layer does not run, or its value holds no tensor.
-        Unrelated: when the scores do not depend on one of them, unless ``grad_kwargs`` allow it.
+        Unrelated: when the scores do not depend on one of them through autograd, unless ``grad_kwargs`` allow it and
+            other values of it leave the scores as they are.
     """
     recording = _Recording(len(layers), select is not None, at_input, every_use, lineage)
     watch: Any = recording.escapes if affine else contextlib.nullcontext()
@@ -258,33 +263,29 @@ def read(
             if not wanted:
                 raise ValueError(f"layer: its value of {found[0][0].dtype} has no gradient; choose one after it")
             assert scores is not None
-            if not scores.requires_grad:
-                raise Unrelated
             options = {"create_graph": create_graph or tail_graph, **(grad_kwargs or {})}
             allow_unused = bool(options.pop("allow_unused", False)) or bool(options.pop("materialize_grads", False))
             options["allow_unused"] = True
+            if not scores.requires_grad and not allow_unused:
+                raise Unrelated
             straight = affine and not recording.escapes.seen and len(wanted) == 1 and is_affine(scores, wanted[0])
             apart = any(reaches(scores, uses[:-1], uses[-1]) for uses in recording.uses if len(uses) > 1)
-            gradients = _gradients(scores, wanted, options)
-            pending = iter(gradients)
-            of_layers = [[next(pending) if tensor.requires_grad else None for tensor in value] for value in found]
-            unrelated = [place for place, each in enumerate(of_layers) if all(gradient is None for gradient in each)]
-            if unrelated and (len(unrelated) == len(found) or not allow_unused):
-                raise Unrelated(() if len(unrelated) == len(found) else _names(model, layers, unrelated))
-            if unrelated:
-                names = ", ".join(_names(model, layers, unrelated))
-                tell(f"layer {names}: the target does not depend on it, so its gradient is 0")
-            by_layer = []
-            for value, each in zip(found, of_layers, strict=True):
-                several = scores.shape[:-1] if scores.dim() > 1 else ()
-                by_layer.append(
-                    tuple(
-                        t.new_zeros((*several, *t.shape)) if g is None else g for t, g in zip(value, each, strict=True)
-                    )
-                )
+            gradients = _gradients(scores, wanted, options) if scores.requires_grad else (None,) * len(wanted)
+            several = scores.shape[:-1] if scores.dim() > 1 else ()
     finally:
         for tensor in recording.flagged:
             tensor.requires_grad_(False)
+    pending = iter(gradients)
+    of_layers = [[next(pending) if tensor.requires_grad else None for tensor in value] for value in found]
+    unrelated = [place for place, each in enumerate(of_layers) if all(gradient is None for gradient in each)]
+    if unrelated and not allow_unused:
+        raise Unrelated(() if len(unrelated) == len(found) else _names(model, layers, unrelated))
+    for place in unrelated:
+        check_unused(model, layers[place], found[place], (inputs, additional), select, at_input)
+    by_layer = [
+        tuple(t.new_zeros((*several, *t.shape)) if g is None else g for t, g in zip(*pair, strict=True))
+        for pair in zip(found, of_layers, strict=True)
+    ]
     if not create_graph:
         output = detached(output)
     if not create_graph and not tail_graph:
@@ -296,6 +297,45 @@ def _names(model: Callable[..., Any], layers: Sequence[nn.Module], places: Seque
     """How the model calls some of its layers; their place in the list where it does not."""
     names = {id(part): name for module in modules_of(model) for name, part in unwrapped(module).named_modules()}
     return [names.get(id(layers[place])) or f"[{place}]" for place in places]
+
+
+def check_unused(
+    model: Callable[..., Any],
+    layer: nn.Module,
+    values: Tensors,
+    arguments: tuple[tuple[Any, ...], tuple[Any, ...]],
+    select: Callable[[Any], Tensor],
+    at_input: bool = False,
+) -> None:
+    """Warn that a layer's gradient is 0, as the selected scores do not depend on it in any way.
+
+    Args:
+        model: module or callable around one.
+        layer: a module of it.
+        values: its tensors in a run, use by use.
+        arguments: inputs and additional arguments of the run.
+        select: the scores from the model's output.
+        at_input: the values are the layer's inputs.
+
+    Raises:
+        Unrelated: where other values of it change the scores, or are refused.
+    """
+    (name,) = _names(model, [layer], [0])
+
+    def scores(place: int, value: Tensor) -> Tensor:
+        passed = itertools.count()
+
+        def visit(_: int, tensors: Tensors) -> Tensors:
+            return tuple(value if next(passed) == place else tensor for tensor in tensors)
+
+        alike = keeping_random_states(value.device)
+        with alike, evaluation(model, eager=True), torch.no_grad(), hooked([layer], visit, at_input):
+            return select(run(model, *(tuple(map(scratch, each)) for each in arguments)))
+
+    for place, value in enumerate(values):
+        if changes(functools.partial(scores, place), value):
+            raise Unrelated([name])
+    tell(f"layer {name}: the target does not depend on it, so its gradient is 0")
 
 
 def _gradients(scores: Tensor, wanted: list[Tensor], options: dict[str, Any]) -> tuple[Tensor | None, ...]:

@@ -16,6 +16,7 @@ from fastsal.engine.run.sweep import Sweep, Swept, chunks, note, observed, watch
 from fastsal.engine.run.telling import tell
 from fastsal.engine.run.tf32 import tf32_is_on
 from fastsal.engine.run.too_large import ChunkTooLarge, is_too_large
+from fastsal.engine.run.unused import changes
 
 __all__ = [
     "Bounded",
@@ -32,6 +33,7 @@ __all__ = [
     "Undone",
     "bounded",
     "calling",
+    "changes",
     "chunks",
     "chunks_of",
     "clear_caches",

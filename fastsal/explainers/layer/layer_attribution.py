@@ -71,21 +71,16 @@ class LayerAttribution(GradientAttribution):
 
     def read(self, task: Task, at_input: bool, grad_kwargs: dict[str, Any] | None) -> Reading:
         """One pass, with the values at every use of the layers and the gradients of the target by them."""
-        select = task.select()
-
-        def noting(output: Any) -> Tensor:
-            task.note(output)
-            return select(output)
-
         return read(
             task.forward_func,
             self.layers(task),
             task.inputs,
             task.additional,
-            noting,
+            task.select(),
             at_input=at_input,
             every_use=True,
             create_graph=task.create_graph,
+            note=task.note,
             grad_kwargs=grad_kwargs,
         )
 

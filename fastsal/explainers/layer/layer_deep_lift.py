@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastsal.engine.reading import values_at
+from fastsal.engine.reading import check_unused, values_at
 from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
@@ -68,7 +68,8 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             custom_attribution_func: (multipliers[, values[, values at the baselines]]), tuples of the tensors of all
                 layers, into the attributions.
             grad_kwargs: accepted for Captum's sake, as far as it changes nothing: retain_graph, create_graph,
-                allow_unused; materialize_grads gives zeros for a layer that the target does not depend on.
+                allow_unused; materialize_grads gives zeros, with a warning, for a layer that the target does not use in
+                any way.
 
         Raises:
             TypeError, ValueError: for arguments outside of the above, or a model that mixes the examples.
@@ -96,8 +97,13 @@ class LayerDeepLift(LayerAttribution, DeepLift):
         unused: bool = False,
     ) -> Compared:
         layers = self.layers(task)
+
+        def unrelated(place: int, values: Tensors) -> None:
+            given = ends, task.repeated(task.additional, count)
+            check_unused(task.forward_func, layers[place], values, given, task.select(count), at_input)
+
         found, begun, sent, change = Differences(task, count, self.eps).at_layers(
-            ends, starts, lambda: values_at(layers, at_input=at_input), unused
+            ends, starts, lambda: values_at(layers, at_input=at_input), unrelated if unused else None
         )
         sizes = [len(each) for each in found]
 

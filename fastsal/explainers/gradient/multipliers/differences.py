@@ -63,19 +63,20 @@ class Differences:
         ends: Tensors,
         starts: Tensors,
         watched: Callable[[], contextlib.AbstractContextManager[Uses]],
-        unused: bool = False,
+        unused: Callable[[int, Tensors], None] | None = None,
     ) -> tuple[list[Tensors], list[Tensors], list[Tensors], Tensor]:
         """(values of layers for the inputs, for the baselines, multipliers of these, F(x) - F(b)).
 
         Args:
             ends, starts: inputs and baselines [count * B, ...].
             watched: a context in which the values that pass at each layer are in its list, use by use.
-            unused: take zeros for a layer on which the scores do not depend.
+            unused: take zeros for a layer on which the scores do not depend through autograd; it is told of which, with
+                its values, and may refuse.
 
         Raises:
             ValueError: as of :meth:`multipliers`, and for layers that run otherwise for the baselines.
         """
-        task, found = self._task, list[Tensors]()
+        task, found, unrelated = self._task, list[Tensors](), list[int]()
         task.tiled_target(self._count)  # a function of the output is asked before, by a pass that is not watched
 
         def multipliers(scored: Callable[[Tensor], None]) -> list[Tensors]:
@@ -90,12 +91,13 @@ class Differences:
                 flat = [tensor for value in found for tensor in value]
                 wanted = [tensor for tensor in flat if tensor.requires_grad]
                 related = bool(wanted) and scores.requires_grad
-                if not related and not unused:
+                if not related and unused is None:
                     raise Unrelated
                 none = [None] * len(wanted)
-                each = iter(torch.autograd.grad(scores.sum(), wanted, allow_unused=True) if related else none)
-            by_layer = [[next(each) if tensor.requires_grad else None for tensor in value] for value in found]
-            if not unused and any(all(gradient is None for gradient in gradients) for gradients in by_layer):
+                gradients = iter(torch.autograd.grad(scores.sum(), wanted, allow_unused=True) if related else none)
+            by_layer = [[next(gradients) if tensor.requires_grad else None for tensor in value] for value in found]
+            unrelated[:] = [i for i, each in enumerate(by_layer) if all(gradient is None for gradient in each)]
+            if unrelated and unused is None:
                 raise Unrelated
             return [
                 tuple(torch.zeros_like(t) if g is None else g for t, g in zip(*pair, strict=True))
@@ -111,6 +113,9 @@ class Differences:
                 "inputs; choose another layer"
             )
         detached = [[tuple(tensor.detach() for tensor in value) for value in values] for values in (found, before)]
+        if unused is not None:
+            for place in unrelated:
+                unused(place, detached[0][place])
         return detached[0], detached[1], sent, change
 
     def _compared(
