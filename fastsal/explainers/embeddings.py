@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastsal.engine.run import tell
 
 
 class InterpretableEmbeddingBase(nn.Module):
@@ -79,16 +80,20 @@ def configure_interpretable_embedding_layer(
     Raises:
         ValueError: for a name that the model does not have, or a layer that is configured already.
     """
+    return put_for_embedding(InterpretableEmbeddingBase, model, embedding_layer_name)
+
+
+def put_for_embedding(
+    kind: type[InterpretableEmbeddingBase], model: nn.Module, embedding_layer_name: str
+) -> InterpretableEmbeddingBase:
+    """As :func:`configure_interpretable_embedding_layer`, by a kind of :class:`InterpretableEmbeddingBase`."""
     embedding = dict(model.named_modules(remove_duplicate=False)).get(embedding_layer_name)
     if embedding is None or not embedding_layer_name:
         raise ValueError(f"embedding_layer_name: the model has no module {embedding_layer_name!r}")
     if isinstance(embedding, InterpretableEmbeddingBase):
         raise ValueError(f"embedding_layer_name: {embedding_layer_name!r} is an InterpretableEmbeddingBase already")
-    warnings.warn(
-        "the model takes embeddings from now on; remove_interpretable_embedding_layer puts its own layer back",
-        stacklevel=2,
-    )
-    made = InterpretableEmbeddingBase(embedding, embedding_layer_name)
+    tell("the model takes embeddings from now on; remove_interpretable_embedding_layer puts its own layer back")
+    made = kind(embedding, embedding_layer_name)
     _set(model, embedding_layer_name, made)
     return made
 

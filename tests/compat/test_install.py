@@ -14,6 +14,7 @@ import captum.attr
 import captum.metrics
 import pytest
 import torch
+from torch import nn
 
 import fastsal
 import fastsal.metrics
@@ -187,3 +188,42 @@ def test_without_captum_there_is_a_clear_error() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "captum is not installed" in done.stdout
+
+
+class Words(nn.Module):
+    """With an embedding inside of another module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict({"words": nn.Embedding(7, 3)})
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.inner["words"](x).sum(1)
+
+
+def test_what_stands_for_an_embedding_is_of_the_class_that_the_program_imported() -> None:
+    model, tokens = Words(), torch.tensor([[1, 2, 5]])
+    own, expected = model.inner["words"], model(tokens)
+    with compat.install():
+        made = captum.attr.configure_interpretable_embedding_layer(model, "inner.words")
+        assert model.inner["words"] is made
+        assert type(made) is captum.attr.InterpretableEmbeddingBase
+        for kind in (ValueError, AssertionError):  # ours and Captum's
+            with pytest.raises(kind, match="InterpretableEmbeddingBase already"):
+                captum.attr.configure_interpretable_embedding_layer(model, "inner.words")
+        torch.testing.assert_close(model(made.indices_to_embeddings(tokens)), expected)
+        captum.attr.remove_interpretable_embedding_layer(model, made)
+    assert model.inner["words"] is own
+
+
+def test_statistics_are_of_the_classes_that_the_program_imported() -> None:
+    before = captum.attr.Mean()
+    with compat.install():
+        assert all(isinstance(each, captum.attr.Mean) for each in (before, captum.attr.Mean(), fastsal.Mean()))
+        assert not isinstance(captum.attr.Max(), captum.attr.Mean)
+        assert {type(each).__name__ for each in captum.attr.CommonStats() if isinstance(each, captum.attr.Var)}
+        summarizer = captum.attr.Summarizer([captum.attr.Mean(), captum.attr.StdDev()])
+        summarizer.update(torch.tensor([1.0, 2.0]))
+        with pytest.raises(AssertionError, match="in the same form"):
+            summarizer.update((torch.tensor([1.0, 2.0]),))
+        assert summarizer.summary["mean"].tolist() == [1.0, 2.0]

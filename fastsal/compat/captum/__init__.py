@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastsal
 from fastsal._torch import tree_map
@@ -29,6 +29,8 @@ from fastsal.compat.captum import visualization
 from fastsal.compat.captum._errors import also_assertions
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
+from fastsal.explainers.embeddings import configure_interpretable_embedding_layer as configure
+from fastsal.explainers.embeddings import put_for_embedding
 from fastsal.metrics import infidelity, sensitivity_max
 
 Explainer = TypeVar("Explainer", bound=type)
@@ -200,7 +202,7 @@ BASES = (
 
 
 class _Either(abc.ABCMeta):
-    """Of a stand-in for one of Captum's base classes: an explainer of either package is an instance of it."""
+    """Of a stand-in for a class of Captum's of which objects of both packages are instances."""
 
     ours: type
     theirs: type
@@ -257,7 +259,9 @@ def stand_ins() -> dict[int, Any]:
     if not _standing_in:
         pairs = [(getattr(attr, each.__name__), _subclass(each, module="captum.attr")) for each in CLASSES]
         pairs += [(getattr(attr, each.__name__), _asserting(each, "captum.attr")) for each in TEXTS]
-        pairs += [(getattr(attr, each.__name__), _another(each)) for each in AROUND]
+        around = {each.__name__: _another(each, getattr(attr, each.__name__)) for each in AROUND}
+        around[configure.__name__] = _configuring(around["InterpretableEmbeddingBase"])
+        pairs += [(getattr(attr, name), each) for name, each in around.items()]
         pairs.append((attr.visualization, _another(visualization)))
         pairs += [(getattr(metrics, each.__name__), _another(each)) for each in FUNCTIONS]
         for name in BASES:
@@ -268,15 +272,33 @@ def stand_ins() -> dict[int, Any]:
     return {id(original): new for new, original in _standing_in.values()}
 
 
-def _another(value: Any) -> Any:
-    """An object of its own for a class, function or module of ours, so that only what was replaced is put back."""
+def _another(value: Any, theirs: Any = None) -> Any:
+    """An object of its own for a class, function or module of ours, so that only what was replaced is put back.
+
+    Of a class that stands for one of theirs, objects of all three are instances.
+    """
     if isinstance(value, types.ModuleType):
         module = types.ModuleType(f"captum.attr.{value.__name__.rpartition('.')[2]}", value.__doc__)
         module.__dict__.update({name: each for name, each in vars(value).items() if name not in vars(module)})
         return module
     if isinstance(value, type):
-        return type(value.__name__, (value,), {"__module__": "captum.attr", "__doc__": value.__doc__})
-    return functools.wraps(value)(functools.partial(value))
+        members = {"ours": value, "theirs": theirs, "__module__": "captum.attr", "__doc__": value.__doc__}
+        for name, function in inspect.getmembers(value, inspect.isfunction):
+            if function.__module__.startswith("fastsal.") and (not name.startswith("_") or name == "__init__"):
+                members[name] = also_assertions(function)
+        return _Either(value.__name__, (value,), members)
+    return also_assertions(value)
+
+
+def _configuring(kind: type[fastsal.InterpretableEmbeddingBase]) -> Callable[..., Any]:
+    """What puts the class that stands for Captum's in the place of an embedding: programs ask for its class."""
+
+    @also_assertions
+    @functools.wraps(configure)
+    def configuring(model: nn.Module, embedding_layer_name: str = "embedding") -> fastsal.InterpretableEmbeddingBase:
+        return put_for_embedding(kind, model, embedding_layer_name)
+
+    return configuring
 
 
 def uninstall() -> list[str]:

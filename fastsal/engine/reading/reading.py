@@ -270,13 +270,12 @@ def read(
                 raise Unrelated
             straight = affine and not recording.escapes.seen and len(wanted) == 1 and is_affine(scores, wanted[0])
             apart = any(reaches(scores, uses[:-1], uses[-1]) for uses in recording.uses if len(uses) > 1)
-            gradients = _gradients(scores, wanted, options) if scores.requires_grad else (None,) * len(wanted)
+            gradients = iter(_gradients(scores, wanted, options) if scores.requires_grad else (None,) * len(wanted))
+            of_layers = [[next(gradients) if tensor.requires_grad else None for tensor in value] for value in found]
             several = scores.shape[:-1] if scores.dim() > 1 else ()
     finally:
         for tensor in recording.flagged:
             tensor.requires_grad_(False)
-    pending = iter(gradients)
-    of_layers = [[next(pending) if tensor.requires_grad else None for tensor in value] for value in found]
     unrelated = [place for place, each in enumerate(of_layers) if all(gradient is None for gradient in each)]
     if unrelated and not allow_unused:
         raise Unrelated(() if len(unrelated) == len(found) else _names(model, layers, unrelated))
