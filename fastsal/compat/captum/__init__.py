@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import fastsal
 from fastsal._torch import tree_map
 from fastsal.compat.captum import visualization
+from fastsal.compat.captum._draws import draw
 from fastsal.compat.captum._errors import also_assertions
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
@@ -58,6 +59,8 @@ def _subclass(explainer: Explainer, convert: Callable[[Any], Any] | None = None,
 
         door = attribution(described)
     made: Any = explainer
+    if hasattr(explainer, "draw"):
+        members["draw"] = staticmethod(draw)
     members["__init__"] = also_assertions(made.__init__)
     members["attribute"] = _door(door)
     members["compute_convergence_delta"] = also_assertions(made.compute_convergence_delta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -76,10 +77,14 @@ class Draws:
 
     def __call__(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """Baselines [(stop - start) * examples, ...] of the samples start to stop, sample-major."""
-        return tuple(
-            tensor[rows[start:stop].reshape(-1).to(tensor.device)]
-            for tensor, rows in zip(self.distribution, self.rows, strict=True)
-        )
+        return taken(self.distribution, self.rows, start, stop)
+
+
+def taken(distribution: Sequence[Tensor], rows: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
+    """Of each distribution the rows [samples, examples] that the samples start to stop have, sample-major."""
+    return tuple(
+        tensor[each[start:stop].reshape(-1).to(tensor.device)] for tensor, each in zip(distribution, rows, strict=True)
+    )
 
 
 def positions(samples: int, examples: int, random: torch.Generator, groups: int = 1) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastsal.explainers.arguments import Inputs
-from fastsal.explainers.gradient.distribution import Draws, distribution_of, positions
+from fastsal.explainers.gradient.distribution import Draws, distribution_of, positions, taken
 from fastsal.explainers.gradient.noise_tunnel import deviations_of
 from fastsal.explainers.seeds import generator
 from fastsal.explainers.task import Task
@@ -23,6 +24,22 @@ class Sample(NamedTuple):
     points: tuple[Tensor, ...]
 
 
+class Drawn(NamedTuple):
+    """What a call's samples are made of.
+
+    Attributes:
+        rows: of each input's distribution, [samples, examples].
+        places: on the path, [samples, examples] in [0, 1].
+        ends: (start, stop) to the noisy inputs [(stop - start) * B, ...], sample-major.
+    """
+
+    rows: Sequence[Tensor]
+    places: Tensor
+    ends: Callable[[int, int], tuple[Tensor, ...]]
+
+
+Draw = Callable[[Sequence[Tensor], Sequence[Any], Sequence[int], int], Drawn]
+"""Draws from (inputs, deviations of their noise, rows in the distribution of each, samples)."""
 GROUPS = 8
 """Of samples, each spread evenly by itself."""
 
@@ -34,6 +51,7 @@ class Samples:
         task: what is explained.
         inputs, baselines, stdevs, seed: as of :meth:`fastsal.GradientShap.attribute`.
         n_samples: for each example.
+        draw: draws them where no seed is given, rather than evenly.
 
     Attributes:
         noisy: whether there is noise.
@@ -45,27 +63,45 @@ class Samples:
     """
 
     def __init__(
-        self, task: Task, inputs: Inputs, baselines: Any, n_samples: int, stdevs: Any, seed: int | None
+        self,
+        task: Task,
+        inputs: Inputs,
+        baselines: Any,
+        n_samples: int,
+        stdevs: Any,
+        seed: int | None,
+        draw: Draw | None = None,
     ) -> None:
-        self._task, self._deviations = task, deviations_of(stdevs, len(task.inputs))
-        self.noisy = any(isinstance(each, Tensor) or each != 0 for each in self._deviations)
-        random = generator(seed)
-        self._seeds = torch.randint(0, 2**62, (len(task.inputs),), generator=random, device="cpu").tolist()
+        deviations = deviations_of(stdevs, len(task.inputs))
+        self.noisy = any(isinstance(each, Tensor) or each != 0 for each in deviations)
         self.groups = min(GROUPS, n_samples)
-        self._shares = positions(n_samples, task.examples, random, self.groups)
-        distribution = distribution_of(baselines, inputs)
-        self.rows = max(map(len, distribution))
-        self._draws = Draws(distribution, n_samples, task.examples, random, self.groups)
+        self._distribution = distribution_of(baselines, inputs)
+        self.rows = max(map(len, self._distribution))
+        if draw is not None and seed is None:
+            self._drawn = draw(task.inputs, deviations, list(map(len, self._distribution)), n_samples)
+        else:
+            self._drawn = self._evenly(task, deviations, n_samples, generator(seed))
+
+    def _evenly(self, task: Task, deviations: Sequence[Any], n_samples: int, random: torch.Generator) -> Drawn:
+        seeds = torch.randint(0, 2**62, (len(task.inputs),), generator=random, device="cpu").tolist()
+        places = positions(n_samples, task.examples, random, self.groups)
+        draws = Draws(self._distribution, n_samples, task.examples, random, self.groups)
+
+        def ends(start: int, stop: int) -> tuple[Tensor, ...]:
+            return tuple(
+                noise.batch(tensor, start, stop, std=deviation, seed=key)
+                for tensor, deviation, key in zip(task.inputs, deviations, seeds, strict=True)
+            )
+
+        return Drawn(draws.rows, places, ends)
 
     def __call__(self, start: int, stop: int) -> Sample:
         """The samples start to stop."""
-        ends = tuple(
-            noise.batch(tensor, start, stop, std=deviation, seed=key)
-            for tensor, deviation, key in zip(self._task.inputs, self._deviations, self._seeds, strict=True)
-        )
-        starts = tuple(rows.to(end) for rows, end in zip(self._draws(start, stop), ends, strict=True))
+        ends = self._drawn.ends(start, stop)
+        drawn = taken(self._distribution, self._drawn.rows, start, stop)
+        starts = tuple(rows.to(end) for rows, end in zip(drawn, ends, strict=True))
         points = tuple(
-            begin + _column(self._shares[start:stop], end) * (end - begin)
+            begin + _column(self._drawn.places[start:stop], end) * (end - begin)
             for begin, end in zip(starts, ends, strict=True)
         )
         return Sample(ends, starts, points)

@@ -13,7 +13,7 @@ from fastsal.explainers.arguments import Inputs, at_least_one
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.gradient.gradient_shap import GradientShap
-from fastsal.explainers.gradient.samples import Samples
+from fastsal.explainers.gradient.samples import Draw, Samples
 from fastsal.explainers.layer._along import Groups, Sums, evenly, rows_of
 from fastsal.explainers.layer.layer_attribution import LayerAttribution
 from fastsal.explainers.scores import Target
@@ -41,6 +41,7 @@ class LayerGradientShap(LayerAttribution):
     summary = "gradient by a layer between noisy inputs and drawn baselines, times its difference"
     cost = "n_samples forward, n_samples backward to the layer, n_samples forward"
     per_call = "perturbations_per_eval"
+    draw: Draw | None = None
 
     @classmethod
     def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class LayerGradientShap(LayerAttribution):
             inputs, target, additional_forward_args, per_call=perturbations_per_eval, show_progress=show_progress
         )
         n_samples = at_least_one("n_samples", n_samples)
-        samples = Samples(task, inputs, baselines, n_samples, stdevs, seed)
+        samples = Samples(task, inputs, baselines, n_samples, stdevs, seed, self.draw)
         sums = Sums()
         deltas: list[list[Tensor]] = []
         of_inputs: list[list[tuple[Tensor, ...]]] = []

@@ -9,6 +9,7 @@ from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.gradient.gradient_shap import GradientShap
+from fastsal.explainers.gradient.samples import Draw
 from fastsal.explainers.layer.neuron_attribution import NeuronAttribution, Selector
 
 
@@ -30,6 +31,7 @@ class NeuronGradientShap(NeuronAttribution):
     summary = "gradient of a layer's value between noisy inputs and drawn baselines, times their difference"
     cost = "n_samples forward, n_samples backward from the layer"
     per_call = "perturbations_per_eval"
+    draw: Draw | None = None
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class NeuronGradientShap(NeuronAttribution):
     ) -> None:
         super().__init__(forward_func, layer, device_ids)
         self.method = GradientShap(self.forward_func, multiply_by_inputs)
+        self.method.draw = self.draw
 
     @attribution
     def attribute(
