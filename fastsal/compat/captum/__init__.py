@@ -59,8 +59,8 @@ def _subclass(explainer: Explainer, convert: Callable[[Any], Any] | None = None,
 
         door = attribution(described)
     made: Any = explainer
-    if hasattr(explainer, "draw"):
-        members["draw"] = staticmethod(draw)
+    if hasattr(explainer, "_draw"):
+        members["_draw"] = staticmethod(draw)
     members["__init__"] = also_assertions(made.__init__)
     members["attribute"] = _door(door)
     members["compute_convergence_delta"] = also_assertions(made.compute_convergence_delta)

@@ -39,7 +39,7 @@ class GradientShap(Estimating, GradientAttribution):
     summary = "gradient averaged between noisy inputs and drawn baselines, times their difference"
     cost = "n_samples forward, n_samples backward"
     per_call = "perturbations_per_eval"
-    draw: Draw | None = None
+    _draw: Draw | None = None
 
     @classmethod
     def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class GradientShap(Estimating, GradientAttribution):
             show_progress=show_progress,
         )
         n_samples = at_least_one("n_samples", n_samples)
-        samples = Samples(task, inputs, baselines, n_samples, stdevs, seed, self.draw)
+        samples = Samples(task, inputs, baselines, n_samples, stdevs, seed, self._draw)
 
         def described(groups: int) -> Call[Any]:
             return _Sweep(task, samples, self._multiply_by_inputs, groups, return_convergence_delta).described(

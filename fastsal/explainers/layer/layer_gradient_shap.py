@@ -41,7 +41,7 @@ class LayerGradientShap(LayerAttribution):
     summary = "gradient by a layer between noisy inputs and drawn baselines, times its difference"
     cost = "n_samples forward, n_samples backward to the layer, n_samples forward"
     per_call = "perturbations_per_eval"
-    draw: Draw | None = None
+    _draw: Draw | None = None
 
     @classmethod
     def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class LayerGradientShap(LayerAttribution):
             inputs, target, additional_forward_args, per_call=perturbations_per_eval, show_progress=show_progress
         )
         n_samples = at_least_one("n_samples", n_samples)
-        samples = Samples(task, inputs, baselines, n_samples, stdevs, seed, self.draw)
+        samples = Samples(task, inputs, baselines, n_samples, stdevs, seed, self._draw)
         sums = Sums()
         deltas: list[list[Tensor]] = []
         of_inputs: list[list[tuple[Tensor, ...]]] = []

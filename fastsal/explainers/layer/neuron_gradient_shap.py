@@ -31,7 +31,7 @@ class NeuronGradientShap(NeuronAttribution):
     summary = "gradient of a layer's value between noisy inputs and drawn baselines, times their difference"
     cost = "n_samples forward, n_samples backward from the layer"
     per_call = "perturbations_per_eval"
-    draw: Draw | None = None
+    _draw: Draw | None = None
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class NeuronGradientShap(NeuronAttribution):
     ) -> None:
         super().__init__(forward_func, layer, device_ids)
         self.method = GradientShap(self.forward_func, multiply_by_inputs)
-        self.method.draw = self.draw
+        self.method._draw = self._draw
 
     @attribution
     def attribute(
