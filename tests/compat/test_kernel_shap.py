@@ -471,3 +471,15 @@ def test_masks_and_counts_are_read_as_everywhere(name: str) -> None:
         fastsal.Lime(lambda z: z.sum(1), interpretable_model="lasso")
     with pytest.raises(TypeError, match="similarity_func: str"):
         fastsal.Lime(lambda z: z.sum(1), similarity_func="cosine")
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "total"), [(20, 12), (200, 12), (1000, 12), (4093, 12), (90, 7), (125, 7), (60, 40)]
+)
+def test_no_pair_is_drawn_twice(n_samples: int, total: int) -> None:
+    """Of a size that is not complete the drawn ones are others each time, also where they are nearly all."""
+    for seed in range(3):
+        present = design(n_samples, total, generator(seed)).present
+        assert len(present) == n_samples
+        assert len(present[2:].unique(dim=0)) == n_samples - 2
+        assert torch.equal(present[-2], ~present[-1]) or n_samples % 2

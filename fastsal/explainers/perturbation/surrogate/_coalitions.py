@@ -37,7 +37,7 @@ def design(n_samples: int, total: int, random: torch.Generator) -> Design:
     Sizes k and M - k are scored completely, the outermost first, while their share of what is left is as many as there
     are: a coalition of size k has the weight (M - 1) / (C(M, k) k (M - k)). The rest is drawn by these weights, each
     coalition beside its complement: Covert, Lee, "Improving KernelSHAP: Practical Shapley Value Estimation via Linear
-    Regression" (AISTATS 2021), section 4.2; whole sizes as in the shap package.
+    Regression" (AISTATS 2021), section 4.2; whole sizes as in the shap package. No pair is drawn twice.
     """
     ends = torch.tensor([[True], [False]], device="cpu").expand(2, total)
     mass = {size: (total - 1) / (size * (total - size)) for size in range(1, total)}
@@ -62,7 +62,7 @@ def design(n_samples: int, total: int, random: torch.Generator) -> Design:
     drawn = n_samples - fixed if len(inner) else 0
     if drawn > 0:
         chances = torch.tensor([mass[size] for size in inner], dtype=torch.float64, device="cpu")
-        rows.append(_pairs(drawn, list(inner), chances, total, random))
+        rows.append(_pairs(drawn, list(inner), chances, total, random, distinct=True))
     flat = torch.cat(masses) if masses else torch.zeros(0, dtype=torch.float64, device="cpu")
     return Design(torch.cat(rows), fixed, flat, sum(mass[size] for size in inner))
 
@@ -83,16 +83,66 @@ def balanced(n_samples: int, total: int, random: torch.Generator) -> Tensor:
     return _pairs(n_samples, sizes, chances, total, random)
 
 
-def _pairs(count: int, sizes: list[int], chances: Tensor, total: int, random: torch.Generator) -> Tensor:
+def _pairs(
+    count: int, sizes: list[int], chances: Tensor, total: int, random: torch.Generator, distinct: bool = False
+) -> Tensor:
     """Coalitions [count, total] of some sizes with their chances, each after its complement.
 
     The sizes are one from each of as many equal parts of their distribution as there are pairs, in a random order.
+    ``distinct``: no pair twice, among those of sizes that have as many.
     """
     half = (count + 1) // 2
     parts = torch.randperm(half, generator=random, device="cpu")
     places = (parts + torch.rand(half, generator=random, dtype=torch.float64, device="cpu")) / half
     ends = chances.cumsum(0)
     drawn = torch.tensor(sizes, device="cpu")[torch.bucketize(places * ends[-1], ends[:-1], right=True)]
-    order = torch.rand(half, total, generator=random, device="cpu", dtype=torch.float32).argsort(1)
-    first = order.argsort(1) < drawn[:, None]
+    first = _members(drawn, total, random)
+    if distinct:
+        _redraw(first, drawn, random)
     return torch.stack([first, ~first], 1).flatten(0, 1)[:count]
+
+
+def _members(sizes: Tensor, total: int, random: torch.Generator) -> Tensor:
+    """Random coalitions [n, total] of sizes [n]."""
+    order = torch.rand(len(sizes), total, generator=random, device="cpu", dtype=torch.float32).argsort(1)
+    return order.argsort(1) < sizes[:, None]
+
+
+FEW = 4
+"""Pairs of a size for each that is drawn, below which they are listed and taken in a random order."""
+
+
+def _redraw(present: Tensor, sizes: Tensor, random: torch.Generator) -> None:
+    """Put others in the place of coalitions [n, total] that are there twice, or beside their complement."""
+    total = present.shape[1]
+    outer = torch.minimum(sizes, total - sizes)
+    can = torch.zeros(len(sizes), dtype=torch.bool, device="cpu")
+    for size, wanted in zip(*(each.tolist() for each in outer.unique(return_counts=True)), strict=True):
+        middle = 2 * size == total
+        pairs = math.comb(total, size) // (2 if middle else 1)
+        if wanted > pairs:
+            continue  # all of them are there, some several times
+        where = (outer == size).nonzero()[:, 0]
+        if pairs > FEW * wanted:
+            can[where] = True
+            continue
+        # Of a coalition of half the features and its complement one has the first feature.
+        listed = (
+            itertools.combinations(range(1, total), size - 1) if middle else itertools.combinations(range(total), size)
+        )
+        members = torch.tensor(list(listed), device="cpu").reshape(pairs, -1)
+        if middle:
+            members = torch.cat([members.new_zeros(pairs, 1), members], 1)
+        chosen = members[torch.randperm(pairs, generator=random, device="cpu")[:wanted]]
+        present[where] = torch.zeros(wanted, total, dtype=torch.bool, device="cpu").scatter_(1, chosen, True)
+    places = can.nonzero()[:, 0]
+    while len(places):
+        rows = present[places]
+        alike = torch.where(rows[:, :1], rows, ~rows)
+        _, where = torch.unique(alike, dim=0, return_inverse=True)
+        index = torch.arange(len(places), device="cpu")
+        first = index.new_full((len(places),), len(places)).scatter_reduce(0, where, index, "amin")
+        again = places[first[where] < index]
+        if not len(again):
+            return
+        present[again] = _members(sizes[again], total, random)
