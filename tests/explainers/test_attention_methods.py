@@ -212,3 +212,32 @@ def test_what_cannot_be_followed_is_refused(model: nn.Module, message: str) -> N
 def test_errors_name_the_argument(method: str, given: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         getattr(fastsal, method)(transformer()).attribute(images(), 1, **given)
+
+
+class Units(nn.Module):
+    """Hiera's [B, heads, windows, N, N]: attention in windows of 2 x 3 behind the heads, then in one window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.head, self.weights = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 4), list[Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).unflatten(2, (2, 2)).unflatten(4, (2, 3)).permute(0, 2, 4, 3, 5, 1).reshape(len(x), 24, 8)
+        for windows in (4, 1):
+            heads = x.view(len(x), windows, 24 // windows, 2, 4).permute(0, 3, 1, 2, 4)
+            self.weights.append((heads @ heads.mT).softmax(-1))
+            x = x + (self.weights[-1] @ heads).permute(0, 2, 3, 1, 4).reshape(x.shape)
+        return self.head(x.square().mean(1))  # type: ignore[no-any-return]
+
+
+def test_windows_behind_the_heads() -> None:
+    """Of the second layer the keys are in units of 2 x 3 patches."""
+    model, x = Units().double(), images()
+    score = model(x)[:, 1].sum()
+    (by,) = torch.autograd.grad(score, model.weights[1])
+    expected = by.relu().mean((1, 2, 3)).view(2, 2, 2, 2, 3).permute(0, 1, 3, 2, 4).reshape(2, 1, 4, 6)
+    torch.testing.assert_close(fastsal.LeGrad(model).attribute(x, 1, **PLAIN), expected)
+    assert [each.kind for each in fastsal.attention(model, x)] == ["windows", "self"]
+    with pytest.raises(ValueError, match="within windows"):
+        fastsal.AttentionRelevance(model).attribute(x, 1)

@@ -121,6 +121,8 @@ def _summed(shape: torch.Size, by: Tensor | None, of_rows: Callable[[slice], Ten
 def in_heads(tensor: Tensor, batch: int, heads: int | None) -> Tensor:
     """[B, heads, N, ...] of a tensor [..., N, D]; of three dimensions the first is B x heads, heads the faster.
 
+    Of more than four, all between the first and the last two are heads: windows in them are known by the layout.
+
     Args:
         tensor: of two dimensions or more.
         batch: examples: what the first of three dimensions is divided by where ``heads`` is not known.
@@ -134,4 +136,4 @@ def in_heads(tensor: Tensor, batch: int, heads: int | None) -> Tensor:
             heads = rows // batch if batch and rows % batch == 0 else 1
         found: Tensor = tensor.unflatten(0, (rows // heads, heads))
         return found
-    return tensor if tensor.dim() == 4 else tensor.flatten(0, -4)
+    return tensor if tensor.dim() == 4 else tensor.flatten(1, -3)

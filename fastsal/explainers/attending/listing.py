@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.engine.reading.geometry import Lineage, cells_along
-from fastsal.engine.reading.geometry.layout import Layout
+from fastsal.engine.reading.geometry import Cells, Layout, Lineage, cells_along
 from fastsal.engine.run.forward import evaluation, run, scratch
 from fastsal.engine.run.modules import modules_of
 from fastsal.explainers.attending.attended import Attended
@@ -172,13 +171,18 @@ def layout_of(each: Attended, lineage: Lineage) -> Layout | None:
     return None if query is None or key is None else (*query[:3], key[2])
 
 
+def in_windows(layout: Layout) -> bool:
+    """Whether rows or heads of attention's weights are of different places of an input."""
+    return any(isinstance(factor, Cells) for dim in layout[:-2] for factor in dim)
+
+
 def _kind(each: Attended, lineage: Lineage) -> str:
     if each.tokens is not None:
         return "self" if each.tokens[0] is each.tokens[1] else "cross"
     layout = layout_of(each, lineage)
     if layout is None:
         return "self" if each.queries == each.keys else "cross"
-    if len(layout[0]) > 1:
+    if in_windows(layout):
         return "windows"
     places = [_places(layout[at], len(lineage.extents)) for at in (2, 3)]
     if places[0] != places[1] or each.queries != each.keys:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.reading.geometry import Cells, Layout, cells_along, examples_alone
+from fastsal.explainers.attending import in_windows
 
 
 class Keys(NamedTuple):
@@ -49,7 +50,7 @@ def keys_of(layout: Layout | None, dimensions: int) -> Keys | None:
             of three dimensions, the one that they do follow.
     """
     found = None if layout is None else cells_along(layout[-1], 0)
-    if layout is None or found is None or not examples_alone(layout[0]):
+    if layout is None or found is None or not examples_alone(layout[0]) or in_windows(layout):
         return None
     before, cells, _ = found
     queries = cells_along(layout[-2], 0)

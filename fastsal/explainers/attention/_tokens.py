@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastsal.engine.reading.geometry import Lineage
 from fastsal.explainers.arguments import Inputs
-from fastsal.explainers.attending import Attended, layout_of
+from fastsal.explainers.attending import Attended, in_windows, layout_of
 from fastsal.explainers.attention._keys import Keys
 from fastsal.explainers.attention._pass import Taken, attended
 from fastsal.explainers.base import Attribution, Display
@@ -105,7 +105,7 @@ NO_GRADIENT = (
 def _in_windows(each: Attended, lineage: Lineage) -> bool:
     """Whether its rows are windows of the examples, by the layout."""
     layout = layout_of(each, lineage)
-    return layout is not None and len(layout[0]) > 1
+    return layout is not None and in_windows(layout)
 
 
 def are_read(gradient: Tensor) -> Tensor:

@@ -175,7 +175,8 @@ def _received(subject: Subject) -> list[tuple[GridSize, Tensor]]:
             for before, behind in {(stated.before, stated.behind), (0, 0)}
             if tokens == math.prod(grid) + before + behind
         ]
-        folded = weights.shape[0] % examples or (weights.dim() == 4 and weights.shape[0] != examples)
+        windows = weights.shape[2] if weights.dim() == 5 else 1  # Hiera's, behind the heads
+        folded = weights.shape[0] % examples or (weights.dim() == 4 and weights.shape[0] != examples) or windows > 1
         if fits and not folded:
             kept.append((weights, *fits[0]))
     if not kept:
