@@ -272,3 +272,33 @@ REFUSED: list[tuple[Callable[[nn.Module], Any], str]] = [
 def test_refusals(call: Callable[[nn.Module], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(small())
+
+
+class TimeFirst(nn.Module):
+    """Its layer's values are [time, B, features]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.act, self.head = nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.first(x.transpose(0, 1))).mean(0))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("examples", "steps"), [(3, 3), (3, 5), (3, 1), (1, 4)])
+def test_relevance_of_a_layer_whose_examples_are_no_first_dimension(examples: int, steps: int) -> None:
+    model, x = TimeFirst(), torch.randn(examples, steps, 2)
+    explainer = fastsal.LayerLRP(model, model.first)
+    alone = [explainer.attribute(each[None], target=1) for each in x]
+    torch.testing.assert_close(explainer.attribute(x, target=1), torch.cat(alone, 1))
+    if examples != steps:
+        with pytest.raises(ValueError, match="return_convergence_delta: the layer's value"):
+            explainer.attribute(x, target=1, return_convergence_delta=True)
+
+
+@pytest.mark.parametrize("kind", [fastsal.LayerDeepLift, fastsal.LayerDeepLiftShap])
+def test_differences_at_a_layer_need_a_row_for_each_example(kind: Any) -> None:
+    model, x = TimeFirst(), torch.randn(3, 5, 2)
+    with pytest.raises(ValueError, match=r"layer: its value of shape \(5, \d, 4\) does not have the \d rows"):
+        kind(model, model.first).attribute(x, 0 * x, target=1)

@@ -105,6 +105,13 @@ class LayerDeepLift(LayerAttribution, DeepLift):
         found, begun, sent, change = Differences(task, count, self.eps).at_layers(
             ends, starts, lambda: values_at(layers, at_input=at_input), unrelated if unused else None
         )
+        rows = count * task.examples
+        for tensor in (tensor for each in found for tensor in each):
+            if tensor.dim() == 0 or tensor.shape[0] != rows:
+                raise ValueError(
+                    f"layer: its value of shape {tuple(tensor.shape)} does not have the {rows} rows of the call as "
+                    "dimension 0; choose another layer"
+                )
         sizes = [len(each) for each in found]
 
         def flat(by_layer: list[Tensors]) -> Tensors:

@@ -94,6 +94,7 @@ class LayerLRP(LayerAttribution, LRP):
                 output = run_model(propagation.forward, copies, tuple(map(scratch, task.additional)))
                 task.note(output)
                 scores = task.select()(output)
+                propagation.begin(scores)
                 flat = [tensor for tensors in found for tensor in tensors]
                 wanted = [tensor for tensor in flat if tensor.requires_grad]
                 if not all(found):
@@ -109,6 +110,12 @@ class LayerLRP(LayerAttribution, LRP):
             results = [[next(each) for _ in tensors] for tensors in found]
             if not return_convergence_delta:
                 return self.result(results)
+            for part in (part for parts in results for part in parts):
+                if part.dim() == 0 or len(part) != task.examples:
+                    raise ValueError(
+                        f"return_convergence_delta: the layer's value of shape {tuple(part.shape)} does not have the "
+                        f"{task.examples} examples as dimension 0; leave it out, or choose another layer"
+                    )
             deltas = [self.compute_convergence_delta(tuple(parts), propagation.scores) for parts in results]
             return self.result(results), deltas if isinstance(self.layer, list) else deltas[0]
 

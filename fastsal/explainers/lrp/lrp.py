@@ -158,6 +158,7 @@ class Propagation:
         self._task, self._mode, self._of_inputs = task, mode, task.given.callable_with(model)
         self._start = HALF_START if any(tensor.dtype == torch.float16 for tensor in task.inputs) else 1.0
         self._output: Any = None
+        self._begun = False
         self._around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
         self._inside: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
@@ -197,7 +198,35 @@ class Propagation:
         """Of the last run, [B]."""
         return one_score_each(detached(self._output), self._task.tiled_target(1), self._task.examples)
 
+    def begin(self, scores: Tensor) -> None:
+        """Let the backward pass begin with the scores, for values of which any dimension may be that of the examples.
+
+        In half precision it begins with one number for all nevertheless, so that small scores do not vanish on the way.
+        """
+        if self._start == 1 and scores.requires_grad:
+            values = scores.detach()
+            scores.register_hook(lambda gradient: gradient * values)
+            self._begun = True
+
     def scaled(self, relevances: Sequence[Tensor]) -> list[Tensor]:
-        """Relevances [B, ...] that add up to the scores, from shares."""
+        """Relevances [B, ...], or of any form after :meth:`begin`, that add up to the scores, from shares.
+
+        Raises:
+            ValueError: in half precision, for values without the examples as dimension 0.
+        """
+        if self._begun:
+            return list(relevances)
+        for part in relevances:
+            if part.dim() == 0 or len(part) != self._task.examples:
+                raise ValueError(
+                    f"layer: its value of shape {tuple(part.shape)} does not have the {self._task.examples} examples "
+                    "as dimension 0, which LRP needs in float16; convert the model and the inputs"
+                )
         scale = widen(self.scores) / self._start
+        for part in relevances:
+            if len(scale) > 1 and (part.dim() == 0 or len(part) != len(scale)):
+                raise ValueError(
+                    f"layer: its value of shape {tuple(part.shape)} does not have the {len(scale)} examples as "
+                    "dimension 0, which LRP needs in float16; convert the model and the inputs"
+                )
         return [(widen(part) * scale.reshape(-1, *[1] * (part.dim() - 1))).to(part.dtype) for part in relevances]
