@@ -302,3 +302,16 @@ def test_differences_at_a_layer_need_a_row_for_each_example(kind: Any) -> None:
     model, x = TimeFirst(), torch.randn(3, 5, 2)
     with pytest.raises(ValueError, match=r"layer: its value of shape \(5, \d, 4\) does not have the \d rows"):
         kind(model, model.first).attribute(x, 0 * x, target=1)
+
+
+@pytest.mark.parametrize("kind", [fastsal.LayerFeatureAblation, fastsal.LayerFeaturePermutation])
+def test_as_many_steps_as_examples_are_not_taken_for_them(kind: Any) -> None:
+    model, x = TimeFirst(), torch.randn(3, 3, 2)
+    with pytest.raises(ValueError, match="does not have the 3 examples as dimension 0"):
+        kind(model, model.first).attribute(x, target=1)
+
+
+def test_gradcam_at_a_layer_that_begins_with_time() -> None:
+    model = TimeFirst()
+    with pytest.raises(ValueError, match="does not have the 3 examples as dimension 0 and channels"):
+        fastsal.LayerGradCam(model, model.first).attribute(torch.randn(3, 5, 2), target=1)

@@ -42,7 +42,7 @@ def put_behind(
         task.note(reading.output)
         (values,) = reading.values
         for value in values:
-            if value.dim() == 0 or value.shape[0] != task.examples:
+            if value.dim() == 0 or value.shape[0] != task.examples or not _of_examples(task, layer, values, at_input):
                 raise ValueError(
                     f"layer: its value {value.dtype} of shape {tuple(value.shape)} does not have the "
                     f"{task.examples} examples as dimension 0; choose another layer"
@@ -77,3 +77,15 @@ def put_behind(
         return explainer.result([of_layer(layer) for layer in explainer.layers(task)])
 
     return task.once(run_all)
+
+
+def _of_examples(task: Task, layer: nn.Module, values: tuple[Tensor, ...], at_input: bool) -> bool:
+    """Whether dimension 0 of a layer's values is that of the examples, where another one is as long: seen with one."""
+    if task.examples < 2 or not any(task.examples in value.shape[1:] for value in values):
+        return True
+    inputs, additional = task.example(0)
+    try:
+        reading = read(task.forward_func, [layer], inputs, additional, at_input=at_input, every_use=True)
+    except Exception:  # whatever a model's code makes of a batch that it does not take
+        return True
+    return all(value.dim() > 0 and value.shape[0] == 1 for value in reading.values[0])

@@ -70,6 +70,12 @@ class LayerGradCam(LayerAttribution):
 
         def run() -> Any:
             found = self.read(task, attribute_to_layer_input, grad_kwargs)
+            for value in found.values[0]:
+                if value.dim() < 2 or len(value) % max(1, task.examples):
+                    raise ValueError(
+                        f"layer: its value of shape {tuple(value.shape)} does not have the {task.examples} examples as "
+                        "dimension 0 and channels as dimension 1; choose another layer"
+                    )
             with torch.set_grad_enabled(create_graph):
                 return self.result([tuple(map(grad_cam, found.values[0], found.gradients[0]))])
 
