@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.reading.geometry import Cells, Layout, Lineage, cells_along
+from fastsal.engine.reading.geometry.layout import Dim, plain
 from fastsal.engine.run.forward import evaluation, run, scratch
 from fastsal.engine.run.modules import modules_of
 from fastsal.explainers.attending.attended import Attended
@@ -161,14 +162,24 @@ def _running(modules: Sequence[nn.Module]) -> Iterator[list[str]]:
 
 
 def layout_of(each: Attended, lineage: Lineage) -> Layout | None:
-    """Of attention's weights [rows, heads, queries, keys], had they been written."""
+    """Of attention's weights [rows, heads, queries, keys], had they been written; None where no input is in them."""
     if each.tokens is not None and each.tokens[0].dim() == 3:
+        # Before the projections, which views in heads hide of one example.
         asked, others = map(lineage.layout, each.tokens)
-        return None if asked is None or others is None else (asked[1], (), asked[0], others[0])
-    if each.weights is not None:
+        rows = [known[1] for known in (asked, others) if known is not None]
+        places = [None if known is None else known[0] for known in (asked, others)]
+        heads: Dim = ()
+    elif each.weights is not None:
         return lineage.layout(each.weights)
-    query, key = (None if tensor is None else lineage.layout(tensor) for tensor in (each.query, each.key))
-    return None if query is None or key is None else (*query[:3], key[2])
+    else:
+        found = [None if tensor is None else lineage.layout(tensor) for tensor in (each.query, each.key)]
+        rows = [known[0] for known in found if known is not None]
+        places = [None if known is None else known[2] for known in found]
+        heads = next((known[1] for known in found if known is not None), ())
+    if not rows:
+        return None
+    dims = [plain(count) if dim is None else dim for dim, count in zip(places, (each.queries, each.keys), strict=True)]
+    return (rows[0], heads, *dims)
 
 
 def in_windows(layout: Layout) -> bool:

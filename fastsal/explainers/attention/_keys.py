@@ -38,7 +38,7 @@ class Keys(NamedTuple):
         return torch.roll(grid, [-roll for roll in self.rolls], list(range(1, grid.dim()))) if any(self.rolls) else grid
 
 
-def keys_of(layout: Layout | None, dimensions: int) -> Keys | None:
+def keys_of(layout: Layout | None, dimensions: int, crossed: bool = False) -> Keys | None:
     """Of attention weights, by their layout; None where their keys are not positions of the whole first input.
 
     Attention within windows has more rows than there are examples: it says nothing of one window beside another. Nor is
@@ -48,13 +48,14 @@ def keys_of(layout: Layout | None, dimensions: int) -> Keys | None:
         layout: of the weights [rows, heads, queries, keys].
         dimensions: of the first input [B, C, *spatial], of which the keys must follow every spatial one; of [B, N] and
             of three dimensions, the one that they do follow.
+        crossed: the queries are something else: tokens of a decoder, learnt ones.
     """
     found = None if layout is None else cells_along(layout[-1], 0)
     if layout is None or found is None or not examples_alone(layout[0]) or in_windows(layout):
         return None
     before, cells, _ = found
     queries = cells_along(layout[-2], 0)
-    if queries is None or [_place(each) for each in queries[1]] != [_place(each) for each in cells]:
+    if (queries is not None and [_place(each) for each in queries[1]] == [_place(each) for each in cells]) is crossed:
         return None
     axes = [_axis(each) for each in cells]
     spatial = tuple(range(2, dimensions)) if dimensions > 3 else tuple(dict.fromkeys(axes))

@@ -30,6 +30,11 @@ class Taken(NamedTuple):
         """Every call of attention, with the places of its keys: None where they are none of the whole first input."""
         return [(each, keys_of(layout_of(each, self.lineage), self.dimensions)) for each in self.tap.found]
 
+    def crossed(self) -> list[tuple[Attended, Keys]]:
+        """The calls whose keys are places of the whole first input, and whose queries are something else."""
+        found = [(each, keys_of(layout_of(each, self.lineage), self.dimensions, True)) for each in self.tap.found]
+        return [(each, keys) for each, keys in found if keys is not None]
+
 
 def attended(task: Task, graph: bool = True) -> Taken:
     """One pass over the inputs as they are; call inside the task's context, with gradients enabled for a graph."""

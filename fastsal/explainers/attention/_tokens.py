@@ -28,17 +28,21 @@ class Stream:
 
     Args:
         taken: the pass.
+        crossed: whether cross-attention to the tokens of the first input will do.
 
     Attributes:
-        layers: the calls of attention.
+        layers: the calls of self-attention.
+        crosses: those in which something else attends to the tokens.
         keys: where the tokens are.
 
     Raises:
         ValueError: for a model without one, or whose tokens change on the way.
     """
 
-    def __init__(self, taken: Taken) -> None:
-        located = [(each, keys) for each, keys in taken.located() if keys is not None]
+    def __init__(self, taken: Taken, crossed: bool = False) -> None:
+        own = [(each, keys) for each, keys in taken.located() if keys is not None]
+        others = taken.crossed() if crossed else []
+        located = [*others, *own]
         if not located:
             seen = "; ".join(taken.tap.unrecognised[:2])
             raise ValueError(
@@ -58,7 +62,7 @@ class Stream:
                 f"carried; {OTHERS}"
             )
         self.taken = taken
-        self.layers = [each for each, _ in located]
+        self.layers, self.crosses = [each for each, _ in own], [each for each, _ in others]
         self.keys: Keys = located[-1][1]
 
     def start(self, queries: Queries, task: Task) -> Tensor:
@@ -138,8 +142,12 @@ class TokenMap(Attribution):
     """Base of the methods that follow attention from some tokens to the tokens of the first input.
 
     A subclass gives :meth:`row`.
+
+    Attributes:
+        crossed: whether it also follows cross-attention.
     """
 
+    crossed = False
     reads = "attention"
     shape = "positions"
     display = Display("range", 100.0)
@@ -165,7 +173,7 @@ class TokenMap(Attribution):
         def maps() -> Tensor:
             with_graph = graph(queries)
             with task.context(eager=True), torch.set_grad_enabled(with_graph):
-                stream = Stream(attended(task, with_graph))
+                stream = Stream(attended(task, with_graph), self.crossed)
                 row = self.row(stream, task, queries, **options)
             found = stream.located(row) if row.dim() == 2 else row
             return on_input(found, task.inputs[0], stream.keys, upsample, normalize)
