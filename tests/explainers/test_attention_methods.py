@@ -241,3 +241,31 @@ def test_windows_behind_the_heads() -> None:
     assert [each.kind for each in fastsal.attention(model, x)] == ["windows", "self"]
     with pytest.raises(ValueError, match="within windows"):
         fastsal.AttentionRelevance(model).attribute(x, 1)
+
+
+class Reduced(Transformer):
+    """Patches that attend to four means of them, as PVT's do, then to each other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x)
+        tokens, means = x.flatten(2).mT[:, None], nn.functional.avg_pool2d(x, (2, 3)).flatten(2).mT[:, None]
+        tokens = tokens + nn.functional.scaled_dot_product_attention(tokens, means, means)
+        return self.head(self.blocks[0](tokens[:, 0]).mean(1))  # type: ignore[no-any-return]
+
+
+def test_one_layer_asks_less_than_a_row_that_is_carried() -> None:
+    for model, message in (
+        (Reduced("fused", "mean"), "in some of its attention 24 tokens of the first input attend to 4 others"),
+        (Stages("fused", "mean"), "its stages have 24 and 6 tokens"),
+    ):
+        for method in (fastsal.RawAttention, fastsal.GradientAttention, fastsal.GradECLIP):
+            assert method(model).attribute(images().float(), 1).shape == (2, 1, 16, 24)
+        for method in (fastsal.AttentionRollout, fastsal.AttentionRelevance):
+            with pytest.raises(ValueError, match=message):
+                method(model).attribute(images().float(), 1)
+    first = fastsal.RawAttention(model).attribute(images().float(), attention_layer=0, queries=3, **PLAIN)
+    assert first.shape == (2, 1, 4, 6)
+    with pytest.raises(ValueError, match=r"queries: the layer has 24 tokens, and the last, .*, has 6"):
+        fastsal.RawAttention(model).attribute(images().float(), 1, attention_layer=0)
+    with pytest.raises(ValueError, match="last_layers: of 2 layers some have 24 tokens, the last has 6"):
+        fastsal.GradECLIP(model).attribute(images().float(), 1, last_layers=2)

@@ -55,7 +55,10 @@ def keys_of(layout: Layout | None, dimensions: int, crossed: bool = False) -> Ke
         return None
     before, cells, _ = found
     queries = cells_along(layout[-2], 0)
-    if (queries is not None and [_place(each) for each in queries[1]] == [_place(each) for each in cells]) is crossed:
+    if crossed:
+        if queries is not None:
+            return None
+    elif queries is None or [_place(each) for each in queries[1]] != [_place(each) for each in cells]:
         return None
     axes = [_axis(each) for each in cells]
     spatial = tuple(range(2, dimensions)) if dimensions > 3 else tuple(dict.fromkeys(axes))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.reading.geometry import Lineage
+from fastsal.engine.reading.geometry import cells_along
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.attending import Attended, in_windows, layout_of
 from fastsal.explainers.attention._keys import Keys
@@ -24,25 +24,28 @@ OTHERS = "LeGrad, GradCAM and LRP tell of such a model"
 
 
 class Stream:
-    """The layers of self-attention over one stream of tokens, in the order of the pass.
+    """The layers of self-attention over the tokens of the first input, in the order of the pass.
 
     Args:
         taken: the pass.
-        crossed: whether cross-attention to the tokens of the first input will do.
+        crossed: whether cross-attention to these tokens will do.
+        carries: whether a row is carried through all of them, which then must be all that the tokens go through.
 
     Attributes:
         layers: the calls of self-attention.
         crosses: those in which something else attends to the tokens.
-        keys: where the tokens are.
+        keys: where the tokens are that a row is of: the last layer's, or those of the one that was chosen.
 
     Raises:
-        ValueError: for a model without one, or whose tokens change on the way.
+        ValueError: for a model without such layers, or through which no row can be carried.
     """
 
-    def __init__(self, taken: Taken, crossed: bool = False) -> None:
+    def __init__(self, taken: Taken, crossed: bool = False, carries: bool = False) -> None:
         own = [(each, keys) for each, keys in taken.located() if keys is not None]
         others = taken.crossed() if crossed else []
         located = [*others, *own]
+        if carries:
+            _check_way(taken, {id(each) for each, _ in located})
         if not located:
             seen = "; ".join(taken.tap.unrecognised[:2])
             raise ValueError(
@@ -51,18 +54,14 @@ class Stream:
                 + f"; {OTHERS}"
             )
         counts = sorted({each.keys for each, _ in located}, reverse=True)
-        if len(counts) > 1:
+        if carries and len(counts) > 1:
             raise ValueError(
                 f"forward_func: its stages have {' and '.join(map(str, counts))} tokens, and no row can be carried "
                 "from one to the next; LeGrad resizes each stage's map"
             )
-        if any(_in_windows(each, taken.lineage) for each in taken.tap.found):
-            raise ValueError(
-                "forward_func: some of its attention is within windows, through which no row of all tokens can be "
-                f"carried; {OTHERS}"
-            )
         self.taken = taken
         self.layers, self.crosses = [each for each, _ in own], [each for each, _ in others]
+        self._places = [keys for _, keys in own]
         self.keys: Keys = located[-1][1]
 
     def start(self, queries: Queries, task: Task) -> Tensor:
@@ -83,7 +82,7 @@ class Stream:
         return read[0]
 
     def layer(self, number: int) -> Attended:
-        """The layer of a number, negative from the last.
+        """The layer of a number, negative from the last; a row is of its tokens from now on.
 
         Raises:
             ValueError: where there is none.
@@ -93,6 +92,7 @@ class Stream:
             raise ValueError(
                 f"attention_layer: {number!r} is not one of the {count} layers of attention, 0 to {count - 1}"
             )
+        self.keys = self._places[number]
         return self.layers[number]
 
     def located(self, row: Tensor) -> Tensor:
@@ -106,10 +106,26 @@ NO_GRADIENT = (
 )
 
 
-def _in_windows(each: Attended, lineage: Lineage) -> bool:
-    """Whether its rows are windows of the examples, by the layout."""
-    layout = layout_of(each, lineage)
-    return layout is not None and in_windows(layout)
+def _check_way(taken: Taken, known: set[int]) -> None:
+    """Refuse attention that the tokens go through and that no row can be carried through.
+
+    Raises:
+        ValueError: for windows, keys that are other places than the queries, or tokens that attend to something else.
+    """
+    for each in taken.tap.found:
+        layout = layout_of(each, taken.lineage)
+        if layout is None or id(each) in known:
+            continue
+        if in_windows(layout):
+            raise ValueError(
+                "forward_func: some of its attention is within windows, through which no row of all tokens can be "
+                f"carried; {OTHERS}"
+            )
+        if cells_along(layout[-2], 0) is not None:
+            raise ValueError(
+                f"forward_func: in some of its attention {each.queries} tokens of the first input attend to "
+                f"{each.keys} others, through which no row can be carried; {OTHERS}"
+            )
 
 
 def are_read(gradient: Tensor) -> Tensor:
@@ -145,9 +161,10 @@ class TokenMap(Attribution):
 
     Attributes:
         crossed: whether it also follows cross-attention.
+        carries: whether it carries a row through all layers.
     """
 
-    crossed = False
+    crossed = carries = False
     reads = "attention"
     shape = "positions"
     display = Display("range", 100.0)
@@ -173,7 +190,7 @@ class TokenMap(Attribution):
         def maps() -> Tensor:
             with_graph = graph(queries)
             with task.context(eager=True), torch.set_grad_enabled(with_graph):
-                stream = Stream(attended(task, with_graph), self.crossed)
+                stream = Stream(attended(task, with_graph), self.crossed, self.carries)
                 row = self.row(stream, task, queries, **options)
             found = stream.located(row) if row.dim() == 2 else row
             return on_input(found, task.inputs[0], stream.keys, upsample, normalize)

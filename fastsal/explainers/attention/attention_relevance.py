@@ -39,7 +39,7 @@ class AttentionRelevance(TokenMap):
         forward_func: module or callable with self-attention over its tokens, however it is written.
     """
 
-    crossed = True
+    crossed = carries = True
     summary = "attention of all layers, weighed by its gradient and multiplied"
     cost = "1 forward, 1 backward"
 

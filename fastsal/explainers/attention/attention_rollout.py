@@ -34,6 +34,7 @@ class AttentionRollout(TokenMap):
         forward_func: module or callable with self-attention over its tokens, however it is written.
     """
 
+    carries = True
     summary = "attention of all layers multiplied, from the tokens behind the score to the input's"
     cost = "1 forward"
 

@@ -79,6 +79,11 @@ class GradECLIP(TokenMap):
         """The map on the tokens' grid."""
         chosen = stream.layers[-options["last_layers"] :]
         for each in chosen:
+            if each.queries != chosen[-1].queries:
+                raise ValueError(
+                    f"last_layers: of {len(chosen)} layers some have {each.queries} tokens, the last has "
+                    f"{chosen[-1].queries}; fewer would have as many"
+                )
             if each.output_form is None or each.query is None or each.key is None or each.value is None:
                 raise ValueError(
                     f"forward_func: of {each.spelled} queries, keys and values were not all seen, which GradECLIP "

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fastsal.explainers.arguments import Inputs
-from fastsal.explainers.attention._tokens import Queries, Stream, TokenMap
+from fastsal.explainers.attention._tokens import Queries, Stream, TokenMap, one_hot
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.scores import Target
@@ -78,7 +78,14 @@ class RawAttention(TokenMap):
     def row(self, stream: Stream, task: Task, queries: Queries, **options: Any) -> Tensor:
         """The row of A."""
         head = options["head"]
-        received = stream.layer(options["attention_layer"]).received(stream.start(queries, task))
+        chosen = stream.layer(options["attention_layer"])
+        if queries is None and chosen.queries != stream.layers[-1].queries:
+            raise ValueError(
+                f"queries: the layer has {chosen.queries} tokens, and the last, whose tokens the score reads, has "
+                f"{stream.layers[-1].queries}; give the numbers of its own"
+            )
+        start = stream.start(None, task) if queries is None else one_hot(queries, chosen)
+        received = chosen.received(start)
         heads = received.shape[1]
         if head is None:
             return received.mean(1)
