@@ -284,3 +284,35 @@ def test_in_captums_place() -> None:
         with pytest.raises(NotImplementedError):
             explainer.attribute_future()
     assert captum.attr.TextTemplateInput is original
+
+
+class Provider:
+    """Of log probabilities, as an API has them: by texts, one at a time."""
+
+    def __init__(self) -> None:
+        self.model, self.asked = language_model()[0], list[str]()
+
+    def get_logprobs(self, input_prompt: str, target_str: str, tokenizer: Any, **_: Any) -> list[float]:
+        self.asked.append(input_prompt)
+        prompt = tokenizer.encode(input_prompt)
+        target = tokenizer.encode(target_str, add_special_tokens=False)
+        with torch.no_grad():
+            logits = self.model(torch.tensor([prompt + target])).logits[0].log_softmax(1)
+        return [float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(target)]
+
+
+@pytest.mark.parametrize("text", ["m", "m n o"])
+@pytest.mark.parametrize("method", EXACT)
+def test_after_install_a_remote_model_takes_our_methods_and_prompts(method: str, text: str) -> None:
+    def explained() -> tuple[Any, list[str]]:
+        kind, arguments, options = PROMPTS["baselines"]
+        remote, provider = captum.attr.RemoteLLMAttribution, Provider()
+        attributing = remote(getattr(captum.attr, method)(remote.placeholder_model), Letters(), provider)
+        return attributing.attribute(getattr(captum.attr, kind)(*arguments, **options), text), provider.asked
+
+    expected, asked = explained()
+    with compat.install():
+        assert issubclass(captum.attr.FeatureAblation, fastsal.FeatureAblation)
+        found, questions = explained()
+    same(found, expected)
+    assert len(questions) <= len(asked)

@@ -28,6 +28,7 @@ from fastsal._torch import tree_map
 from fastsal.compat.captum import visualization
 from fastsal.compat.captum._draws import draw
 from fastsal.compat.captum._errors import also_assertions
+from fastsal.compat.captum._remote import taking_ours
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
 from fastsal.explainers.embeddings import configure_interpretable_embedding_layer as configure
@@ -265,6 +266,7 @@ def stand_ins() -> dict[int, Any]:
         around = {each.__name__: _another(each, getattr(attr, each.__name__)) for each in AROUND}
         around[configure.__name__] = _configuring(around["InterpretableEmbeddingBase"])
         pairs += [(getattr(attr, name), each) for name, each in around.items()]
+        pairs.append((attr.RemoteLLMAttribution, taking_ours(attr.RemoteLLMAttribution)))
         pairs.append((attr.visualization, _another(visualization)))
         pairs += [(getattr(metrics, each.__name__), _another(each)) for each in FUNCTIONS]
         for name in BASES:

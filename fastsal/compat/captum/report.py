@@ -83,6 +83,8 @@ def _ours(name: str) -> str:
     package, _, last = name.rpartition(".")
     if package == "captum.attr" and last in captum.BASES:
         return f"either package's {last}"
+    if name == "captum.attr.RemoteLLMAttribution":
+        return "Captum's own, which takes our methods and prompts"
     known = {"visualization", *(each.__name__ for each in (*captum.CLASSES, *captum.TEXTS, *captum.AROUND))}
     if package == "captum.attr" and last in known:
         home = "fastsal.compat.captum" if hasattr(captum, last) else "fastsal"
