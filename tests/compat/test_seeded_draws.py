@@ -1,4 +1,4 @@
-"""Gradient SHAP behind Captum's names draws as Captum does: a program's seeds give the same maps, deltas and states."""
+"""Behind Captum's names Gradient SHAP and Feature Permutation draw as Captum does: a program's seeds give its maps."""
 
 from __future__ import annotations
 
@@ -66,3 +66,29 @@ def test_a_seed_of_ours_leaves_the_global_generators_alone() -> None:
     np.random.seed(0)
     torch.manual_seed(0)
     assert untouched == (np.random.uniform(), torch.rand(()))
+
+
+@pytest.mark.parametrize("per_call", [1, None])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_same_seed_gives_the_same_permutations(masked: bool, per_call: int | None) -> None:
+    model, inputs = TwoInputs().eval(), (torch.randn(5, 4), torch.randn(5, 3))
+    mask = (torch.tensor([0, 0, 1, 2]), torch.tensor([3, 5, 5])) if masked else None
+    torch.manual_seed(7)
+    theirs = captum.attr.FeaturePermutation(model).attribute(inputs, target=1, feature_mask=mask)
+    after = torch.rand(())
+    torch.manual_seed(7)
+    explainer = compat.FeaturePermutation(model)
+    ours = explainer.attribute(inputs, target=1, feature_mask=mask, perturbations_per_eval=per_call)
+    assert torch.rand(()) == after
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_permutations_of_inputs_of_other_lengths() -> None:
+    def model(a: Tensor, b: Tensor) -> Any:
+        return a.sum() + a[0, 0] * b[:3].sum()
+
+    inputs = torch.randn(4, 2), torch.randn(9)
+    torch.manual_seed(1)
+    theirs = captum.attr.FeaturePermutation(model).attribute(inputs)
+    torch.manual_seed(1)
+    torch.testing.assert_close(compat.FeaturePermutation(model).attribute(inputs), theirs, rtol=1e-4, atol=1e-6)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import fastsal
 from fastsal._torch import tree_map
 from fastsal.compat.captum import visualization
-from fastsal.compat.captum._draws import draw
+from fastsal.compat.captum._draws import draw, orders
 from fastsal.compat.captum._errors import also_assertions
 from fastsal.compat.captum._remote import taking_ours
 from fastsal.explainers.base import attribution
@@ -62,6 +62,8 @@ def _subclass(explainer: Explainer, convert: Callable[[Any], Any] | None = None,
     made: Any = explainer
     if hasattr(explainer, "_draw"):
         members["_draw"] = staticmethod(draw)
+    if hasattr(explainer, "_orders"):
+        members["_orders"] = staticmethod(orders)
     members["__init__"] = also_assertions(made.__init__)
     members["attribute"] = _door(door)
     members["compute_convergence_delta"] = also_assertions(made.compute_convergence_delta)

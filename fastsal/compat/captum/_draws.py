@@ -1,5 +1,5 @@
-"""Gradient SHAP's draws from the global generators of NumPy and PyTorch, in Captum's order: a program's seeds give the
-maps that they gave."""
+"""Draws of Gradient SHAP and Feature Permutation from the global generators of NumPy and PyTorch, in Captum's order: a
+program's seeds give the maps that they gave."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsal.explainers.gradient.samples import Drawn
+from fastsal.explainers.perturbation.occlusion.feature_permutation import Orders, other_order
 
 
 def draw(inputs: Sequence[Tensor], deviations: Sequence[Any], sizes: Sequence[int], samples: int) -> Drawn:
@@ -47,3 +48,15 @@ def _noise(tensor: Tensor, deviation: Any, samples: int) -> Tensor:
 def _by_sample(values: Tensor, examples: int) -> Tensor:
     """Values that come example by example, as [samples, examples]."""
     return values.reshape(examples, -1).T
+
+
+def orders() -> Orders:
+    """Orders of the examples for one call, feature by feature as they are first asked for."""
+    known: dict[tuple[int, int], Tensor] = {}
+
+    def order(feature: int, examples: int) -> Tensor:
+        if (feature, examples) not in known:
+            known[feature, examples] = other_order(examples, None)
+        return known[feature, examples]
+
+    return order

@@ -25,10 +25,10 @@ def permute_feature(x: Tensor, feature_mask: Tensor, random: torch.Generator | N
     Raises:
         ValueError: for less than two examples.
     """
-    return torch.where(feature_mask, x[_order(x.shape[0], random).to(x.device)], x)
+    return torch.where(feature_mask, x[other_order(x.shape[0], random).to(x.device)], x)
 
 
-def _order(examples: int, random: torch.Generator | None) -> Tensor:
+def other_order(examples: int, random: torch.Generator | None) -> Tensor:
     """A random order of the examples that is not their own."""
     if examples < 2:
         raise ValueError("inputs: one example has none to exchange features with; pass at least two")
@@ -36,6 +36,15 @@ def _order(examples: int, random: torch.Generator | None) -> Tensor:
     while torch.equal(order, own):
         order = torch.randperm(examples, generator=random, device="cpu")
     return order
+
+
+Orders = Callable[[int, int], Tensor]
+"""(feature, examples) to an order of the examples that is not their own, int64 [examples]: the same whenever asked."""
+
+
+def _seeded(seed: int) -> Orders:
+    """Seeded by the feature: the same order in any chunk, and in all inputs that have a part of it."""
+    return lambda feature, examples: other_order(examples, torch.Generator("cpu").manual_seed(_mixed(seed, feature)))
 
 
 class FeaturePermutation(FeatureAblation):
@@ -55,6 +64,8 @@ class FeaturePermutation(FeatureAblation):
     summary = "drop of the score when a feature is exchanged between the examples"
     cost = "1 forward, 1 for each feature"
     least_examples = 2
+    _orders: Callable[[], Orders] | None = None
+    """Makes what draws the orders of a call without a seed, if not by a seed of its own."""
 
     @classmethod
     def defaults(cls, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -110,14 +121,12 @@ class FeaturePermutation(FeatureAblation):
             alone = []
         if alone:
             tell("FeaturePermutation: one example has none to exchange features with; its features have zeros")
-        key = as_seed(seed)
+        order = _seeded(as_seed(seed)) if self._orders is None or seed is not None else self._orders()
 
         def exchange(tensor: Tensor, _place: int, features: range, where: Tensor) -> Tensor:
             if len(tensor) == 1:  # whose features stay
                 return torch.stack([tensor] * len(features))
-            # Seeded by the feature: the same order in any chunk, and in all inputs that have a part of it.
-            randoms = (torch.Generator("cpu").manual_seed(_mixed(key, feature)) for feature in features)
-            orders = torch.stack([_order(len(tensor), random) for random in randoms])
+            orders = torch.stack([order(feature, len(tensor)) for feature in features])
             return torch.where(where, tensor[orders.to(tensor.device)], tensor)
 
         def call(tensor: Tensor, _place: int, _features: range, where: Tensor) -> Tensor:
