@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,105 +15,10 @@ from torch import Tensor, nn
 
 import fastsal
 from tests.explainers.calls import PERTURBATION
+from tests.explainers.coupled import IMAGES, Attending, InTime, Nodes, Scaled, batch_statistics, peak, standard
 from tests.explainers.networks import image, small, unchanged
 
 TOLD = "copies are run one at a time"
-
-
-class Nodes(nn.Module):
-    """Rows are the nodes of a graph, whose edges are another argument."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        hidden = self.first(x)
-        hidden = hidden + torch.zeros_like(hidden).index_add(0, edges[1], hidden[edges[0]])
-        found: Tensor = self.second(hidden.relu())
-        return found
-
-
-class Attending(nn.Module):
-    """Rows are nodes that attend to all others, and no edges are needed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.head(self.attention(x[None], x[None], x[None])[0][0])
-        return found
-
-
-class Scaled(nn.Module):
-    """Of images that are scaled by something of the whole batch."""
-
-    def __init__(self, scale: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.net, self.scale = small(), scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.net(self.scale(x))
-        return found
-
-
-class Siamese(nn.Module):
-    """The first half of the batch is compared with the second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = small()
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = self.net(x).chunk(2)
-        distance = (first - second).square()
-        return torch.cat([distance, distance])
-
-
-class InTime(nn.Module):
-    """A recurrent network whose rows are the steps of time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn, self.head = nn.GRU(4, 5), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.head(self.rnn(x)[0])
-        return found
-
-
-def peak(x: Tensor) -> Tensor:
-    return x / x.max()
-
-
-def standard(x: Tensor) -> Tensor:
-    return (x - x.mean()) / x.std()
-
-
-def batch_statistics() -> nn.Module:
-    torch.manual_seed(0)
-    layers = (
-        nn.Conv2d(3, 6, 3),
-        nn.BatchNorm2d(6, track_running_stats=False),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(24, 4),
-    )
-    return nn.Sequential(*layers).eval()
-
-
-IMAGES: dict[str, Callable[[], nn.Module]] = {
-    "maximum": lambda: Scaled(peak),
-    "least": lambda: Scaled(lambda x: x / (x.abs().amax((1, 2, 3)).min() + 0.1)),
-    "decibels": lambda: Scaled(lambda x: (x.abs() + 0.1).log() - (x.abs().amax() + 0.1).log()),
-    "mean and deviation": lambda: Scaled(standard),
-    "batch statistics": batch_statistics,
-    "siamese": Siamese,
-    "number of rows": lambda: Scaled(lambda x: x / len(x)),
-    "neighbours": lambda: Scaled(lambda x: x - 0.5 * x.roll(1, 0)),
-}
 
 
 def told_of(explain: Callable[[], Any]) -> bool:
@@ -417,3 +323,21 @@ def test_export_refuses_what_would_be_wrong() -> None:
     model, x = Scaled(standard).eval(), image(batch=1)
     with pytest.warns(UserWarning, match=TOLD), pytest.raises(ValueError, match=r"perturbations_per_eval: .* pass 1"):
         fastsal.export(fastsal.Occlusion(model), x, "no.pt2", sliding_window_shapes=(3, 4, 4), strides=(3, 4, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*copies are run one at a time")
+@pytest.mark.parametrize("kind", [fastsal.RISE, fastsal.IntegratedGradients, fastsal.KernelShap, fastsal.GradientShap])
+def test_a_number_of_rows_that_copies_happen_to_have(kind: Any) -> None:
+    """Eight queries whatever the batch: eight copies in one call are no eight scores."""
+    torch.manual_seed(0)
+    queries = torch.randn(8, 4)
+
+    def forward(x: Tensor) -> Tensor:
+        return queries * x.flatten(1).mean(0)[:4].tanh()
+
+    x = torch.randn(1, 3, 8, 8)
+    parameters = inspect.signature(kind.attribute).parameters
+    count = next(name for name in ("n_masks", "n_steps", "n_samples") if name in parameters)
+    options: dict[str, Any] = {"baselines": 0 * x} if kind is fastsal.GradientShap else {}
+    with pytest.raises(ValueError, match=r"\(8,\)"):
+        kind(forward).attribute(x, target=1, **{count: 8}, **options)

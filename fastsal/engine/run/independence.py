@@ -33,10 +33,13 @@ class Rows(NamedTuple):
     Attributes:
         alone: why copies of the inputs must be run one at a time; empty where they need not.
         random: whether the output changes from run to run, so that nothing can be told.
+        fixed: why no copies can be told apart in a batch, whose output has as many rows as that of one; empty where it
+            grows, or is one score for all.
     """
 
     alone: str = ""
     random: bool = False
+    fixed: str = ""
 
 
 class _Kept(NamedTuple):
@@ -121,6 +124,9 @@ def _judged(outputs: Outputs, rounding: Callable[[Tensor], float]) -> Rows | Non
     if isinstance(beside, Exception):  # a model for so many rows and no others
         said = str(beside).strip().split("\n", 1)[0]
         return Rows(f"the model does not take two copies in one batch ({said[:100]})")
+    fixed = _rows_of_any(alone, beside)
+    if fixed:
+        return Rows(fixed=f"the model's output has {fixed} rows, of two copies as of one")
     found = _depends(outputs, copy, alone, _last(alone, beside), _last, rounding)
     if found is None or found.alone or found.random or copy == "x":
         return found
@@ -155,6 +161,14 @@ def _depends(
         f"the rows of a batch depend on each other (a copy scored alone and in a batch differs by {apart:.0e} of the "
         "output)"
     )
+
+
+def _rows_of_any(alone: Sequence[Tensor], beside: Sequence[Tensor]) -> int:
+    """Rows of an output that has as many for each number of copies; 0 where it grows, or is one score for all."""
+    if len(alone) != len(beside) or _growing(alone, beside):
+        return 0
+    same = [len(one) for one, two in zip(alone, beside, strict=True) if one.dim() and one.shape == two.shape]
+    return max(same, default=0) if len(same) == len(alone) and max(same, default=0) > 1 else 0
 
 
 def _attempt(outputs: Outputs, copies: str) -> Sequence[Tensor] | Exception:

@@ -148,10 +148,11 @@ def _why_alone(sweep: Sweep[Any]) -> str:
             "functional dropout does), so the map is one of many; whether the rows of a batch depend on each other "
             "cannot be told: if they do, only one copy per model call is right"
         )
-    if rows.alone:
+    why = rows.alone or rows.fixed
+    if why:
         given = f", not {sweep.given}, with which the map would be wrong" if sweep.given else ""
-        tell(f"{name}: {rows.alone}, so copies are run one at a time{given}")
-    return rows.alone
+        tell(f"{name}: {why}, so copies are run one at a time{given}")
+    return why
 
 
 def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:

@@ -57,7 +57,9 @@ class AlteredScores:
 
     def sweep(self, total: int, work: Callable[[int, int], Any], keep: Callable[[int, int, Any], None]) -> Sweep[Any]:
         """A sweep over ``total`` copies; ``work`` and ``keep`` as of :class:`fastsal.engine.run.Sweep`."""
-        return self.task.swept(total, work, keep, chunk_sizes=self.chunk_sizes(total))
+        swept = self.task.swept(total, work, keep, chunk_sizes=self.chunk_sizes(total))
+        swept.rows = lambda: self.task.rows()._replace(fixed="")  # which each call is asked for
+        return swept
 
     def __call__(self, count: int, altered: dict[int, Tensor]) -> Tensor:
         """Scores [count, outputs] of ``count`` copies, copy-major; inputs that are not altered are repeated."""
