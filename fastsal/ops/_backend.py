@@ -122,6 +122,8 @@ def why_reference(tensor: Tensor, supported: Callable[..., str | None], args: tu
         return "the backend 'reference' is selected"
     if _selected == "auto" and not tensor.is_cuda:
         return "kernels run on CUDA tensors"
+    if _selected == "auto" and torch.version.hip:
+        return "kernels are for CUDA devices, and this is a ROCm build of PyTorch"
     if tensor.dtype not in KERNEL_DTYPES:
         return f"kernels are for float32, bfloat16 and float16, not for {tensor.dtype}"
     if not 0 < tensor.numel() < INDEX_LIMIT:

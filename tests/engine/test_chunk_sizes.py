@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -45,3 +47,24 @@ def test_a_gpus_batch_grows_and_stays_within_its_memory(cuda: torch.device) -> N
         chunk_sizes.succeeded(chunk_sizes.size)
     assert chunk_sizes.size == 256
     assert ChunkSizes(10_000, 1, torch.cuda.get_device_properties(cuda).total_memory, cuda).size == 1
+
+
+def test_a_gpus_memory_is_read_once_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in: each of PyTorch's readings costs the host some 80 us."""
+    held, reads = {"reserved": 6 * 2**30, "allocated": 2**30}, []
+
+    def stats(device: torch.device) -> dict[str, Any]:
+        reads.append(device)
+        return {f"{name}_bytes": {"all": {"current": value}} for name, value in held.items()}
+
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", stats)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * 2**30, 80 * 2**30))
+    device, row = torch.device("cuda", 0), 2**21
+    chunk_sizes = ChunkSizes(10_000, 1, row, device)
+    assert len(reads) == 1
+    free = 3 * 2**30 + held["reserved"] - held["allocated"]
+    assert chunk_sizes.size == free // 2 // (64 * row) // 8 * 8 == 32
+    chunk_sizes.succeeded(32)  # took nothing beyond the cache: there is room for twice as many
+    assert (len(reads), chunk_sizes.size) == (2, 64)
+    ChunkSizes(10_000, 1, row, device, batch_size=4).succeeded(4)
+    assert len(reads) == 3

@@ -246,7 +246,7 @@ def test_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Positions, examples, and whether the model is prepared."""
 
     def rows_of_a_trace(recorded: Traced) -> float:
-        return 150 * seconds_of_row(recorded, torch.device("cpu"))
+        return 150 * seconds_of_row(recorded)
 
     monkeypatch.setattr(policy, "trace_seconds", rows_of_a_trace)
     model, x = network(torch.float32), images(1, torch.float32)
@@ -281,3 +281,21 @@ def test_memory_that_runs_out_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) 
     got = explainer.attribute(images(), (3, 4, 4), (3, 4, 4), target=2, incremental=True)
     torch.testing.assert_close(got, plain, rtol=0, atol=1e-13)
     assert "halved" in str(explainer.plan())
+
+
+def test_a_gpu_takes_the_plain_sweep_unless_asked_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a device's kernels are launched one by one, it was not measured to be faster."""
+    always(monkeypatch)
+    model, x = network(), images(1)
+    explainer = fastsal.Occlusion(model)
+
+    def explained(incremental: bool | str) -> Tensor:
+        return explainer.attribute(x, (3, 4, 4), (3, 2, 2), target=2, incremental=incremental)
+
+    plain = explained("auto")
+    assert "times fewer" in str(explainer.plan())
+    monkeypatch.setattr(policy, "_unmeasured", lambda device, real=policy._unmeasured: real(torch.device("cuda")))
+    torch.testing.assert_close(explained("auto"), plain)
+    assert "it was not measured to be faster on cuda; incremental=True takes it all the same" in str(explainer.plan())
+    torch.testing.assert_close(explained(True), plain)
+    assert "times fewer" in str(explainer.plan())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import fastsal
 from fastsal import ops
 from fastsal.ops import cam, windows
+from fastsal.ops._backend import why_reference
 from fastsal.ops._define import OPS, Op
 from fastsal.ops._why import small_calls
 from tests.ops.harness import KERNEL_BACKEND, KERNEL_DEVICE
@@ -86,3 +88,15 @@ def test_a_fallback_of_a_cuda_tensor_is_logged(
     assert caplog.messages == [
         "cam.map: the reference runs, since kernels are for float32, bfloat16 and float16, not for torch.float64"
     ]
+
+
+def test_a_rocm_build_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tensors say that they are on CUDA, but the kernels hold PTX."""
+
+    class There(Mock):
+        is_cuda, dtype = True, torch.float32
+
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert (
+        why_reference(There(), lambda: None, ()) == "kernels are for CUDA devices, and this is a ROCm build of PyTorch"
+    )

@@ -86,6 +86,9 @@ def _attempt(asked: Asked, memory: Memory, forced: bool) -> Tensor | str:
     if impossible is not None:
         return impossible
     (image,), changes, models = asked.inputs, asked.changes(), modules_of(asked.forward_func)
+    unmeasured = None if forced else _unmeasured(image.device)
+    if unmeasured is not None:
+        return unmeasured
     count = len(changes.rectangles)
     if not forced and count < FEWEST:
         return f"there are fewer than {FEWEST} positions"
@@ -140,13 +143,20 @@ def _impossible(asked: Asked) -> str | None:
     return None
 
 
+def _unmeasured(device: torch.device) -> str | None:
+    """Why it is not taken of itself on a device: many small launches and waits, against a few large passes."""
+    if device.type == "cpu":
+        return None
+    return f"it was not measured to be faster on {device.type}; incremental=True takes it all the same"
+
+
 def _unworthy(known: Known, image: Tensor, changes: Changes, least: float) -> str | None:
     """Why a trace would not pay, by the operations of one pass; ``least`` is in times what the trace takes."""
     recorded = known.record_of(image[:1])
     if isinstance(recorded, str):
         return recorded
     rows = len(changes.rectangles) * image.shape[0]
-    seconds, needed = rows * seconds_of_row(recorded, image.device), least * trace_seconds(recorded)
+    seconds, needed = rows * seconds_of_row(recorded), least * trace_seconds(recorded)
     if seconds < needed:
         return f"the sweep, of about {seconds:.2g} s by its size, is short beside a trace of the model"
     gain = laid_out(recorded, changes.rectangles, ROWS).gain

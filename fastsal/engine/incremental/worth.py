@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fastsal.engine.incremental.rules import OperationCall, elements, rule_of
@@ -29,13 +28,11 @@ CPU = Speed(140e9, 1.4e9)
 The seven networks of benchmarks/models.py, from MobileNetV2 to VGG-16 and ViT-B/16, take 0.88 to 1.1 times what this
 says.
 """
-ACCELERATOR = Speed(1e13, 1e11)
-"""Not measured: what a GPU of today does at best, so that a model is traced where its sweep is long even there."""
 
 
-def seconds_of_row(recorded: Traced, device: torch.device) -> float:
-    """What a row takes in a plain sweep, about."""
-    speed, total = CPU if device.type == "cpu" else ACCELERATOR, 0.0
+def seconds_of_row(recorded: Traced) -> float:
+    """What a row takes in a plain sweep on a CPU, about."""
+    total = 0.0
     for node in recorded.nodes:
         value = node.meta.get("val")
         if not isinstance(value, Tensor) or aliases(node):
@@ -43,7 +40,7 @@ def seconds_of_row(recorded: Traced, device: torch.device) -> float:
         call = OperationCall(node, recorded.shape, {})
         work, size = rule_of(node.target).work(call), elements(call)
         products = work if work > size else 0.0
-        total += (products / speed.products + size / speed.elements) * value.dtype.itemsize / 4
+        total += (products / CPU.products + size / CPU.elements) * value.dtype.itemsize / 4
     return total
 
 
