@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tests.fuzz.networks import (
     AVERAGE,
     CONV,
-    GREATEST,
     PADDING,
     VOCABULARY,
     WIDTH,
@@ -111,9 +110,7 @@ class Spine:
     value: Tensor
     looks: dict[int, tuple[int, ...]]
     steps: list[Step] = field(default_factory=list)
-    mixed: bool = False
     padded: bool = False
-    chosen: bool = False
     resampled: bool = False
     kinds: set[str] = field(default_factory=set)
     truths: dict[str, Truth | None] = field(default_factory=dict)
@@ -122,8 +119,7 @@ class Spine:
     def add(self, step: Step, value: Tensor) -> None:
         """A step and what it made of the value."""
         self.padded = self.padded or step.kind in PADDING
-        self.chosen = self.chosen or any(isinstance(part, tuple(GREATEST.values())) for part in step.modules())
-        self.mixed, self.resampled = self.mixed or step.mixes, self.resampled or step.kind == "up"
+        self.resampled = self.resampled or step.kind == "up"
         self.value = value
         if isinstance(step, Pooled):
             self.looks = {key: axes[: step.gone] + axes[step.gone + 1 :] for key, axes in self.looks.items()}
@@ -141,9 +137,7 @@ class Spine:
             self.truths[f"{name}.{part}"] = (
                 None
                 if form is None
-                else Truth(
-                    form, grid, dict(self.looks), self.mixed, self.padded, self.chosen, usable and math.prod(grid) >= 4
-                )
+                else Truth(form, grid, dict(self.looks), self.padded, usable and math.prod(grid) >= 4)
             )
             if form is not None:
                 self.kinds |= {"channels last"} if form.kind in ("last", "frames apart") else {form.kind}

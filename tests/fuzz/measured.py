@@ -19,7 +19,7 @@ from fastsal.engine.reading.geometry.measuring import measured
 from tests.fuzz import cases
 from tests.fuzz.assembled import Network
 from tests.fuzz.networks import Truth
-from tests.fuzz.positions import MUCH, NEXT_TO_NOTHING, Wrong, influence, looks_there
+from tests.fuzz.positions import Wrong, influence, looks_there
 
 LAYERS = 4
 """Of a network."""
@@ -56,11 +56,10 @@ class Measured:
         said = f"{name}, run {run}, of {network.together} {[(raw.kind, raw.shape) for raw in network.raws]}"
         if truth is None:
             raise Wrong(f"{said} has no positions, but is taken for {geometry}")
-        shift = NEXT_TO_NOTHING if truth.mixed else MUCH
         for each in (geometry, *geometry.others):
             if each.input not in truth.looks:
                 raise Wrong(f"{said}: looks at {each.input}, but does at {list(truth.looks)}")
-            seen = influence(network, [name], each.input, shift)[name, run]
+            seen = influence(network, [name], each.input)[name, run]
             looks_there(each, truth, network.raws[each.input], seen, f"{said}, run {run}")
             carried = torch.arange(4.0 * math.prod(truth.grid)).view(1, 4, *truth.grid)
             extra = truth.form.before + truth.form.behind

@@ -76,18 +76,14 @@ class Truth:
         form: how its value is read.
         grid: in the order of the input's axes.
         looks: for each input that it looks at, the dimensions of that input that the grid runs along.
-        mixed: whether more than the surroundings of a position is in its value.
         padded: whether elements of no place came in on the way.
-        chosen: whether maxima were taken on the way, which show a little change at one of their elements only.
         candidate: whether it may be the default layer.
     """
 
     form: Form
     grid: tuple[int, ...]
     looks: dict[int, tuple[int, ...]]
-    mixed: bool = False
     padded: bool = False
-    chosen: bool = False
     candidate: bool = True
 
 
@@ -100,12 +96,16 @@ def positive(module: nn.Module) -> nn.Module:
 
 
 class Step(nn.Module):
-    """One step; ``layers`` says of its modules what their runs are (None: no positions), and of itself."""
+    """One step; ``declared`` says of its modules what their values are (None: no positions).
+
+    ``sums`` are its parameters without which, at zero, nothing is summed over positions.
+    """
 
     def __init__(self, kind: str, function: Callable[[Tensor, list[Tensor]], Tensor], **parts: Any) -> None:
         super().__init__()
         self.kind, self.function = kind, function
-        self.mixes, self.times = False, 1
+        self.times = 1
+        self.sums: tuple[Tensor, ...] = ()
         self.declared: dict[str, Form | None] = {}
         for name, part in parts.items():
             setattr(self, name, part)
@@ -159,9 +159,7 @@ def simple(random: Random, grid: tuple[int, ...]) -> Step:
         return step
     if kind == "norm":
         norm = random.choice((nn.GroupNorm(2, c), nn.BatchNorm2d(c) if n == 2 else nn.GroupNorm(1, c)))
-        step = _of(kind, norm)
-        step.mixes = isinstance(norm, nn.GroupNorm)
-        return step
+        return _of(kind, norm)
     if kind == "activation":
         return _of(kind, random.choice((nn.ReLU, nn.GELU, nn.SiLU, nn.Softplus))())
     if kind == "merge":  # of patches, as Swin
@@ -183,7 +181,7 @@ def simple(random: Random, grid: tuple[int, ...]) -> Step:
             kind, lambda x, _: x * (1.5 + squeeze(x.flatten(2).mean(2)).sigmoid()).view(len(x), c, *[1] * n),
             squeeze=squeeze,
         )  # fmt: skip
-        step.mixes, step.declared = True, {"squeeze": None}
+        step.sums, step.declared = (squeeze.weight, squeeze.bias), {"squeeze": None}
         return step
     if kind == "windows":
         return windows(random, grid)
@@ -240,7 +238,8 @@ def windows(random: Random, grid: tuple[int, ...]) -> Step:
         return whole.reshape(x.shape).roll([-s for s in shifts], dims)
 
     step = Step("windows", run, rolled=rolled, inside=inside, norm=norm, attention=attention)
-    step.mixes, step.declared = True, {"inside": None, "norm": None}
+    step.sums = (attention.out_proj.weight, attention.out_proj.bias)
+    step.declared = {"inside": None, "norm": None}
     step.declared["rolled"] = None if any(shifts) else Form()
     return step
 
@@ -297,6 +296,7 @@ class Tower(Step):
             WIDTH, 2, 8, dropout=0.0, norm_first=True, batch_first=form.kind == "tokens", activation="gelu"
         )
         around = nn.Parameter(torch.rand(1, form.before + form.behind, WIDTH))
+        share = nn.Parameter(torch.tensor(0.2, dtype=torch.float64), requires_grad=False)
         first = form.kind == "sequence first"
         said = random.random() < 0.5
         for parameter in whole.parameters():
@@ -307,7 +307,7 @@ class Tower(Step):
             b, count, _ = x.shape
             q, k, v = qkv(norm(x)).view(b, count, 3, 2, -1).permute(2, 0, 3, 1, 4)
             mixed = weights((heads(q) @ k.mT).softmax(-1)) @ v
-            mixed = x + 0.2 * mixed.transpose(1, 2).reshape(x.shape)
+            mixed = x + share * mixed.transpose(1, 2).reshape(x.shape)
             return stream(mixed.transpose(0, 1) if first else mixed)
 
         def run(x: Tensor, features: list[Tensor]) -> Tensor:
@@ -318,13 +318,15 @@ class Tower(Step):
             return form.back(tokens, tuple(x.shape[2:])) + 0.5
 
         super().__init__("attention", run, around=around)
-        self.form, self.mixes = form, True
+        self.form = form
         if own:
+            self.share, self.sums = share, (share,)
             self.heads, self.weights, self.stream, self.norm, self.qkv = heads, weights, stream, norm, qkv
             inner = replace(form, kind="tokens")
             self.declared = {"heads": None, "weights": None, "norm": inner, "qkv": inner, "stream": form}
         else:
-            self.whole = whole
+            out = whole.self_attn.out_proj
+            self.whole, self.sums = whole, (out.weight, out.bias)
             self.declared = dict.fromkeys(
                 ("whole.norm1", "whole.norm2", "whole.dropout", "whole.dropout2", "whole"), form
             )
@@ -342,6 +344,7 @@ class Mixed(Step):
             super().__init__(
                 kind, lambda x, _: layer(x + 0.05 * inner(x.flatten(2)).view_as(x)), layer=layer, inner=inner
             )
+            self.sums = inner.weight, inner.bias
         elif kind == "indices":
             there = torch.randperm(count)
             back = there.argsort()
@@ -349,14 +352,15 @@ class Mixed(Step):
                 "not proved", lambda x, _: layer(x.flatten(2)[:, :, there][:, :, back].view_as(x) * 1.0), layer=layer
             )
         else:
-            scale = 0.05 * torch.rand(grid, dtype=torch.float64)
+            scale = nn.Parameter(0.05 * torch.rand(grid, dtype=torch.float64), requires_grad=False)
             dims = tuple(range(2, 2 + len(grid)))
             super().__init__(
                 "not proved",
                 lambda x, _: layer(x + torch.fft.ifftn(torch.fft.fftn(x, dim=dims) * scale, dim=dims).real.abs() * 0.2),
                 layer=layer,
+                scale=scale,
             )
-        self.mixes = kind != "indices"
+            self.sums = (scale,)
         self.declared = {"layer": Form()}
 
 

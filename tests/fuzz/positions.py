@@ -9,10 +9,12 @@ positions must be refused. One with them may be, which is counted, and must be r
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -24,15 +26,15 @@ import fastsal
 from fastsal.engine.reading import Geometry, Unsettled, geometry_of
 from tests.fuzz import cases
 from tests.fuzz.assembled import Network, Raw
-from tests.fuzz.networks import VOCABULARY, Truth
+from tests.fuzz.networks import VOCABULARY, Step, Truth
 
 MOST_REFUSED = 0.1
 LEAST_OF_A_KIND = 50
-TOLD = 0.3
-"""Of a position's greatest change, from which on it counts where all positions are summed over."""
-MUCH, NEXT_TO_NOTHING = 3.0, 1e-3
-"""What is added to an element: so much that every maximum shows it; where all positions are summed over, so little that
-it draws no attention to itself."""
+MUCH = 3.0
+"""What is added to an element: so much that every maximum shows it."""
+MEASURED = 0.75
+"""Steps by which a measured position may look beside: it is taken for one of equal parts of the input, also of one that
+is cut a little."""
 
 
 class Wrong(AssertionError):
@@ -58,18 +60,39 @@ def passed(network: Network, inputs: tuple[Tensor, ...], names: list[str]) -> di
     return found
 
 
-def altered(raw: Raw, value: Tensor, shift: float) -> Tensor:
+def altered(raw: Raw, value: Tensor) -> Tensor:
     """Rows of an input [1, ...], in each of which one element (of all channels) is another."""
     extents = [value.shape[axis] for axis in raw.axes]
     count = math.prod(extents)
     lying = [extents[raw.axes.index(dim)] if dim in raw.axes else 1 for dim in range(1, value.dim())]
     # The axes of an input are in the order of its dimensions.
     one = torch.eye(count, dtype=value.dtype).view(count, *lying)
-    return (value + 3 * one) % VOCABULARY if value.dtype == torch.int64 else value + shift * one
+    return (value + 3 * one) % VOCABULARY if value.dtype == torch.int64 else value + MUCH * one
 
 
-def influence(network: Network, names: list[str], which: int, shift: float) -> dict[tuple[str, int], Tensor]:
-    """[*extents of the input, *grid]: how far each position of a layer changes with each element of an input."""
+@contextlib.contextmanager
+def unmixed(network: Network) -> Iterator[None]:
+    """Inside, nothing is summed over positions, which are where they were: what is left shows where each looks."""
+    steps = [step for step in network.modules() if isinstance(step, Step)]
+    kept = [(parameter, parameter.detach().clone()) for step in steps for parameter in step.sums]
+    norms = [part for part in network.modules() if isinstance(part, nn.GroupNorm)]
+    handles = [norm.register_forward_hook(lambda _module, args, _output: args[0] * 1) for norm in norms]
+    try:
+        for parameter, _ in kept:
+            parameter.data.zero_()
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, value in kept:
+            parameter.data.copy_(value)
+
+
+def influence(network: Network, names: list[str], which: int) -> dict[tuple[str, int], Tensor]:
+    """[*extents of the input, *grid]: how far each position of a layer changes with each element of an input.
+
+    By what is not summed over all positions.
+    """
     inputs, raw = tuple(each[:1] for each in network.inputs), network.raws[which]
     known = {(name, run): truth for name in names for run, truth in enumerate(network.truths[name]) if truth}
 
@@ -78,9 +101,9 @@ def influence(network: Network, names: list[str], which: int, shift: float) -> d
         return {key: truth.form.back(values[key], truth.grid) for key, truth in known.items()}
 
     changes: dict[tuple[str, int], list[Tensor]] = {key: [] for key in known}
-    with torch.no_grad():
+    with torch.no_grad(), unmixed(network):
         plain = read(inputs)
-        for rows in altered(raw, inputs[which], shift).split(256):
+        for rows in altered(raw, inputs[which]).split(256):
             given = tuple(
                 rows if index == which else each.expand(len(rows), *each.shape[1:]) for index, each in enumerate(inputs)
             )
@@ -102,10 +125,7 @@ def looks_there(geometry: Geometry, truth: Truth, raw: Raw, seen: Tensor, said: 
         centre = torch.tensor(geometry.centres()[place], dtype=torch.float64)
         centre = centre.view(*[-1 if dim == place else 1 for dim in range(len(axes))]).expand(truth.grid)
         step = abs(geometry.stride[geometry.axes.index(axis)])
-        # Measuring takes positions to be equal parts of the input, also of one that is cut a little.
-        slack = max(1.25 * step, 0.125 * len(along)) if geometry.evidence == "measured" else 0.0
-        if truth.mixed and truth.chosen:  # the element of a maximum lies anywhere in its window
-            slack = max(slack, step)
+        slack = MEASURED * step if geometry.evidence == "measured" else 0.0
         beside = _beside(along, centre, truth, slack)
         if beside is not None:
             where = tuple(beside.nonzero()[0].tolist())
@@ -118,25 +138,20 @@ def looks_there(geometry: Geometry, truth: Truth, raw: Raw, seen: Tensor, said: 
 
 
 def _beside(along: Tensor, centre: Tensor, truth: Truth, slack: float) -> Tensor | None:
-    """The positions that do not look at the middle of the elements that change them.
-
-    Where all positions are summed over, elements of some influence count, and a fifth of the positions may be moved.
-    """
+    """The positions that do not look at the middle of the elements that change them."""
     extent, greatest = len(along), along.amax(0)
-    shown = along > (TOLD * greatest if truth.mixed else 1e-12 * along.max())
+    shown = along > 1e-12 * along.max()
     index = torch.arange(extent).view(-1, *[1] * (along.dim() - 1))
     first, last = torch.where(shown, index, extent).amin(0), torch.where(shown, index, -1).amax(0)
-    # Of a position of padding alone, where positions are summed over, only the sum shows.
-    least = TOLD if truth.mixed and truth.padded else 1e-6
-    some = (last >= 0) & (greatest > least * along.max())
+    some = (last >= 0) & (greatest > 1e-6 * along.max())
     width = torch.where(some, last - first + 1, 0)
     # What a border or padding cuts off is less wide, and looks beside its middle.
     whole = some & (first > 0) & (last < extent - 1) & (width == width.max())
     reach = torch.where(whole, max(1.0, slack), width.max())
-    slack_of = (width / (2 if truth.padded else 4)).clamp_min(max(slack, 1.5 if truth.mixed else 1.0))
+    slack_of = (width / (2 if truth.padded else 4)).clamp_min(max(slack, 1.0))
     beside = some & ((centre < first - reach) | (centre > last + reach))
     beside |= whole & ((centre - (first + last) / 2).abs() > slack_of)
-    return beside if int(beside.sum()) > (0.2 if truth.mixed else 0) * int(some.sum()) else None
+    return beside if bool(beside.any()) else None
 
 
 def by_hand(network: Network, name: str, truth: Truth, run: int) -> Tensor:
@@ -207,11 +222,9 @@ class Positions:
                 raise Wrong(f"{default[0]}: the default layer is one of which nothing was said")
             names = list(dict.fromkeys([*asked, *([] if default is None else [default[0]])]))
             seen = {
-                (which, mixed): influence(network, names, which, NEXT_TO_NOTHING if mixed else MUCH)
+                which: influence(network, names, which)
                 for which, raw in enumerate(network.raws)
-                for mixed in (False, True)
-                if raw.axes
-                and any(t and t.mixed == mixed and which in t.looks for n in names for t in network.truths[n])
+                if raw.axes and any(t and which in t.looks for n in names for t in network.truths[n])
             }
             for name in random.sample(without, min(2, len(without))):
                 self._refused(network, name)
@@ -289,7 +302,7 @@ class Positions:
                     g,
                     truth,
                     network.raws[g.input],
-                    seen[g.input, truth.mixed][name, run % len(truths)],
+                    seen[g.input][name, run % len(truths)],
                     f"{said}, run {run}",
                 )
         for which, small in self._by_input(network, maps, geometries).items():
@@ -326,7 +339,7 @@ class Positions:
 
 
 PLAIN: dict[str, Any] = {"upsample": False, "normalize": False, "relu_attributions": False}
-Seen = dict[tuple[int, bool], dict[tuple[str, int], Tensor]]
+Seen = dict[int, dict[tuple[str, int], Tensor]]
 
 
 if __name__ == "__main__":
