@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import fastsal
@@ -269,3 +270,31 @@ def test_one_layer_asks_less_than_a_row_that_is_carried() -> None:
         fastsal.RawAttention(model).attribute(images().float(), 1, attention_layer=0)
     with pytest.raises(ValueError, match="last_layers: of 2 layers some have 24 tokens, the last has 6"):
         fastsal.GradECLIP(model).attribute(images().float(), 1, last_layers=2)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_blocks_that_are_computed_again(frozen: bool) -> None:
+    class Checkpointed(Transformer):
+        def forward(self, x: Tensor) -> Tensor:
+            plain = self.blocks
+            try:
+                self.blocks = nn.Sequential(*(Again(each) for each in plain))
+                return super().forward(x)
+            finally:
+                self.blocks = plain
+
+    class Again(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False)
+            return found
+
+    x, model = images(), Checkpointed().double().eval()
+    model.load_state_dict(transformer().state_dict())
+    model.requires_grad_(not frozen)
+    for method in METHODS:
+        found = getattr(fastsal, method)(model).attribute(x, 1, **PLAIN)
+        torch.testing.assert_close(found, by_matrices(method, "class", x), rtol=1e-9, atol=1e-12)

@@ -40,6 +40,9 @@ def attended(task: Task, graph: bool = True) -> Taken:
     """One pass over the inputs as they are; call inside the task's context, with gradients enabled for a graph."""
     tap, lineage = AttentionTap(task.examples, graph=graph), Lineage()
     inputs = tuple(scratch(tensor) for tensor in task.inputs)
+    if graph:
+        # A frozen model has no graph of its own, and what it computes again in a checkpoint must have the same.
+        inputs = tuple(each.requires_grad_().clone() if each.is_floating_point() else each for each in inputs)
     lineage.begin(inputs)
     with tap, lineage:
         output = run(task.forward_func, inputs, tuple(map(scratch, task.additional)))
