@@ -298,3 +298,26 @@ def test_blocks_that_are_computed_again(frozen: bool) -> None:
     for method in METHODS:
         found = getattr(fastsal, method)(model).attribute(x, 1, **PLAIN)
         torch.testing.assert_close(found, by_matrices(method, "class", x), rtol=1e-9, atol=1e-12)
+
+
+def test_keys_of_no_token() -> None:
+    class Biased(Transformer):
+        def __init__(self) -> None:
+            super().__init__("module", "mean", 1)
+            self.blocks[0].attn.whole = nn.MultiheadAttention(8, 2, add_zero_attn=True, batch_first=True)  # type: ignore[union-attr]
+
+    model, x = Biased(), images().float()
+    assert fastsal.LeGrad(model).attribute(x, 1).isfinite().all()
+    assert fastsal.RawAttention(model).attribute(x, 1).shape == (2, 1, 16, 24)
+    with pytest.raises(ValueError, match="24 tokens attend to 25 keys, of which some are of no token"):
+        fastsal.AttentionRollout(model).attribute(x, 1)
+
+
+def test_by_name() -> None:
+    names = [name for name in fastsal.methods() if "attention" in name or name in ("le-grad", "grad-eclip")]
+    assert len(names) == len(METHODS)
+    model, x = transformer(), images()
+    explained = fastsal.explain(model, x, names, 1, last_layers=1)
+    assert {tuple(each.shape) for each in explained.maps.values()} == {(2, 1, 16, 24)}
+    alone = fastsal.explain(model, x, "attention-relevance", 1, queries=0)
+    torch.testing.assert_close(alone.map, fastsal.AttentionRelevance(model).attribute(x, 1))

@@ -46,6 +46,12 @@ class Stream:
         located = [*others, *own]
         if carries:
             _check_way(taken, {id(each) for each, _ in located})
+            for each, _ in own:
+                if each.queries != each.keys:
+                    raise ValueError(
+                        f"forward_func: {each.queries} tokens attend to {each.keys} keys, of which some are of no "
+                        f"token, and no row can be carried through; {OTHERS}"
+                    )
         if not located:
             seen = "; ".join(taken.tap.unrecognised[:2])
             raise ValueError(
