@@ -13,7 +13,7 @@ EPSILON = 1e-6
 class GradCAMPlusPlus(GradientMap):
     """Chattopadhay et al., "Grad-CAM++" (WACV 2018), equations 11 and 19, for the score exp(S).
 
-    alpha = G^2 / (2 G^2 + sum(A) G^3), w_c = sum of alpha relu(G). The denominator has 1e-6 more, as pytorch-grad-cam's:
+    alpha = G^2 / (2 G^2 + sum(A) G^3), w_c = sum of alpha relu(G). The denominator has 1e-6 more (pytorch-grad-cam's):
     gradients below about 1e-3, as those of a mean over many positions are, count for less than by the equation, and a
     score times a number has another map. Costs what Grad-CAM does.
 
