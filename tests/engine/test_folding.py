@@ -357,6 +357,30 @@ def test_whoever_returns_a_folded_layers_value_is_no_layer() -> None:
     torch.testing.assert_close(found, fastsal.GradCAM(model, "norm").attribute(x, 1))
 
 
+class ByFunction(nn.Module):
+    """Gives a norm's tensors to PyTorch's function, with a number of its own, and never calls the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        x = F.batch_norm(self.conv(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, False, eps=0.5)
+        out: Tensor = self.head(x.relu().mean((2, 3)))
+        return out
+
+
+def test_a_norm_that_is_not_called() -> None:
+    torch.manual_seed(0)
+    model, x = lively(ByFunction().double()), image().double()
+    prepared = fastsal.prepare(model, x, **QUICK)
+    for each in (x, x[:1], -x):
+        torch.testing.assert_close(prepared(each), model(each))
+    found = fastsal.Saliency(prepared).attribute(x, target=1)
+    torch.testing.assert_close(found, fastsal.Saliency(model).attribute(x, target=1))
+
+
 def test_the_report_says_what_stays() -> None:
     torch.manual_seed(0)
     model = lively(nn.Sequential(nn.BatchNorm2d(3), *Pair().children()))

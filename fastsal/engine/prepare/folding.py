@@ -72,10 +72,24 @@ def fold(module: nn.Module, pairs: Sequence[Fold]) -> None:
             identity = nn.Identity()
             identity.__dict__.update({key: value for key, value in vars(norm).items() if key not in vars(identity)})
             identity.training = False
+            _keep_tensors(identity, norm, pair)
             parent, last = _owner(module, pair.norm)
             parent._modules[last] = identity
         else:
             _make_identical(module, pair)
+
+
+def _keep_tensors(identity: nn.Module, norm: nn.Module, pair: Fold) -> None:
+    """Let what a norm had be readable where it was: a forward may give it to PyTorch's function without the module."""
+    for name in (pair.mean, pair.variance, pair.gamma, pair.beta):
+        last = "" if name is None else name.rpartition(".")[2]
+        held = norm._buffers.get(last, norm._parameters.get(last))
+        if held is not None:
+            identity.__dict__[last] = _skipped(held) if name == pair.mean else held.detach()
+
+
+def _skipped(mean: Tensor) -> Tensor:
+    return torch.zeros_like(mean).as_subclass(Skipped)
 
 
 def _make_identical(module: nn.Module, pair: Fold) -> None:
@@ -90,7 +104,7 @@ def _make_identical(module: nn.Module, pair: Fold) -> None:
     mean = owner._buffers.pop(last)
     assert mean is not None
     # No buffer: what converts or exports these would not know the class.
-    owner.__dict__[last] = torch.zeros_like(mean).as_subclass(Skipped)
+    owner.__dict__[last] = _skipped(mean)
 
 
 def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
