@@ -7,12 +7,19 @@ their definition. An error is the root mean square over the features, by that of
 and networks: `shallow`, a hidden layer of tanh; `deep`, three of them; `rough`, the same with weights three times as
 large, in which many features meet at once. Beside Captum and the package shap (`KernelExplainer` with `l1_reg=False`),
 where they are installed.
+
+`bound` is the least that fastsal's coalitions allow. Shapley's values depend on v(S) - v(rest) alone, so on one number
+for each pair of complements, a sum of the interactions of 1, 3, 5 ... features. Whoever knows how strong those of each
+number are, but not which, has no smaller mean squared error than the conditional mean of a Gaussian process with these
+variances, given the pairs that are scored; here it is told the strengths of the very network (those of single features
+are left open). It solves no weighted regression of 200 rows, which is what Captum's Kernel SHAP is.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +31,15 @@ from torch import Tensor, nn
 
 import fastsal
 from benchmarks.studies.page import about, facts
+from fastsal.explainers.perturbation.surrogate._coalitions import design
 
 PAGE = Path(__file__).parent / "KERNEL_SHAP.md"
 FEATURES = 12
 NETWORKS = 2
 SAMPLES = (50, 200, 4094)
+PRESENT = (torch.arange(2**FEATURES)[:, None] >> torch.arange(FEATURES)) & 1
+ROUNDING = 1e-12
+"""Added to the diagonal of a covariance of 1."""
 Explain = Callable[[nn.Module, Tensor, int, int], Any]
 """(network, input [1, 12], samples, seed) to values [12]."""
 
@@ -51,24 +62,74 @@ def networks() -> dict[str, list[nn.Module]]:
     return made
 
 
+def scored(network: nn.Module, x: Tensor) -> Tensor:
+    """Scores [4096] of all coalitions: feature i is in those whose number has bit i."""
+    with torch.no_grad():
+        scores: Tensor = network(PRESENT * x)[:, 0]
+    return scores
+
+
+@functools.cache
+def shares() -> Tensor:
+    """What the score of each coalition adds to Shapley's values [12, 4096], by their definition."""
+    found = []
+    for present in PRESENT.tolist():
+        size = sum(present)
+        with_it = math.factorial(max(size - 1, 0)) * math.factorial(FEATURES - size)
+        without = math.factorial(size) * math.factorial(max(FEATURES - size - 1, 0))
+        found.append([(with_it if each else -without) / math.factorial(FEATURES) for each in present])
+    return torch.tensor(found, dtype=torch.float64).T
+
+
+def shapley_of(scores: Tensor) -> Tensor:
+    """Shapley's values [12] of the scores of all coalitions, by their definition."""
+    return shares() @ scores
+
+
 def shapley(network: nn.Module, x: Tensor) -> Tensor:
     """Shapley's values [12] by their definition."""
-    present = (torch.arange(2**FEATURES)[:, None] >> torch.arange(FEATURES)) & 1
-    with torch.no_grad():
-        scores = network(present * x)[:, 0]
-    sizes = present.sum(1)
-    values = []
+    return shapley_of(scored(network, x))
+
+
+@functools.lru_cache(maxsize=1)
+def interactions(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(odd part of all scores [4096], covariance by distance [13], of interactions of three features or more)."""
+    scores = scored(network, x)
+    odd = (scores - scores.flip(0)) / 2
+    # The strength of each set's interaction, by the Walsh-Hadamard transform.
+    strengths = odd
     for feature in range(FEATURES):
-        without = (present[:, feature] == 0).nonzero()[:, 0]
-        weights = torch.tensor(
-            [
-                math.factorial(size) * math.factorial(FEATURES - size - 1) / math.factorial(FEATURES)
-                for size in sizes[without].tolist()
-            ],
-            dtype=torch.float64,
-        )
-        values.append((weights * (scores[without + (1 << feature)] - scores[without])).sum())
-    return torch.stack(values)
+        halves = strengths.reshape(-1, 2, 1 << feature)
+        strengths = torch.stack([halves.sum(1), halves[:, 1] - halves[:, 0]], 1).flatten() / 2
+    sizes = PRESENT.sum(1)
+    # What two coalitions have in common of all sets of a size.
+    distant = torch.zeros(FEATURES + 1, dtype=torch.float64)
+    for size in range(3, FEATURES + 1, 2):
+        variance = float(strengths[sizes == size].square().mean())
+        for distance in range(FEATURES + 1):
+            products = [
+                (-1) ** inside * math.comb(distance, inside) * math.comb(FEATURES - distance, size - inside)
+                for inside in range(min(size, distance) + 1)
+            ]
+            distant[distance] += variance * sum(products)
+    return odd, distant / distant[0]
+
+
+def bound(network: nn.Module, x: Tensor, samples: int, seed: int) -> Tensor:
+    """Shapley's values [12] of the conditional mean, given the scores of the coalitions that fastsal takes."""
+    odd, distant = interactions(network, x)
+    signs = 2.0 * PRESENT.double() - 1
+    present = design(samples, FEATURES, torch.Generator().manual_seed(seed)).present
+    numbers = (present.long() << torch.arange(FEATURES)).sum(1)
+    known = torch.minimum(numbers, 2**FEATURES - 1 - numbers).unique()
+    apart = (FEATURES - signs @ signs[known].T).div(2).round().long()
+    between = distant[apart]
+    factor = torch.linalg.cholesky(between[known] + ROUNDING * torch.eye(len(known), dtype=torch.float64))
+
+    white = torch.linalg.solve_triangular(factor, torch.cat([signs[known], odd[known, None]], 1), upper=False)
+    single = torch.linalg.lstsq(white[:, :-1], white[:, -1:]).solution
+    rest = torch.cholesky_solve(odd[known, None] - signs[known] @ single, factor)
+    return shapley_of((signs @ single + between @ rest)[:, 0])
 
 
 def ours(network: nn.Module, x: Tensor, samples: int, seed: int) -> Any:
@@ -107,6 +168,7 @@ def packages() -> dict[str, Explain]:
             return torch.as_tensor(explainer.shap_values(x.numpy(), nsamples=samples, l1_reg=False, silent=True)[0])
 
         found["shap"] = shaps
+    found["bound"] = bound
     return found
 
 

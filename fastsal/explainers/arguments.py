@@ -173,12 +173,17 @@ def as_baselines(baselines: Baselines, inputs: tuple[Tensor, ...]) -> tuple[floa
             except RuntimeError:
                 shapes = f"{tuple(baseline.shape)} does not broadcast to the input's {tuple(tensor.shape)}"
                 raise ValueError(f"baselines: shape {shapes}") from None
-        elif isinstance(baseline, bool) and tensor.dtype == torch.bool:
-            continue
-        elif isinstance(baseline, bool) or not isinstance(baseline, (int, float, np.integer, np.floating)):
+        elif not isinstance(baseline, (int, float, np.integer, np.floating)):
             raise TypeError(f"baselines: {type(baseline).__name__} is neither a number nor a tensor")
         _fits(baseline, tensor.dtype)
-    return tuple(b.item() if isinstance(b, np.generic) else b for b in given)
+    return tuple(_number(b, tensor.dtype) for b, tensor in zip(given, inputs, strict=True))
+
+
+def _number(baseline: Any, dtype: torch.dtype) -> Any:
+    """A baseline with numbers as Python has them: a bool is 0 or 1, but of an input of bool."""
+    if isinstance(baseline, bool):
+        return baseline if dtype == torch.bool else int(baseline)
+    return baseline.item() if isinstance(baseline, np.generic) else baseline
 
 
 def _fits(baseline: Any, dtype: torch.dtype) -> None:

@@ -164,3 +164,23 @@ def test_all_sets_from_eight_samples_on(samples: int) -> None:
     x = torch.randn(2, 3)
     found = [fastsal.Lime(lambda z: z.prod(1) + z[:, 0]).attribute(x, n_samples=samples, seed=seed) for seed in (0, 1)]
     assert torch.equal(*found) == (samples >= 8)
+
+
+@pytest.mark.parametrize("baselines", [True, False, torch.tensor([[True, False, True, False]])])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
+def test_bool_baselines_are_0_and_1(baselines: Any, dtype: torch.dtype) -> None:
+    x = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, 0.0, 0.0, 1.0]]).to(dtype)
+
+    def model(z: Tensor) -> Tensor:
+        return (z.float() * torch.arange(1.0, 5.0)).sum(1) ** 2
+
+    for name in ("FeatureAblation", "ShapleyValues"):
+        ours = getattr(fastsal, name)(model).attribute(x, baselines=baselines)
+        theirs = getattr(captum.attr, name)(model).attribute(x, baselines=baselines)
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=1e-4, atol=1e-4)
+    if dtype == torch.float32 and isinstance(baselines, bool):
+        ours, same = (
+            fastsal.IntegratedGradients(model).attribute(x, baselines=each, n_steps=9)
+            for each in (baselines, float(baselines))
+        )
+        assert torch.equal(ours, same)
