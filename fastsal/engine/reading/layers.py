@@ -192,6 +192,8 @@ def default_layer(
             thinned.append(layer)
     if thinned:
         return thinned[0]
+    if not all(len(tensor) for tensor in inputs if isinstance(tensor, Tensor) and tensor.dim()):
+        raise ValueError("inputs: no examples, by which no layer can be found; name one")
     raise ValueError("layer: no position has influence on the target; name a layer")
 
 

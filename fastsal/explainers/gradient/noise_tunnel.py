@@ -265,7 +265,7 @@ def _parts(attributions: Any) -> tuple[Any, ...]:
 
 def spread_of(tensor: Tensor) -> Tensor:
     """Maximum minus minimum of each example, [B, 1, ...]."""
-    flat = tensor.detach().reshape(tensor.shape[0], -1)
+    flat = tensor.detach().flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
     return (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (tensor.dim() - 1))
 
 

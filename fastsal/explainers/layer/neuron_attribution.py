@@ -179,7 +179,7 @@ def select_neuron(tensors: tuple[Tensor, ...], selector: Selector) -> Tensor:
             raise ValueError(f"neuron_selector: {place} is out of range for {size} (0 to {size - 1})")
     chosen = value[(slice(None), *places)]
     if any(isinstance(place, slice) for place in places):
-        return chosen.reshape(chosen.shape[0], -1).sum(1)
+        return chosen.flatten(1).sum(1)
     if chosen.dim() > 1 and chosen[:1].numel() != 1:
         raise ValueError(
             f"neuron_selector: {selector!r} leaves {tuple(chosen.shape)} of the layer's value {shape}; name one value "
