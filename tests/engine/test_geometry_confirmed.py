@@ -13,7 +13,7 @@ from torch import Tensor
 from fastsal.engine.reading.geometry.bands import MOST_BANDS, bands_of
 from fastsal.engine.reading.geometry.blocks import axes_of, others_of
 from fastsal.engine.reading.geometry.confirming import confirmed
-from fastsal.engine.reading.geometry.hypotheses import MOST_EXTRA, Reading
+from fastsal.engine.reading.geometry.hypotheses import MOST_EXTRA, UNEVEN, Reading
 
 
 def layer(x: Tensor, grid: tuple[int, ...], before: int, behind: int, mixed: float) -> Tensor:
@@ -115,3 +115,14 @@ def test_an_integer_becomes_another() -> None:
     assert bool((other != x).any())
     x = torch.randint(0, 5, (1, 40), generator=torch.Generator().manual_seed(0))
     assert bool((others_of(x, torch.Generator().manual_seed(0)) != x).all())
+
+
+@pytest.mark.parametrize(("cut", "expected"), [(0, None), (1, None), (4, UNEVEN)])
+def test_an_input_of_which_an_end_is_not_seen(cut: int, expected: str | None) -> None:
+    """By a third of a step that is no matter; by more than one the parts of the input are not the positions."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 24, 24 + cut).double()
+    bands = bands_of(x, axes_of(x))
+    values = layer(bands.rows[..., :24], (8, 8), 1, 0, 0.2)
+    change = (values[1:] - values[:1]).abs()
+    assert confirmed(Reading((0, 0), (0, 1), (8, 8), 1, 0, 0.9), change, bands) == expected

@@ -25,6 +25,7 @@ def test_networks() -> None:
         "201/21",  # text and a token of no place, measured as one position more
         "201/61",  # measured as a grid along the colours
         "202/186",  # measured as one row more
+        "202/643",  # measured on an input that is cut at one end
         # Behind a sum over positions: a maximum, cells of padding, what a norm or an outlier outweighs.
         *("202/145", "201/632", "201/249", "201/482", "201/856", "201/1691", "201/1811"),
     ],

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.reading.geometry.bands import Bands
-from fastsal.engine.reading.geometry.hypotheses import Reading
+from fastsal.engine.reading.geometry.hypotheses import UNEVEN, Reading
 
 ELSEWHERE = "its positions do not look where they should"
 """At bands, by the reading of the blocks."""
@@ -33,6 +33,9 @@ LEAST_ALIKE, MOST_ALIKE = 0.5, 0.4
 MOST_BESIDES, LITTLE_BESIDES, BY_PLACE = 0.65, 0.25, 0.6
 """What is local and apart along an axis that is not in the reading, in what is local along the others: at random, and
 where so much of its variance is by rows or columns."""
+_MOST_BESIDE, _MOST_BESIDE_CELLS = 0.04, 0.375
+"""How far places may look beside equal parts of the input in the mean, in parts of the side or in cells where these are
+larger: of an input that is cut at one end the last looks twice as far beside, here by three quarters of a step."""
 _UNSEEN = 1e-6
 """Of the band that changes most: one that changes less is not seen, but for rounding."""
 
@@ -77,6 +80,8 @@ def confirmed(reading: Reading, change: Tensor, bands: Bands) -> str | None:
     along = [_along(shares, bands, axis) for axis in axes]
     if not all(_explained(each, place) for place, each in enumerate(along)):
         return ELSEWHERE
+    if not all(_even(each, place) for place, each in enumerate(along)):
+        return UNEVEN
     if not all(_at_ends(each, place) for place, each in enumerate(along)):
         return UNCLEAR
     if len(dims) == 1 and not _bounded(shares, along, around, bands, axes):
@@ -105,10 +110,22 @@ def _explained(along: _Along, place: int) -> bool:
     both, of_place, of_centre = ((weights * each).sum() for each in (x * y, x * x, y * y))
     if not bool(both > 0) or float(both**2 / (of_place * of_centre)) < LEAST_EXPLAINED:
         return False
-    others = [at for at in range(width) if at != place]
-    centre = (along.local * along.centre).sum(others) if others else along.local * along.centre
-    centre = centre / (along.local.sum(others) if others else along.local).clamp_min(1e-300)
-    return bool(centre[-1] - centre[0] >= LEAST_APART * (want[-1] - want[0]))
+    centres = _centres(along, place)
+    return bool(centres[-1] - centres[0] >= LEAST_APART * (want[-1] - want[0]))
+
+
+def _centres(along: _Along, place: int) -> Tensor:
+    """[count] where the places along an axis look."""
+    others = [at for at in range(along.local.dim()) if at != place]
+    if not others:
+        return along.centre
+    return (along.local * along.centre).sum(others) / along.local.sum(others).clamp_min(1e-300)
+
+
+def _even(along: _Along, place: int) -> bool:
+    """Whether places look, in the mean, where equal parts of the input lie."""
+    beside = (_centres(along, place) - 0.5).mean().abs()
+    return bool(beside <= max(_MOST_BESIDE, _MOST_BESIDE_CELLS / along.local.shape[place]))
 
 
 def _at_ends(along: _Along, place: int) -> bool:

@@ -23,6 +23,7 @@ from fastsal.engine.run.caches import freed
 MOST_EXTRA = 16
 """Class, distillation and register tokens."""
 HARDLY = "it hardly changes with the input"
+UNEVEN = "its positions are not spread evenly over the input"
 LEAST_SCORE, LEAST_CORRELATION, LEAST_LEAD, LEAST_SEEN, LEAST_POSITIONS = 0.45, 0.7, 0.02, 5, 4
 """What an answer must reach: the score, the correlation of block and change along every axis, the score before the next
 reading's, the blocks that the layer saw, and its positions. Between 0.40 and 0.60 the first hardly matters."""
@@ -108,7 +109,7 @@ def best_reading(change: Tensor, blocks: Blocks) -> Reading | str:
         if len(set(best.dims)) == change.dim() - 1 > 1:
             continue  # which leaves no channels
         if not best.even:
-            return "its positions are not spread evenly over the input"
+            return UNEVEN
         if count == 1 and not _is_told(best, good, change, blocks):
             return "it is not clear how many of its tokens are of no place"
         if max(others, default=0.0) >= (_FOLLOWS if count > 1 else max(_FOLLOWS, best.score - _APART)):
