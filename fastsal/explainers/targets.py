@@ -31,6 +31,10 @@ class ExampleTarget:
         """The same for an input that is mirrored along its last dimension."""
         return self
 
+    def __repr__(self) -> str:
+        told = [f"{name}={_told(value)}" for name, value in vars(self).items()]
+        return f"{type(self).__name__}({', '.join(told)})"
+
 
 class Logit(ExampleTarget):
     """An entry of the output [K], or its only one.
@@ -167,6 +171,10 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
     common = (high - low).clamp_min(0).prod(-1)
     areas = [(boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(-1) for boxes in (first, second)]
     return common / (areas[0][:, None] + areas[1][None, :] - common).clamp_min(torch.finfo(common.dtype).tiny)
+
+
+def _told(value: Any) -> str:
+    return f"tensor {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def _tensor(output: Any) -> Tensor:

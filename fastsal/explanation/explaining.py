@@ -17,7 +17,7 @@ from fastsal.explainers.arguments import Given, Inputs, as_arguments, at_least_o
 from fastsal.explainers.base import Estimating, estimate_of
 from fastsal.explainers.outputs import main_output, no_tensor
 from fastsal.explainers.registry import find, keywords, options
-from fastsal.explainers.scores import Target, check_batch, one_score_each
+from fastsal.explainers.scores import Target, check_batch, one_score_each, resolved
 from fastsal.explanation.explanation import AXES, Explanation, kind_of
 
 
@@ -206,9 +206,9 @@ def _argmax(output: Any) -> Any:
 
 
 def _resolved(output: Any, target: Target) -> Target:
-    """The target, or each example's argmax."""
+    """The target, that of a function what it returned, or each example's argmax."""
     if target is not None:
-        return target
+        return resolved(target, output)
     if not isinstance(output, Tensor):
         raise TypeError(f"model: {no_tensor(output)}")
     if output.dim() == 1:

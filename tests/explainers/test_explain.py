@@ -137,3 +137,23 @@ def test_no_examples_have_no_maps_and_one_is_too_few_to_exchange_features() -> N
     assert fastsal.explain(model, image()[:0], "saliency", target=1).maps["saliency"].shape == image()[:0].shape
     with pytest.raises(ValueError, match="inputs: 1 example for feature-permutation, which needs at least 2"):
         fastsal.explain(model, image()[:1], "feature-permutation", target=1)
+
+
+@pytest.mark.parametrize("names", [["saliency", "rise"], ["rise", "saliency"], ["rise"]])
+def test_a_function_as_target_is_asked_once_for_all_methods(names: list[str]) -> None:
+    """Of the prediction: probabilities, which a perturbation method scores, would have it choose otherwise."""
+    model, x = small(), image()
+
+    def above(output: Tensor) -> Tensor:
+        return (output > 0).long().argmax(1)
+
+    chosen = above(model(x))
+    found = fastsal.explain(model, x, names, target=above, n_masks=8)
+    assert torch.equal(found.target, chosen)
+    given = fastsal.explain(model, x, names, target=chosen, n_masks=8)
+    assert all(torch.equal(found.maps[name], given.maps[name]) for name in names)
+
+
+def test_targets_are_told_in_words() -> None:
+    assert repr(fastsal.targets.Logit(1)) == "Logit(category=1)"
+    assert repr(fastsal.targets.Segmentation(2, torch.ones(8, 9))) == "Segmentation(category=2, mask=tensor [8, 9])"
