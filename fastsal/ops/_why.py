@@ -67,6 +67,7 @@ def small_calls(device: torch.device | str) -> dict[str, Callable[[], Tensor]]:
     made, drawn = windows.Windows((1, 2, 2), 1), masks.Masks((2, 2))
     image, colormap = (torch.zeros(shape, dtype=torch.uint8, device=device) for shape in ((1, 2, 2, 3), (256, 3)))
     return {
+        "attention.extreme": lambda: attention.extreme(x, x, lse=x[..., 0]),
         "attention.gradient_received": lambda: attention.gradient_received(x, x),
         "attention.logsumexp": lambda: attention.logsumexp(x, x),
         "attention.received": lambda: attention.received(x, x, lse=x[..., 0]),

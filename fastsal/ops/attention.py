@@ -1,8 +1,8 @@
 """What explainers read of attention, without the matrix queries × keys. Meaning: :mod:`fastsal.reference.attention`.
 
 Bytes: each tensor of the arguments is read once where the tiles of one head fit the cache, [B, H, keys] or [B, H, N] in
-float32 is written. Products of N × N × D: one for ``logsumexp``, ``received`` and ``gradient_received``, two for
-``relevance``; where ``lse`` is not given, one more for it.
+float32 is written. Products of N × N × D: one for ``logsumexp``, ``received``, ``extreme`` and ``gradient_received``,
+two for ``relevance``; where ``lse`` is not given, one more for it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ def _empty_rows(query: Tensor, *rest: Any) -> Tensor:
 
 def _empty_columns(query: Tensor, key: Tensor, *rest: Any) -> Tensor:
     shape = (*query.shape[:2], key.shape[2])
+    return torch.empty(shape, dtype=accumulation_dtype(query.dtype), device=query.device)
+
+
+def _empty_extreme(query: Tensor, key: Tensor, weights: Tensor | None, *rest: Any) -> Tensor:
+    shape = (query.shape[0], query.shape[2] if weights is None else key.shape[2])
     return torch.empty(shape, dtype=accumulation_dtype(query.dtype), device=query.device)
 
 
@@ -94,6 +99,15 @@ _OPS = {
         empty=_empty_columns,
         vmap=_vmap("relevance"),
         supported=_supported_relevance,
+    ),
+    "extreme": Op(
+        "attention_extreme(Tensor query, Tensor key, Tensor? weights, Tensor lse, Tensor? mask, bool causal, "
+        "float scale, bool largest) -> Tensor",
+        reference=reference.extreme,
+        kernel="_heads.extreme",
+        empty=_empty_extreme,
+        vmap=_vmap("extreme"),
+        supported=_supported,
     ),
 }
 
@@ -259,6 +273,39 @@ def relevance(
     given_mask = _masked(mask, query, key.shape[2])
     weighed = _weighed(weights, query)
     return _OPS["relevance"](query, key, value, gradient, weighed, lse, given_mask, causal, _scale(scale, query))
+
+
+def extreme(
+    query: Tensor,
+    key: Tensor,
+    weights: Tensor | None = None,
+    *,
+    largest: bool = True,
+    lse: Tensor | None = None,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """Of F = max over heads of A: the sum over queries of weights[i] F_ij, or the sums of its rows.
+
+    Args:
+        query, key, lse, mask, causal, scale: as in :func:`received`.
+        weights: [B, N], of the queries; None gives the sums of the rows, by which they are made to sum to 1.
+        largest: False takes the least over heads.
+
+    Returns:
+        [B, keys], or [B, N] without weights, in float32, in float64 for float64.
+
+    Raises:
+        TypeError, ValueError: for arguments outside of the above.
+    """
+    lse = _log(query, key, lse, mask, causal, scale)
+    given = _masked(mask, query, key.shape[2])
+    if weights is not None:
+        if tuple(weights.shape) != (query.shape[0], query.shape[2]):
+            raise ValueError(f"weights: shape {tuple(weights.shape)} is not {(query.shape[0], query.shape[2])}")
+        weights = weights.to(device=query.device, dtype=accumulation_dtype(query.dtype))
+    return _OPS["extreme"](query, key, weights, lse, given, causal, _scale(scale, query), bool(largest))
 
 
 def _log(

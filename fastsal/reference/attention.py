@@ -5,6 +5,7 @@ The gradient by A is ∂s/∂A_ij = g_i · v_j, with g the gradient by the outpu
 - LeGrad's w_i relu(g_i · v_j): Bousselham et al., "LeGrad" (2024), equation 5;
 - w_i A_ij, a row carried through the product of layers: Abnar, Zuidema, "Quantifying Attention Flow in Transformers"
   (ACL 2020), equation 1;
+- w_i max_h A_ij and w_i min_h A_ij, with the sums of these rows: the same with other ways to fuse heads;
 - w_i relu(A_ij g_i · v_j): Chefer, Gur, Wolf, "Generic Attention-model Explainability" (ICCV 2021), equation 5.
 
 Queries are taken in tiles of ``ROWS``, which a derivative of any order computes again, so that memory grows with the
@@ -227,3 +228,39 @@ def _total(tile: Callable[[int], Tensor], count: int) -> Tensor:
     for start in range(ROWS, count, ROWS):
         total = total + tile(start)
     return total
+
+
+def extreme(
+    query: Tensor,
+    key: Tensor,
+    weights: Tensor | None,
+    lse: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+    largest: bool,
+) -> Tensor:
+    """Of F = max or min over heads of A: the sum over queries i of weights[i] F_ij, [B, keys]; sums of rows [B, N].
+
+    Heads that are alike share the derivative.
+    """
+    dtype, count = accumulation_dtype(query.dtype), query.shape[2]
+    given = [query.to(dtype), grouped(key, query.shape[1]).to(dtype), lse.to(dtype)]
+    given += [weights.to(dtype)] if weights is not None else []
+    given += [] if mask is None else [mask]
+
+    def tile(start: int) -> Tensor:
+        stop = min(start + ROWS, count)
+
+        def work(q: Tensor, k: Tensor, e: Tensor, *others: Tensor) -> Tensor:
+            m = None if mask is None else others[-1]
+            scores = logits(q[:, :, start:stop], k, m, causal, scale, start, stop)
+            found = probabilities(scores, e[:, :, start:stop])
+            fused = found.amax(1) if largest else found.amin(1)
+            return fused.sum(2) if weights is None else (others[0][:, start:stop, None] * fused).sum(1)
+
+        return recomputed(work, *given)
+
+    if weights is None:
+        return torch.cat([tile(start) for start in range(0, count, ROWS)], 1)
+    return _total(tile, count)

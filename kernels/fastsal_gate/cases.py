@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal_gate.signatures import signature_of
-from fastsal_kernels import attention, cam, masks, noise, patches, path, ranks, windows
+from fastsal_kernels import _heads, attention, cam, masks, noise, patches, path, ranks, windows
 from fastsal_kernels._launch import Launch, recording
 from fastsal_kernels._tuning import assumed
 
@@ -202,14 +202,20 @@ def _attention() -> Iterator[tuple[str, bool]]:
             if name == "ViT" and dtype_name != "fp16":
                 masks[" flags"] = torch.ones(1, 1, 1, count, dtype=torch.bool)
                 masks[" numbers"] = torch.zeros(1, 1, count, count, dtype=dtype)
+            causal = name == "decoder"
             for label, mask in masks.items():
-                causal = name == "decoder"
                 attention.logsumexp(row, q, k, mask, causal, 0.125)
-                attention.received(row, q, k, row, row, mask, causal, 0.125)
-                attention.gradient_received(row, q, k, row, None, False)
                 yield f"{dtype_name} {name}{label}", False
+                attention.received(row, q, k, row, row, mask, causal, 0.125)
+                yield f"{dtype_name} {name}{label} received", False
                 attention.relevance(row, q, k, k, q, row, row, mask, causal, 0.125)
                 yield f"{dtype_name} {name}{label} relevance", False
+            attention.gradient_received(row, q, k, row, None, False)
+            yield f"{dtype_name} {name} gradient", False
+            _heads.extreme(row[:, 0], q, k, None, row, None, causal, 0.125, True)
+            yield f"{dtype_name} {name} rows", False
+            _heads.extreme(row[:, 0], q, k, row[:, 0], row, None, causal, 0.125, True)
+            yield f"{dtype_name} {name} columns", False
 
 
 def cases() -> list[Case]:

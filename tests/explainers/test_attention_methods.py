@@ -85,6 +85,22 @@ def test_every_spelling_gives_the_formula(spelling: str) -> None:
         torch.testing.assert_close(found, by_matrices(method, "class", x), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("fuse", ["max", "min"])
+@pytest.mark.parametrize("spelling", ["fused", "matmul"])
+def test_rollout_by_the_extremes_of_heads(fuse: str, spelling: str) -> None:
+    x, stored = images(), transformer("stored")
+    stored(x)
+    whole = eye = torch.eye(26, dtype=x.dtype)
+    for block in stored.blocks:
+        weights = block.attn.stored[0]
+        each = (weights.amax(1) if fuse == "max" else weights.amin(1)) / 2 + eye / 2
+        whole = each / each.sum(-1, keepdim=True) @ whole
+    found = fastsal.AttentionRollout(transformer(spelling)).attribute(x, 1, fuse=fuse, **PLAIN)
+    torch.testing.assert_close(found, whole[:, 0, 2:].view(2, 1, 4, 6))
+    with pytest.raises(ValueError, match="fuse: 'sum' is not one of mean, max, min"):
+        fastsal.AttentionRollout(transformer()).attribute(x, 1, fuse="sum")
+
+
 def test_chosen_queries_layers_and_heads() -> None:
     x = images()
     stored = transformer("stored")

@@ -134,7 +134,7 @@ ATTRIBUTE: dict[str, set[str] | None] = {
     "queries": TOKENS - {"LeGrad"},
     "attention_layer": {"RawAttention", "GradientAttention"},
     "head": {"RawAttention"},
-    "fuse": CAMS,
+    "fuse": CAMS | {"AttentionRollout"},
     "eigen_smooth": CAMS,
     "aug_smooth": CAMS,
     "kwargs": {"NoiseTunnel", "LimeBase"},

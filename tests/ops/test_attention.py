@@ -42,7 +42,7 @@ def tensors(
         "gradient": draw(batch, heads, queries, wide),
         "weights": draw(batch, heads, queries).abs(),
     }
-    return found | {"lse": draw(batch, heads, queries) + 3}
+    return found | {"lse": draw(batch, heads, queries) + 3, "row": draw(batch, queries).abs()}
 
 
 NAMES = {
@@ -50,6 +50,7 @@ NAMES = {
     "received": ("query", "key", "weights", "lse"),
     "gradient_received": ("gradient", "value", "weights"),
     "relevance": ("query", "key", "value", "gradient", "weights", "lse"),
+    "extreme": ("query", "key", "row", "lse"),
 }
 
 
@@ -92,6 +93,7 @@ def each(name: str, mask: Callable[[], Tensor] | None = None, **given: Any) -> l
     return [case(op, name, mask, **given) for op in NAMES]
 
 
+LEAST: dict[str, object] = {"largest": False}
 CASES = [
     *each("two blocks and tails", queries=70, keys=67, width=24, heads=2, key_heads=1, batch=1),
     *each("one pair", queries=1, keys=1, heads=1, key_heads=1, batch=1),
@@ -101,6 +103,8 @@ CASES = [
     *each("flags as mask, causal", flags(2, 37, 35), queries=37, keys=35, width=8, options={"causal": True}),
     *each("wide heads", queries=20, keys=34, width=80, heads=1, key_heads=1, batch=1),
     *each("widest heads", queries=18, keys=34, width=256, heads=1, key_heads=1, batch=1),
+    case("extreme", "least", queries=37, keys=35, width=8, options=LEAST),
+    case("extreme", "least, masked", numbers(2, 2, 37, 35), queries=37, keys=35, width=8, options=LEAST),
     case("relevance", "values of another width", queries=9, keys=12, width=16, value_width=40),
 ]
 SMALL = [
@@ -108,6 +112,18 @@ SMALL = [
     case("received", "masked", numbers(1, 1, 3, 4), queries=3, keys=4, width=2, smooth=False),
     case("gradient_received", "causal", queries=3, keys=4, width=2, options={"causal": True}),
 ]
+
+
+def test_kernel_of_sums_of_rows() -> None:
+    made = {name: value.float().to(harness.KERNEL_DEVICE) for name, value in tensors(37, 35, 8).items()}
+    for options in ({}, LEAST, {"causal": True}):
+        with backend(harness.KERNEL_BACKEND), harness.poisoned():
+            got = attention.extreme(made["query"], made["key"], **options)  # type: ignore[arg-type]
+        with backend("reference"):
+            expected = attention.extreme(made["query"].double(), made["key"].double(), **options)  # type: ignore[arg-type]
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
+
+
 globals().update(harness.suite(CASES, SMALL, gradients=CASES[:4], compiled=SMALL[:4]))
 
 
@@ -141,6 +157,11 @@ def test_sums_are_those_of_stored_matrices(mask: str | None, causal: bool) -> No
     torch.testing.assert_close(attention.received(q, k, w, **options), (w[..., None] * a).sum(2))
     torch.testing.assert_close(attention.received(q, k, **options), a.mean(2))
     torch.testing.assert_close(attention.relevance(q, k, v, g, w, **options), (w[..., None] * (a * by).relu()).sum(2))
+    for largest in (True, False):
+        fused = a.amax(1) if largest else a.amin(1)
+        columns = attention.extreme(q, k, w[:, 0], largest=largest, **options)
+        torch.testing.assert_close(columns, (w[:, 0, :, None] * fused).sum(1))
+        torch.testing.assert_close(attention.extreme(q, k, largest=largest, **options), fused.sum(2))
     torch.testing.assert_close(attention.gradient_received(g, v, w), (w[..., None] * by.relu()).sum(2))
     alone = attention.gradient_received(g, v, w[:, 0], mask=given, causal=causal)
     torch.testing.assert_close(alone, (w[:, :1, :, None] * (by.relu() * part)).sum(2))
@@ -163,6 +184,7 @@ def test_kernel_of_strided_views_and_large_logits(op: str) -> None:
     packed[:, 3:36, :, :, 4:20] = torch.randn((2, 33, 3, 2, 16), generator=torch.Generator().manual_seed(3))
     q, k, v = packed[:, 3:36, :, :, 4:20].permute(2, 0, 3, 1, 4).to(harness.KERNEL_DEVICE).unbind(0)
     made = {"query": q * 20, "key": k, "value": v, "gradient": v.flip(2), "weights": torch.rand(2, 2, 33)}
+    made["row"] = made["weights"][:, 0]
     named = {name: made[name].to(q.device) for name in NAMES[op] if name != "lse"}
     with backend(harness.KERNEL_BACKEND), harness.poisoned():
         got = getattr(attention, op)(*named.values())
@@ -188,6 +210,7 @@ def test_derivatives_through_the_log_sum_exp(op: str) -> None:
             "received": lambda: (w * a).sum(2),
             "gradient_received": lambda: (w * by.relu()).sum(2),
             "relevance": lambda: (w * (a * by).relu()).sum(2),
+            "extreme": lambda: (made["row"][..., None] * a.amax(1)).sum(1),
         }[op]()
 
     scale: Any = {} if op == "gradient_received" else {"scale": 0.5}

@@ -78,6 +78,18 @@ class Attended:
             return attention.received(query, key, by, **options)
         return _summed(self.weights.shape, by, lambda rows: self._matrix(rows))
 
+    def extreme(self, by: Tensor | None, largest: bool) -> Tensor:
+        """Of F = max (or min) over heads of A, the sum over queries of by[i] F_ij, [B, keys]; sums of rows without."""
+        if self.weights is None:
+            query, key, options = self._fused()
+            return attention.extreme(query, key, by, largest=largest, **options)
+        parts = []
+        for start in range(0, self.queries, ROWS):
+            rows = slice(start, start + ROWS)
+            fused = self._matrix(rows).amax(1) if largest else self._matrix(rows).amin(1)
+            parts.append(fused.sum(2) if by is None else (fused * by[:, rows, None].to(fused.dtype)).sum(1))
+        return torch.cat(parts, 1) if by is None else torch.stack(parts).sum(0)
+
     def gradient_received(self, gradient: Tensor, by: Tensor | None = None) -> Tensor:
         """[B, heads, keys]: the same sum of relu(∂s/∂A_ij), from what :attr:`visit` is told; masked pairs count too."""
         if self.weights is None:
