@@ -51,8 +51,8 @@ class Explanation:
 
     Attributes:
         output: the model's output for the inputs, [B, K].
-        target: what was explained: the given target, what it returned where it is a function of the output, or the argmax
-            of each example, [B].
+        target: what was explained: the given target, or what it returned where it is a function of the output; or the
+            argmax of each example, [B].
         maps: attribution by method name, in the form of the inputs.
         seconds: wall-clock seconds by method name, the prediction not included unless the method makes it.
         kind: of the inputs: image, volume, video, series, tokens or table.
