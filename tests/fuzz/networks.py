@@ -21,7 +21,7 @@ CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 AVERAGE = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 GREATEST = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 WIDTH = 4
-PADDING = {"conv", "wide", "depthwise", "pad", "residual", "runs twice"}
+PADDING = {"conv", "wide", "depthwise", "pad", "residual", "runs twice", "folded into the batch"}
 VOCABULARY = 11
 SIMPLE = (
     *("conv", "conv", "depthwise", "average", "greatest", "pad", "crop", "flip", "up", "every second", "residual"),
