@@ -42,7 +42,6 @@ def extreme_kernel(
     MASK: tl.constexpr,  # 0: none, 1: bytes, 2: numbers that are added
     CAUSAL: tl.constexpr,
     WIDE: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -68,7 +67,7 @@ def extreme_kernel(
             )
             q = load_rows(q_ptr + b * q_b + at * q_h, m, queries, q_n, D, BLOCK_D, WIDE)
             k = load_rows(k_ptr + b * k_b + at // group * k_h, n, keys, k_n, D, BLOCK_D, WIDE)
-            s = logits(q, k, part, added, scale, MASK, PRECISION)
+            s = logits(q, k, part, added, scale, MASK)
             lse = tl.load(lse_ptr + (b * heads + at) * queries + m, mask=m < queries, other=0.0) * LOG2E
             p = tl.exp2(s - tl.where(lse == float("-inf"), 0.0, lse)[:, None])
             if LARGEST:
@@ -128,7 +127,6 @@ def extreme(
         MASK=kind,
         CAUSAL=causal,
         WIDE=INTERPRETED,
-        PRECISION="ieee",
         BLOCK_M=blocks.queries,
         BLOCK_N=blocks.keys,
         num_warps=blocks.warps,

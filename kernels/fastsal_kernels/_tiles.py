@@ -42,9 +42,9 @@ def taking_part(mask_ptr, m, n, queries, keys, mask_m, mask_n, MASK: tl.constexp
 
 
 @triton.jit
-def logits(q, k, part, added, scale, MASK: tl.constexpr, PRECISION: tl.constexpr):
+def logits(q, k, part, added, scale, MASK: tl.constexpr):
     """To the base of 2; -inf where a pair takes no part."""
-    found = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2E)
+    found = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2E)
     if MASK == 2:
         found += added * LOG2E
     return tl.where(part, found, float("-inf"))

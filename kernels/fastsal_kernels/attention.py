@@ -36,7 +36,6 @@ def logsumexp_kernel(
     MASK: tl.constexpr,  # 0: none, 1: bytes, 2: numbers that are added
     CAUSAL: tl.constexpr,
     WIDE: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -55,7 +54,7 @@ def logsumexp_kernel(
     for start in range(0, end, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
         part, added = taking_part(mask_ptr, m, n, queries, keys, mask_m, mask_n, MASK, CAUSAL)
-        s = logits(q, load_rows(k_ptr, n, keys, k_n, D, BLOCK_D, WIDE), part, added, scale, MASK, PRECISION)
+        s = logits(q, load_rows(k_ptr, n, keys, k_n, D, BLOCK_D, WIDE), part, added, scale, MASK)
         # Of a NaN the maximum is another number, but its exponential is NaN all the same.
         new = tl.maximum(top, tl.max(s, axis=1))
         base = tl.where(new == float("-inf"), 0.0, new)
@@ -111,7 +110,6 @@ def columns_kernel(
     MASK: tl.constexpr,  # 0: none, 1: bytes, 2: numbers that are added
     CAUSAL: tl.constexpr,
     WIDE: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -144,11 +142,11 @@ def columns_kernel(
         if ATTENTION:
             q = load_rows(q_ptr, m, queries, q_n, D, BLOCK_D, WIDE)
             lse = tl.load(lse_ptr + m, mask=inside, other=0.0) * LOG2E
-            s = logits(q, k, part, added, scale, MASK, PRECISION)
+            s = logits(q, k, part, added, scale, MASK)
             tile = tl.exp2(s - tl.where(lse == float("-inf"), 0.0, lse)[:, None])
         if GRADIENT:
             g = load_rows(g_ptr, m, queries, g_n, DV, BLOCK_DV, WIDE)
-            d = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+            d = tl.dot(g, tl.trans(v), input_precision="ieee")
             if ATTENTION:
                 tile = tile * d
             else:
@@ -184,7 +182,6 @@ def logsumexp(out: Tensor, query: Tensor, key: Tensor, mask: Tensor | None, caus
         MASK=kind,
         CAUSAL=causal,
         WIDE=INTERPRETED,
-        PRECISION="ieee",
         BLOCK_M=blocks.queries,
         BLOCK_N=blocks.keys,
         num_warps=blocks.warps,
@@ -246,7 +243,6 @@ def _columns(
         MASK=kind,
         CAUSAL=causal,
         WIDE=INTERPRETED,
-        PRECISION="ieee",
         BLOCK_M=blocks.queries,
         BLOCK_N=blocks.keys,
         num_warps=blocks.warps,
