@@ -77,6 +77,11 @@ class WhileAlive(Generic[Value]):
         """Keep nothing."""
         self._kept.clear()
 
+    def drop(self, key: Any) -> None:
+        """Keep none for an object."""
+        if self.get(key) is not None:
+            self._kept.pop(id(key), None)
+
     def set(self, key: Any, value: Value) -> None:
         """Keep a value for an object.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastsal._torch import len_torch_dispatch_stack
 from fastsal.engine.reading import Geometry, Reading, Unsettled, geometry_of
-from fastsal.engine.reading.geometry import Kind, Lineage, for_another_number, kind_of, recall, settled
+from fastsal.engine.reading.geometry import Kind, Lineage, for_another_number, kind_of, recall, settled, version
 from fastsal.engine.reading.layers import map_axes, told_apart
 from fastsal.explainers.cam.placing import Placement, placement_of
 from fastsal.explainers.task import Task
@@ -67,6 +67,8 @@ class Places:
         self._known: dict[tuple[int, Kind], tuple[Geometry, ...]] = {}
         """Of a layer's last run, or of each where they look at different inputs."""
         self._views: dict[tuple[int, Kind], dict[int, list[View]]] = {}
+        self._version = 0
+        """Of the model when these were found."""
 
     def lineage(self, layers: Sequence[nn.Module], task: Task) -> Lineage | None:
         """What has to note a pass of the layers; None where their geometry is known, or need not be.
@@ -76,7 +78,11 @@ class Places:
         """
         if self._stated is not None and not isinstance(self._stated, (list, tuple)):
             return None
-        kind = kind_of(task.inputs)
+        kind, now = kind_of(task.inputs), version(task.model)
+        if now != self._version:
+            self._known.clear()
+            self._views.clear()
+            self._version = now
         for index, layer in enumerate(layers):
             if (index, kind) in self._known or self._said(index) is not None:
                 continue

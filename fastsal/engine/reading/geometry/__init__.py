@@ -4,7 +4,7 @@ from fastsal.engine.reading.geometry.asking import Noted, Seen, geometry_of, jud
 from fastsal.engine.reading.geometry.layout import Cells, Layout
 from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.geometry.measuring import measured
-from fastsal.engine.reading.geometry.memory import Kind, for_another_number, kind_of, recall, remember
+from fastsal.engine.reading.geometry.memory import Kind, for_another_number, kind_of, recall, remember, version
 from fastsal.engine.reading.geometry.proof import cells_along, examples_alone
 from fastsal.engine.reading.geometry.record import Geometry, Unsettled
 
@@ -29,4 +29,5 @@ __all__ = [
     "remember",
     "settled",
     "survey",
+    "version",
 ]

@@ -13,7 +13,7 @@ from fastsal._torch import tree_leaves
 from fastsal.engine.reading.geometry.layout import Layout
 from fastsal.engine.reading.geometry.lineage import Lineage
 from fastsal.engine.reading.geometry.measuring import measured
-from fastsal.engine.reading.geometry.memory import kind_of, recall, remember
+from fastsal.engine.reading.geometry.memory import kind_of, recall, remember, version
 from fastsal.engine.reading.geometry.proof import Folded, Refuted, Unproved, has_places, proved
 from fastsal.engine.reading.geometry.record import Geometry, Unsettled
 from fastsal.engine.reading.resolving import prepared_of, resolve_layer, the_module
@@ -236,6 +236,7 @@ def geometry_of(
         ValueError: for a layer that the model does not run, or that has no tensor.
     """
     part = resolve_layer(model, layer)
+    version(model)
     known = recall(model, part, run, kind_of(inputs))
     if isinstance(known, Unsettled):
         raise known.again()
