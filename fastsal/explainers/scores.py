@@ -185,7 +185,7 @@ def _gathered_or_nan(output: Tensor, column: Tensor) -> Tensor:
     # A product, by which the score stays a linear function, as it is where the host has looked.
     dtype = scores.dtype if scores.is_floating_point() else torch.float32
     there = torch.ones(column.shape, dtype=dtype, device=scores.device)
-    return scores * there.masked_fill((column < -count) | (column >= count), torch.nan)
+    return scores * there.masked_fill(column.clamp(-count, count - 1) != column, torch.nan)
 
 
 def one_score_each(output: Any, target: Target, examples: int, time_first: bool = False) -> Tensor:
