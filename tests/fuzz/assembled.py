@@ -157,7 +157,7 @@ class Spine:
                     (value,) = step(self.value, features)
             except (RuntimeError, AssertionError, ValueError):  # of a grid that it does not take
                 continue
-            if step.kind == "not proved" and "pad" in self.kinds:
+            if {"not proved", "pad"} <= {step.kind, *self.kinds}:
                 continue  # whether a cell of padding is a position or a token of no place is a matter of words
             if FEWEST <= math.prod(value.shape[2:]) <= MOST and min(value.shape[2:]) >= 2:
                 self.add(step, value)
