@@ -148,7 +148,8 @@ def _beside(along: Tensor, centre: Tensor, truth: Truth, slack: float) -> Tensor
     # What a border or padding cuts off is less wide, and looks beside its middle.
     whole = some & (first > 0) & (last < extent - 1) & (width == width.max())
     reach = torch.where(whole, 1.0, width.max()).clamp_min(slack)
-    slack_of = (width / (2 if truth.padded else 4)).clamp_min(max(slack, 1.0))
+    # Convolutions without padding leave half of what they see off each end, which equal parts of the input do not.
+    slack_of = (width / (2 if truth.padded or slack else 4)).clamp_min(max(slack, 1.0))
     beside = some & ((centre < first - reach) | (centre > last + reach))
     beside |= whole & ((centre - (first + last) / 2).abs() > slack_of)
     return beside if bool(beside.any()) else None
