@@ -111,7 +111,7 @@ class Spine:
     looks: dict[int, tuple[int, ...]]
     steps: list[Step] = field(default_factory=list)
     padded: bool = False
-    resampled: bool = False
+    doubled: int = 0
     kinds: set[str] = field(default_factory=set)
     truths: dict[str, Truth | None] = field(default_factory=dict)
     times: dict[str, int] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Spine:
     def add(self, step: Step, value: Tensor) -> None:
         """A step and what it made of the value."""
         self.padded = self.padded or step.kind in PADDING
-        self.resampled = self.resampled or step.kind == "up"
+        self.doubled += step.kind == "up"
         self.value = value
         if isinstance(step, Pooled):
             self.looks = {key: axes[: step.gone] + axes[step.gone + 1 :] for key, axes in self.looks.items()}
@@ -132,12 +132,12 @@ class Spine:
         grid = tuple(self.value.shape[2:])
         for part, form in step.declared.items():
             module = step.get_submodule(part)
-            usable = not isinstance(module, nn.Linear) and not self.resampled and step.times == 1
+            usable = not isinstance(module, nn.Linear) and not self.doubled and step.times == 1
             self.times[f"{name}.{part}"] = step.times
             self.truths[f"{name}.{part}"] = (
                 None
                 if form is None
-                else Truth(form, grid, dict(self.looks), self.padded, usable and math.prod(grid) >= 4)
+                else Truth(form, grid, dict(self.looks), self.padded, self.doubled, usable and math.prod(grid) >= 4)
             )
             if form is not None:
                 self.kinds |= {"channels last"} if form.kind in ("last", "frames apart") else {form.kind}

@@ -77,6 +77,7 @@ class Truth:
         grid: in the order of the input's axes.
         looks: for each input that it looks at, the dimensions of that input that the grid runs along.
         padded: whether elements of no place came in on the way.
+        doubled: how often each position became two that look at the same.
         candidate: whether it may be the default layer.
     """
 
@@ -84,6 +85,7 @@ class Truth:
     grid: tuple[int, ...]
     looks: dict[int, tuple[int, ...]]
     padded: bool = False
+    doubled: int = 0
     candidate: bool = True
 
 

@@ -125,8 +125,9 @@ def looks_there(geometry: Geometry, truth: Truth, raw: Raw, seen: Tensor, said: 
         centre = torch.tensor(geometry.centres()[place], dtype=torch.float64)
         centre = centre.view(*[-1 if dim == place else 1 for dim in range(len(axes))]).expand(truth.grid)
         step = abs(geometry.stride[geometry.axes.index(axis)])
-        slack = MEASURED * step if geometry.evidence == "measured" else 0.0
-        beside = _beside(along, centre, truth, slack)
+        is_measured = geometry.evidence == "measured"
+        slack = (2**truth.doubled - 1) / 2 * step + MEASURED * step * is_measured
+        beside = _beside(along, centre, truth.padded or is_measured, slack)
         if beside is not None:
             where = tuple(beside.nonzero()[0].tolist())
             shown = along[(slice(None), *where)]
@@ -137,7 +138,7 @@ def looks_there(geometry: Geometry, truth: Truth, raw: Raw, seen: Tensor, said: 
             )
 
 
-def _beside(along: Tensor, centre: Tensor, truth: Truth, slack: float) -> Tensor | None:
+def _beside(along: Tensor, centre: Tensor, cut: bool, slack: float) -> Tensor | None:
     """The positions that do not look at the middle of the elements that change them."""
     extent, greatest = len(along), along.amax(0)
     shown = along > 1e-12 * along.max()
@@ -149,7 +150,7 @@ def _beside(along: Tensor, centre: Tensor, truth: Truth, slack: float) -> Tensor
     whole = some & (first > 0) & (last < extent - 1) & (width == width.max())
     reach = torch.where(whole, 1.0, width.max()).clamp_min(slack)
     # Convolutions without padding leave half of what they see off each end, which equal parts of the input do not.
-    slack_of = (width / (2 if truth.padded or slack else 4)).clamp_min(max(slack, 1.0))
+    slack_of = (width / (2 if cut else 4)).clamp_min(max(slack, 1.0))
     beside = some & ((centre < first - reach) | (centre > last + reach))
     beside |= whole & ((centre - (first + last) / 2).abs() > slack_of)
     return beside if bool(beside.any()) else None
