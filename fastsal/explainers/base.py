@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.prepare import Prepared, Step
-from fastsal.engine.run import Bounds, Swept, evaluation, modules_of, observed, run, scratch
+from fastsal.engine.run import Bounds, Swept, evaluation, modules_of, observed, run, scratch, undisturbed
 from fastsal.explainers.anytime import Estimate, Limits, limits_of, until, within
 from fastsal.explainers.arguments import Inputs, as_arguments, as_inputs, baseline_inputs
 from fastsal.explainers.call import Anytime, Call
@@ -48,10 +48,14 @@ def attribution(function: Callable[P, Call[R]]) -> Callable[P, R]:
         if torch.is_inference_mode_enabled():
             with _outside_of_inference():
                 return attribute(*args, **kwargs)
-        with Bounds(), observed() as sweeps:
-            call = function(*args, **kwargs)
-            verify(explainer, call.task)
-            result = call.run()
+
+        def whole() -> tuple[R, list[Swept]]:
+            with Bounds(), observed() as sweeps:
+                call = function(*args, **kwargs)
+                verify(explainer, call.task)
+                return call.run(), sweeps
+
+        result, sweeps = undisturbed(whole)
         explainer.state.sweeps = tuple(sweeps)
         return result
 
@@ -360,9 +364,12 @@ class Estimating:
             TypeError, ValueError: as of ``attribute``; for limits that are not above 0, or too few samples.
         """
         limits = limits_of(tolerance, deadline)
-        with Bounds(), _outside_of_inference(), observed() as sweeps:
-            anytime = self._anytime("estimate", args, kwargs)
-            found = within(anytime, limits)
+
+        def whole() -> tuple[Estimate, list[Swept]]:
+            with Bounds(), _outside_of_inference(), observed() as sweeps:
+                return within(self._anytime("estimate", args, kwargs), limits), sweeps
+
+        found, sweeps = undisturbed(whole)
         self.state.sweeps = tuple(sweeps)  # type: ignore[attr-defined]
         return found
 

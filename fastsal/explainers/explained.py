@@ -68,7 +68,8 @@ class Explained:
             self.per_call = max(1, at_least_one(named, rows_per_call) // max(1, self.examples))
         self.copies, self.asks, self.allows_unused = 1, False, allow_unused
         self.parts: list[tuple[str, int]] | None = None
-        self._rows: Rows | None = None
+        self.looked_at: Rows | None = None
+        self.together = 2
         self.rows_ahead = 0
         self._target, self._output = target, None
         self._read: tuple[Target, Target] | None = None

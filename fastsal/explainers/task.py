@@ -27,7 +27,7 @@ from fastsal.explainers.call import Anytime, Call, Estimated
 from fastsal.explainers.columns import read_once
 from fastsal.explainers.explained import Explained
 from fastsal.explainers.reached import reached
-from fastsal.explainers.row_check import found_rows
+from fastsal.explainers.row_check import found_rows, last_copy_of
 from fastsal.explainers.scores import (
     Target,
     chooses,
@@ -163,8 +163,18 @@ class Task(Explained):
         return inputs, tuple(tile(scratch(value), count, self.examples) for value in self.additional)
 
     def run(self, count: int, altered: Mapping[int, Tensor]) -> Any:
-        """The model's output for copies."""
-        return run(self.forward_func, *self.batch(count, altered))
+        """The model's output for copies.
+
+        Raises:
+            Coupled: where they are found to depend on each other.
+        """
+        compare = last_copy_of(self, count if altered else 1, lambda: self._last(altered))
+        output = run(self.forward_func, *self.batch(count, altered))
+        compare(output)
+        return output
+
+    def _last(self, altered: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        return {place: scratch(tensor[-self.examples :]) for place, tensor in altered.items()}
 
     def run_one(self) -> Any:
         """The model's output for one example, where its extra arguments can be told by example, else for all."""
@@ -207,6 +217,7 @@ class Task(Explained):
         forward_func: Callable[..., Any] | None = None,
         grad_kwargs: Mapping[str, Any] | None = None,
         scored: Callable[[Tensor], None] | None = None,
+        last: Callable[[], Mapping[int, Tensor]] | None = None,
     ) -> tuple[Tensor, ...]:
         """Gradients of the scores by the inputs, or by copies of them; call inside :meth:`context`.
 
@@ -216,13 +227,19 @@ class Task(Explained):
             forward_func: what runs instead of the model.
             grad_kwargs: further arguments of ``torch.autograd.grad``.
             scored: told of the scores, with their graph, before the gradients are taken.
+            last: makes the model's inputs for the last copy, where ``forward_func`` takes others.
 
         Raises:
+            Coupled: for copies that are found to depend on each other.
             Unreached: for an input that no gradient reaches.
         """
         choose = self.select(count, time_first=batches is None)  # no copies, so any dimension may be the batch's
+        if last is None and batches is not None and forward_func is None and self.parts is None:
+            last = lambda: self._last(dict(enumerate(batches)))  # noqa: E731
+        compare = last_copy_of(self, count if last else 1, last or dict[int, Tensor])
 
         def select(output: Any) -> Tensor:
+            compare(output)
             scores = choose(output)
             if scored is not None:
                 scored(scores)
@@ -276,13 +293,13 @@ class Task(Explained):
 
         Inside another method's sweep, which has looked, and where a graph is being made, nothing is asked.
         """
-        if self._rows is None:
-            self._rows = Rows() if self.copies > 1 else found_rows(self)
-        return self._rows
+        if self.looked_at is None:
+            self.looked_at = Rows() if self.copies > 1 else found_rows(self)
+        return self.looked_at
 
     def take_rows(self, other: Task) -> None:
         """What was found of another task holds for this one, which runs a part of the same model."""
-        self._rows = other.rows()
+        self.looked_at = other.rows()
 
     # Descriptions
 

@@ -227,6 +227,7 @@ def explained(explainer: Attribution, form: Inputs, options: Mapping[str, Any], 
     return found._replace(output=main_output(found.output))
 
 
+@bounded
 def whole(explainer: Attribution, form: Inputs, options: Mapping[str, Any], target: Target) -> Explained:
     """The same with all that the model returns in the place of the prediction."""
     call = describe(explainer, form, target=target, **options)

@@ -292,8 +292,10 @@ def test_each_coalition_is_scored_once() -> None:
         ("ShapleyValueSampling", {"n_samples": 6}, 6 * 4 + 1),
         ("FeaturePermutation", {}, 4 + 1),
     ):
-        rows = 0
-        getattr(fastsal, name)(counting).attribute(x, **options)
+        for _ in range(2):  # the first looks at the last of so many copies too
+            rows = 0
+            getattr(fastsal, name)(counting).attribute(x, **options)
+            assert rows in (3 * expected, 3 * (expected + 1))
         assert rows == 3 * expected
 
 

@@ -25,7 +25,7 @@ class Twice(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        both = self.conv(x) + self.conv(x.flip(3)).square()
+        both = self.conv(x) + self.conv(x.square()).square()
         return self.head(self.relu(self.last(self.relu(both))).mean((2, 3)))
 
 

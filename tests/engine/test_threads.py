@@ -20,7 +20,7 @@ import fastsal
 from fastsal._torch import len_torch_dispatch_stack, len_torch_function_stack
 from fastsal.engine.reading.affine import Escapes
 from fastsal.engine.reading.geometry.lineage import Lineage
-from fastsal.engine.run import Bounds, Undone, evaluation
+from fastsal.engine.run import Bounds, Undone, evaluation, own
 from tests.explainers.calls import CALLS
 from tests.explainers.networks import Small, image, small, state
 
@@ -391,3 +391,37 @@ def test_what_an_interrupted_end_leaves_open_is_closed() -> None:
     assert not model.stem._forward_hooks
     assert model.training
     assert "training" not in vars(nn.Module)
+
+
+class Collides(nn.Module):
+    """Raises what PyTorch does where another thread sets a hook while it goes through a module's: in its first pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.left = small(), 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.left:
+            self.left -= 1
+            raise RuntimeError("OrderedDict mutated during iteration")
+        scores: Tensor = self.inner(x)
+        return scores
+
+
+@pytest.mark.parametrize("door", ["attribute", "estimate", "explain", "compile"])
+def test_a_collision_of_hooks_begins_the_explanation_anew(door: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Collides().eval(), image()
+    doors: dict[str, Callable[[], Tensor]] = {
+        "attribute": lambda: fastsal.Saliency(model).attribute(x, 1),
+        "estimate": lambda: fastsal.RISE(model).estimate(x, 1, n_masks=40).attribution,
+        "explain": lambda: fastsal.explain(model, x, "saliency", 1).maps["saliency"],
+        "compile": lambda: fastsal.compile(fastsal.Saliency(model), x, 1)(x, 1).attribution,
+    }
+    with pytest.raises(RuntimeError, match="mutated"):  # of a user's own code it is the user's
+        doors[door]()
+    model.left = 0
+    expected = doors[door]()
+    monkeypatch.setattr(own.torch_module, "__file__", __file__)  # as if PyTorch's code had raised it
+    model.left = 1
+    assert torch.equal(doors[door](), expected)
+    assert model.left == 0

@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -69,6 +70,7 @@ class Soak:
             except Exception as error:
                 ok = False
                 name = f"{name}: {error!r}"[:300]
+                traceback.print_exc()
             with self._lock:
                 self.done[name] += 1
                 if not ok:

@@ -7,10 +7,10 @@ from fastsal.engine.run.comparing import difference
 from fastsal.engine.run.forward import detached, evaluation, find, one_example, run, scratch
 from fastsal.engine.run.gradients import input_gradients, leaves_autograd
 from fastsal.engine.run.graphs import Graph, host_may_wait, without_waiting
-from fastsal.engine.run.independence import Rows, output_tensors, rows_of
+from fastsal.engine.run.independence import Rows, compare_last, output_tensors, rows_of, seen_together
 from fastsal.engine.run.managed import Managed
 from fastsal.engine.run.modules import calling, hookable, module_of, modules_of
-from fastsal.engine.run.own import Bounds, Undone, bounded
+from fastsal.engine.run.own import Bounds, Undone, bounded, undisturbed
 from fastsal.engine.run.random_states import keeping_random_states
 from fastsal.engine.run.sweep import Sweep, Swept, chunks, note, observed, watched
 from fastsal.engine.run.telling import tell
@@ -37,6 +37,7 @@ __all__ = [
     "chunks",
     "chunks_of",
     "clear_caches",
+    "compare_last",
     "detached",
     "difference",
     "evaluation",
@@ -57,8 +58,10 @@ __all__ = [
     "rows_of",
     "run",
     "scratch",
+    "seen_together",
     "tell",
     "tf32_is_on",
+    "undisturbed",
     "watched",
     "without_waiting",
 ]

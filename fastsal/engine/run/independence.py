@@ -42,10 +42,16 @@ class Rows(NamedTuple):
     fixed: str = ""
 
 
+class Coupled(RuntimeError):
+    """Raised where a chunk shows what a batch of two does not: that its rows depend on each other; it says how."""
+
+
 class _Kept(NamedTuple):
     rows: Rows
     state: State
     changing: frozenset[Any]
+    together: int = 2
+    """Copies of which the last was as it is alone."""
 
 
 _kept: WhileAlive[dict[Hashable, _Kept]] = WhileAlive()
@@ -100,6 +106,60 @@ def rows_of(
     changing = frozenset(key for key in first.keys() | last.keys() if first.get(key, first) != last.get(key, last))
     _remember(owner, form, _Kept(rows, last, changing))
     return rows
+
+
+def seen_together(owner: ForwardFunc, form: Hashable) -> int:
+    """How many copies were seen together without effect on each other; 0 where nothing is remembered."""
+    found = (_recalled(owner) or {}).get((getattr(owner, "__name__", ""), form))
+    return 0 if found is None else found.together
+
+
+def compare_last(
+    owner: ForwardFunc,
+    form: Hashable,
+    count: int,
+    together: Sequence[Tensor],
+    alone: Callable[[], Sequence[Tensor]],
+    dtypes: Iterable[torch.dtype],
+) -> None:
+    """Look whether the last of so many copies is as it is alone, as a mixture of experts of some capacity is not.
+
+    What rounding explains is let pass up to its square root: no batch of the same shape tells more at so little cost.
+
+    Args:
+        owner, form: as of :func:`rows_of`, which has found nothing.
+        count: copies.
+        together: the tensors of the model's output for them.
+        alone: runs the last one.
+        dtypes: of the inputs.
+
+    Raises:
+        Coupled: where it is not; that is remembered.
+    """
+    key = (getattr(owner, "__name__", ""), form)
+    known = _recalled(owner) or {}
+    found = known.get(key)
+    if found is None:
+        return
+    try:
+        first = alone()
+    except Exception:  # it was taken among others: what one row alone meets is no question of its batch
+        first = ()
+    apart = max((_apart_at_the_end(one, all_, count) for one, all_ in zip(first, together, strict=False)), default=0.0)
+    coarsest = max((_rounding(leaf, dtypes, owner) for leaf in first), default=0.0)
+    if apart <= math.sqrt(coarsest) or difference(alone(), first) > math.sqrt(coarsest):
+        known[key] = found._replace(together=count)
+        return
+    why = f"the last of {count} copies differs from the same alone by {apart:.0e} of the output"
+    known[key] = found._replace(rows=Rows(f"the rows of a batch depend on each other ({why})"))
+    raise Coupled(known[key].rows.alone)
+
+
+def _apart_at_the_end(alone: Tensor, together: Tensor, count: int) -> float:
+    """How far the end of an output for so many copies is from that of one, by the scale of all of it."""
+    if not alone.dim() or not alone.numel() or together.shape != (count * len(alone), *alone.shape[1:]):
+        return 0.0
+    return difference(torch.cat([together[: -len(alone)], alone]), together)
 
 
 def _judged(outputs: Outputs, rounding: Callable[[Tensor], float]) -> Rows | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
+import torch.nn.modules.module as torch_module
 from torch import nn
 
 from fastsal._torch import (
@@ -357,12 +358,39 @@ class Bounds:
             torch.set_grad_enabled(self._grad)
 
 
+_COLLIDED = "OrderedDict mutated during iteration"
+
+
+def undisturbed(work: Callable[[], Value]) -> Value:
+    """Run a whole explanation, anew where another thread set a hook while PyTorch went through a module's.
+
+    Up to Python 3.11 garbage may be collected in the middle of that, which lets other threads run there; PyTorch then
+    raises an error, and nothing was computed.
+    """
+    while True:
+        try:
+            return work()
+        except RuntimeError as error:
+            if str(error) != _COLLIDED or not _raised_by(error, torch_module.__file__):
+                raise
+
+
+def _raised_by(error: BaseException, file: str) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename == file
+
+
 def bounded(function: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
-    """A function at whose end its thread has open what it had at the beginning, as by :class:`Bounds`."""
+    """A door: at its end its thread has open what it had at the beginning, and :func:`undisturbed` runs it."""
 
     @functools.wraps(function)
     def within(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Value:
-        with Bounds():
-            return function(*args, **kwargs)
+        def whole() -> Value:
+            with Bounds():
+                return function(*args, **kwargs)
+
+        return undisturbed(whole)
 
     return within

@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 
 from fastsal.engine.run.chunk_sizes import ChunkSizes
-from fastsal.engine.run.independence import Rows
+from fastsal.engine.run.independence import Coupled, Rows
 from fastsal.engine.run.own import Undone
 from fastsal.engine.run.telling import tell
 from fastsal.engine.run.too_large import is_too_large
@@ -150,9 +150,13 @@ def _why_alone(sweep: Sweep[Any]) -> str:
         )
     why = rows.alone or rows.fixed
     if why:
-        given = f", not {sweep.given}, with which the map would be wrong" if sweep.given else ""
-        tell(f"{name}: {why}, so copies are run one at a time{given}")
+        _tell_alone(sweep, why)
     return why
+
+
+def _tell_alone(sweep: Sweep[Any], why: str) -> None:
+    given = f", not {sweep.given}, with which the map would be wrong" if sweep.given else ""
+    tell(f"{sweep.name or 'sweep'}: {why}, so copies are run one at a time{given}")
 
 
 def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
@@ -182,7 +186,13 @@ def chunks(sweep: Sweep[Any]) -> Generator[int, None, None]:
                 if alone:
                     chunk_sizes.one_at_a_time()
                     continue
-            done, outcome = _attempt(lambda start=start, stop=stop: sweep.work(start, stop))  # type: ignore[misc]
+            try:
+                done, outcome = _attempt(lambda start=start, stop=stop: sweep.work(start, stop))  # type: ignore[misc]
+            except Coupled as error:
+                alone = str(error)
+                _tell_alone(sweep, alone)
+                chunk_sizes.one_at_a_time()
+                continue
             if not done:
                 if not chunk_sizes.out_of_memory(stop - start):
                     raise torch.OutOfMemoryError(f"one item of the sweep does not fit in memory: {outcome}")

@@ -182,8 +182,12 @@ class _Path:
         """The sums with the gradients of points start .. stop, by the layer's value or the inputs."""
         task = self._task
 
-        def along(begin: Any, end: Tensor) -> Tensor:
-            return path.batch(end, self._points.positions(start, stop, end), baseline=begin)
+        def along(begin: Any, end: Tensor, first: int = start) -> Tensor:
+            return path.batch(end, self._points.positions(first, stop, end), baseline=begin)
+
+        def last() -> dict[int, Tensor]:
+            pairs = zip(task.baselines, task.inputs, strict=True)
+            return {place: along(*each, stop - 1) for place, each in enumerate(pairs)}
 
         ends = zip(task.baselines, task.inputs, strict=True)
         batches = tuple(along(*each) for each in ends) if front is None else (front.at(along),)
@@ -194,6 +198,7 @@ class _Path:
                 forward_func=None if front is None else front.behind,
                 grad_kwargs=self._grad_kwargs,
                 scored=None if front is None else front.check,
+                last=None if front is None else last,
             )
         except (RuntimeError, IndexError) as error:
             if self._whole is None or is_too_large(error):

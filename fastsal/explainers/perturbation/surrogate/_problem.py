@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import Sweep, run
+from fastsal.engine.run import Sweep
 from fastsal.explainers.arguments import examples_of
 from fastsal.explainers.perturbation.features import Baseline, Features, coalitions, features_of
 from fastsal.explainers.perturbation.surrogate.lime_base import item_scores
@@ -70,8 +70,8 @@ class Problem:
 
         def work(start: int, stop: int) -> Tensor:
             count = stop - start
-            batch, extra = task.batch(count, dict(enumerate(self.altered(present[start:stop]))))
-            scores = selected(run(task.forward_func, batch, extra), task.tiled_target(count))
+            output = task.run(count, dict(enumerate(self.altered(present[start:stop]))))
+            scores = selected(output, task.tiled_target(count))
             items = 1 if scores.numel() == count == 1 else count * task.examples
             return item_scores(scores, items, task.target, task.per_call).reshape(count, -1)
 
