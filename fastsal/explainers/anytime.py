@@ -6,14 +6,13 @@ import contextlib
 import math
 import numbers
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import ChunkSizes, chunks
+from fastsal.engine.run import ChunkSizes, chunks, tell
 from fastsal.explainers.call import Anytime
 
 GROUPS = 16
@@ -87,10 +86,9 @@ def within(anytime: Anytime, limits: Limits) -> Estimate:
         raise ValueError(f"{anytime.limit}: too few for an estimate")
     best = estimates[-1]
     if limits.tolerance is not None and limits.deadline is None and best.relative_error > limits.tolerance:
-        warnings.warn(
+        tell(
             f"tolerance: {limits.tolerance} is not reached with {anytime.limit} (relative error "
             f"{best.relative_error:.3g}); allow more",
-            stacklevel=4,
         )
     return best
 

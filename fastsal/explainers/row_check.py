@@ -75,7 +75,7 @@ def last_copy_of(task: Task, count: int, altered: Callable[[], Mapping[int, Tens
     last = altered()
 
     def alone() -> list[Tensor]:
-        with torch.no_grad():
+        with evaluation(task.model, eager=True), torch.no_grad():
             return _tensors(task, run(task.forward_func, *task.batch(1, {i: scratch(x) for i, x in last.items()})), 1)
 
     def compare(output: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fastsal.engine.run import tell
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import GradientAttribution
 from fastsal.explainers.call import Call
@@ -105,7 +105,7 @@ class ModifiedRelu(GradientAttribution):
             with task.context(eager=True), ReluRule(type(self).rule) as mode:
                 gradients = task.gradients()
             if not mode.met:
-                warnings.warn("the model ran no ReLU, so this map is the plain gradient", UserWarning, stacklevel=5)
+                tell("the model ran no ReLU, so this map is the plain gradient")
             return task.result([g.abs() if absolute else g for g in gradients])
 
         return task.once(run)

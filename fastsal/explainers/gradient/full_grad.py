@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal.engine.prepare import unprepared
-from fastsal.engine.run import find, leaves_autograd, run, scratch
+from fastsal.engine.run import find, leaves_autograd, run, scratch, tell
 from fastsal.explainers.arguments import Inputs
 from fastsal.explainers.base import Attribution, Display, attribution
 from fastsal.explainers.call import Call
@@ -78,7 +77,7 @@ class FullGrad(Attribution):
             leaf, met, first, gradients = self.gradients(task)
             if not met:
                 message = "the model ran no convolution or batch normalisation; this is the input times its gradient"
-                warnings.warn(message, UserWarning, stacklevel=5)
+                tell(message)
             parts = [leaf * first]
             for added, gradient in zip(met, gradients, strict=True):
                 total = added.total

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastsal.engine.run import tell
 from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import attribution
 from fastsal.explainers.call import Call
@@ -86,7 +86,7 @@ class ShapleyValues(ShapleyValueSampling):
                 "or use ShapleyValueSampling or KernelShap"
             )
         if players > MANY:
-            warnings.warn(f"{players} features take {2**players} forward passes", UserWarning, stacklevel=3)
+            tell(f"{players} features take {2**players} forward passes")
 
         def run() -> Any:
             with task.context():

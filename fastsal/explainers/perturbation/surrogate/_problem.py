@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import Sweep
+from fastsal.engine.run import Sweep, tell
 from fastsal.explainers.arguments import examples_of
 from fastsal.explainers.perturbation.features import Baseline, Features, coalitions, features_of
 from fastsal.explainers.perturbation.surrogate.lime_base import item_scores
@@ -119,7 +118,7 @@ def problem_of(task: Task, feature_mask: Any) -> Problem:
     features = features_of(task.given.each(feature_mask), task.inputs)
     lowest = min((int(ids.min()) for ids in features.ids if ids.numel()), default=0)
     if lowest > 0:
-        warnings.warn(f"feature_mask: the first feature is {lowest}; it is taken as 0", stacklevel=4)
+        tell(f"feature_mask: the first feature is {lowest}; it is taken as 0")
         features = Features(tuple(ids - lowest for ids in features.ids), features.total - lowest)
     if features.total == 0:
         raise ValueError("inputs: they have no features")

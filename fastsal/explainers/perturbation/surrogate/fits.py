@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
+
+from fastsal.engine.run import tell
 
 Array = npt.NDArray[np.float64]
 
@@ -158,7 +159,7 @@ def _solve(columns: Array, share: Array, mean: Array, target: Array, guess: Arra
         if outside[enters] <= alpha + tolerance:
             return found
         sign[enters] = np.sign(pull[enters])
-    warnings.warn("Lasso: rounding keeps it from converging; its coefficients are approximate", stacklevel=2)
+    tell("Lasso: rounding keeps it from converging; its coefficients are approximate")
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from fastsal.engine.run import tell
 from fastsal.explainers.arguments import Baselines, Inputs
 from fastsal.explainers.base import PerturbationAttribution, attribution
 from fastsal.explainers.call import Call
@@ -197,7 +197,7 @@ def _draw(perturb_func: Callable[..., Any], parts: list[Problem], n_samples: int
         if not row:
             raise ValueError("perturb_func: its iterator has no sample")
         if len(row) < n_samples:
-            warnings.warn(f"perturb_func: its iterator ended after {len(row)} of {n_samples} samples", stacklevel=6)
+            tell(f"perturb_func: its iterator ended after {len(row)} of {n_samples} samples")
         rows.append(torch.cat(row).cpu())
     most = max(map(len, rows))
     padded = [torch.cat([row, row[-1:].expand(most - len(row), -1)]) for row in rows]

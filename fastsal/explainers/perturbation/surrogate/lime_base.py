@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastsal.engine.run import ChunkTooLarge, run
+from fastsal.engine.run import ChunkTooLarge, run, tell
 from fastsal.explainers.arguments import Inputs, as_inputs, at_least_one, examples_of
 from fastsal.explainers.base import PerturbationAttribution, attribution
 from fastsal.explainers.call import Call
@@ -170,9 +169,8 @@ class LimeBase(PerturbationAttribution):
                 if not around.outputs:
                     raise ValueError("perturb_func: its iterator has no sample")
                 if len(around.outputs) < n_samples:
-                    warnings.warn(
+                    tell(
                         f"perturb_func: its iterator ended after {len(around.outputs)} of {n_samples} samples",
-                        stacklevel=5,
                     )
                 return fit_surrogate(
                     self.interpretable_model,
