@@ -93,6 +93,12 @@ class ChunkSizes:
             size -= size % MULTIPLE
         self.size = max(1, min(size, self._total))
 
+    def spread(self) -> None:
+        """As many chunks, but of about the same size: where the last would be small, the largest need not be."""
+        if not self._fixed and self._total > self.size:
+            even = -(-self._total // -(-self._total // self.size))
+            self.size = min(self.size, even if even <= MULTIPLE else -(-even // MULTIPLE) * MULTIPLE)
+
     @property
     def next(self) -> int:
         """Items of the next chunk."""

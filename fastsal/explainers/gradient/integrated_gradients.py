@@ -155,6 +155,7 @@ class _Path:
     def described(self, n_steps: int) -> Call[Any]:
         # A gradient keeps the activations that a plain pass frees; Captum repeats extra tensors along the path.
         chunk_sizes = self._task.chunk_sizes(self._points.total, cost=2, repeats=True)
+        chunk_sizes.spread()
         return self._task.sweep(
             self._points.total,
             self.work,

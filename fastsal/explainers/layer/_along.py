@@ -108,4 +108,5 @@ def on_path(
         return added(rows_of(reading, count * task.examples), start, stop)
 
     sizes = task.chunk_sizes(rule[1], cost=2, repeats=True)
+    sizes.spread()
     return task.sweep(rule[1], work, lambda _start, _stop, found: keep(found), finish, chunk_sizes=sizes)
