@@ -11,6 +11,7 @@ from torch import Tensor
 from fastsal._torch import len_torch_dispatch_stack
 from fastsal.engine.run import (
     Rows,
+    Undone,
     compare_last,
     evaluation,
     host_may_wait,
@@ -19,6 +20,7 @@ from fastsal.engine.run import (
     run,
     scratch,
     seen_together,
+    stance,
 )
 from fastsal.explainers.outputs import main_output
 from fastsal.explainers.scores import one_score_each, scores_examples, tile_target
@@ -75,7 +77,8 @@ def last_copy_of(task: Task, count: int, altered: Callable[[], Mapping[int, Tens
     last = altered()
 
     def alone() -> list[Tensor]:
-        with evaluation(task.model, eager=True), torch.no_grad():
+        with Undone() as undone, torch.no_grad():
+            stance.hold(stance.EAGER, undone)  # of another size, for which nothing is to be compiled
             return _tensors(task, run(task.forward_func, *task.batch(1, {i: scratch(x) for i, x in last.items()})), 1)
 
     def compare(output: Any) -> None:

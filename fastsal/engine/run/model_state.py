@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.engine.run.modules import ForwardFunc, parts_of
-from fastsal.engine.run.own import users_attributes
+from fastsal.engine.run.own import items_of, users_attributes
 
 State = dict[tuple[int, str], Any]
 """By part and name."""
@@ -97,7 +97,7 @@ def _add(state: State, seen: set[int], place: tuple[int, str], value: Any) -> No
         return
     seen.add(id(value))
     held = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
-    for name, each in held.items():
+    for name, each in items_of(held):  # such as marks of hooks, which other threads set
         inner = _plain(each)
         if inner is not _NOT_PLAIN:
             state[id(value), str(name)] = inner

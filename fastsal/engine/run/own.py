@@ -12,6 +12,7 @@ import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
@@ -193,7 +194,7 @@ _lock = threading.RLock()
 """Held while a dictionary is changed, never while a model runs."""
 
 
-def _items(hooks: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+def items_of(hooks: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     """What is in a dictionary of hooks, which another thread may change while garbage is collected here."""
     while True:
         try:
@@ -260,7 +261,7 @@ class _Away:
     @staticmethod
     def add(hooks: dict[int, Callable[..., Any]], key: object, one: Owner) -> None:
         with _lock:
-            for number, hook in _items(hooks):
+            for number, hook in items_of(hooks):
                 if _is_own(number):
                     continue
                 held = hook if isinstance(hook, _Away) else _Away(hook)
@@ -271,7 +272,7 @@ class _Away:
     @staticmethod
     def remove(hooks: dict[int, Callable[..., Any]], key: object) -> None:
         with _lock:
-            for number, hook in _items(hooks):
+            for number, hook in items_of(hooks):
                 if isinstance(hook, _Away):
                     hook.away.pop(key, None)
                     if not hook.away and number in hooks:
@@ -280,7 +281,7 @@ class _Away:
 
 def has_users_hooks(module: nn.Module, names: Iterable[str]) -> bool:
     """Whether a module has hooks of the user's under some of PyTorch's names."""
-    return any(not _is_own(number) for name in names for number, _ in _items(getattr(module, name)))
+    return any(not _is_own(number) for name in names for number, _ in items_of(getattr(module, name)))
 
 
 def users_forward(module: nn.Module) -> Any:
@@ -298,14 +299,14 @@ def users_attributes(module: nn.Module) -> dict[str, Any]:
             found["forward"] = forward
     for name, value in list(found.items()):
         if name.endswith("_hooks") and isinstance(value, dict) and value:
-            kept = [(number, hook) for number, hook in _items(value) if not _is_own(number)]
+            kept = [(number, hook) for number, hook in items_of(value) if not _is_own(number)]
             found[name] = type(value)((number, hook.hook if isinstance(hook, _Away) else hook) for number, hook in kept)
     return found
 
 
 def users_items(held: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """A mapping, such as a module's attributes or hooks, as its user filled it: without what is a thread's own."""
-    items = _items(held)
+    items = items_of(held)
     if not any(_is_own(name) or isinstance(value, (_Instead, _Away)) for name, value in items):
         return held
     found = {}
@@ -359,6 +360,8 @@ class Bounds:
 
 
 _COLLIDED = "OrderedDict mutated during iteration"
+_OURS = str(Path(__file__).parents[2])
+_TRIES = 100
 
 
 def undisturbed(work: Callable[[], Value]) -> Value:
@@ -367,19 +370,20 @@ def undisturbed(work: Callable[[], Value]) -> Value:
     Up to Python 3.11 garbage may be collected in the middle of that, which lets other threads run there; PyTorch then
     raises an error, and nothing was computed.
     """
-    while True:
+    for _ in range(_TRIES):
         try:
             return work()
         except RuntimeError as error:
-            if str(error) != _COLLIDED or not _raised_by(error, torch_module.__file__):
+            if str(error) != _COLLIDED or not _raised_by(error, (torch_module.__file__, _OURS)):
                 raise
+    return work()
 
 
-def _raised_by(error: BaseException, file: str) -> bool:
+def _raised_by(error: BaseException, files: tuple[str, ...]) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_code.co_filename == file
+    return trace is not None and trace.tb_frame.f_code.co_filename.startswith(files)
 
 
 def bounded(function: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
