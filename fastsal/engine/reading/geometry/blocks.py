@@ -13,8 +13,6 @@ SHORTEST_AXIS = 8
 """A dimension 1 that is shorter is taken for channels."""
 _SHARES = (8, 3)
 """Of a side that blocks take, in turn: small ones tell fine grids, and large ones coarse grids."""
-_TRIES = 8
-"""For an integer that is another than what was there."""
 
 
 class Blocks(NamedTuple):
@@ -85,10 +83,9 @@ def others_of(value: Tensor, generator: torch.Generator) -> Tensor:
     """Other values for all of an input: noise of its own mean and deviation, or integers from elsewhere in it."""
     if not value.is_floating_point():
         shuffled = value.flatten()[torch.randperm(value.numel(), generator=generator).to(value.device)]
-        for _ in range(_TRIES):
-            same = shuffled == value.flatten()
-            shuffled = torch.where(same, shuffled.roll(1), shuffled)
-        return shuffled.reshape(value.shape)
+        kinds, number = value.flatten().unique(return_inverse=True)
+        # What the draw leaves as it is becomes the next of the values that there are.
+        return torch.where(shuffled == value.flatten(), kinds[(number + 1) % len(kinds)], shuffled).reshape(value.shape)
     noise = torch.randn(value.shape, generator=generator).to(value.device)
     spread = float(value.float().std()) if value.numel() > 1 else 0.0
     found: Tensor = (value.float().mean() + (spread or 1.0) * noise).to(value.dtype)
