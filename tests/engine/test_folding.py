@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import fastsal
 from tests.engine.test_prepare import QUICK, detail, done, lively
 from tests.explainers.calls import CALLS
-from tests.explainers.networks import image, unchanged
+from tests.explainers.networks import image, small, unchanged
 
 
 class NormAct(nn.BatchNorm2d):
@@ -398,3 +399,10 @@ def test_folded_and_compiled() -> None:
     assert done(prepared, "batch norm")
     assert done(prepared, "compile"), detail(prepared, "compile")
     torch.testing.assert_close(prepared(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_replica_can_be_copied() -> None:
+    model, x = small(), image()
+    fast = fastsal.prepare(model, x, probe_seconds=0)
+    assert torch.equal(copy.deepcopy(fast.module)(x), fast.module(x))
+    torch.testing.assert_close(copy.deepcopy(fast)(x), fast(x))

@@ -49,6 +49,10 @@ class Skipped(Tensor):
             return args[0] if args else kwargs["input"]
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Skipped:
+        found = memo[id(self)] = self.detach().clone()
+        return found  # type: ignore[return-value]
+
 
 def is_plain(norm: nn.Module) -> bool:
     """Whether a norm's forward is PyTorch's own, so that an identity can stand for it."""
