@@ -6,6 +6,7 @@ Grad-CAM is timed eager, of a prepared model and compiled, beside a prediction e
 from __future__ import annotations
 
 import importlib.util
+import statistics
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,14 +16,16 @@ import torch
 from torch import Tensor, nn
 
 import fastsal
+from benchmarks.measure import rounds
 from benchmarks.models import resnet50, small_cnn
 from benchmarks.passes import input_gradients, predictions
 from tools.gpu_check.rows import Rows, describe
 from tools.gpu_check.stage import Limit
-from tools.gpu_check.timed import kernels_of, peak_bytes, seconds_of, side_by_side
+from tools.gpu_check.timed import kernels_of, peak_bytes, seconds_of
 
 RESERVE = 10.0
 """Seconds that one method may take."""
+ROUNDS = 5
 CAPTUM_ROWS = (16, 64, 256)
 """Batches of which Captum's fastest counts."""
 
@@ -223,8 +226,8 @@ def run(rows: Rows, limit: Limit, rehearse: bool) -> None:
 
 def _measured(case: Case, device: str) -> dict[str, Any]:
     works = {"ours": case.work, **({"floor": case.floor} if case.floor is not None else {})}
-    found = side_by_side(works, device)
-    captum = {rows: seconds_of(work, device, most=3)["seconds"] for rows, work in case.captum.items()}
+    found = {name: statistics.median(each) for name, each in rounds(works, ROUNDS, warm_up=1).items()}
+    captum = {rows: seconds_of(work, most=3)["seconds"] for rows, work in case.captum.items()}
     best = min(captum.values(), default=None)
     return {
         "seconds": found["ours"],

@@ -135,7 +135,7 @@ def _add(
             def work() -> Any:
                 return module(x)
 
-            as_felt = seconds_of(work, device)
+            as_felt = seconds_of(work)
             graph = device_seconds(work, groups=3 if as_felt["seconds"] > 0.02 else 15)
         rows.add("model", model=name, rows=batch, way=way, **as_felt, device_seconds=graph.seconds, how=graph.how)
     except Exception as error:

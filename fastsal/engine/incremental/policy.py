@@ -85,10 +85,11 @@ def _attempt(asked: Asked, memory: Memory, forced: bool) -> Tensor | str:
     impossible = _impossible(asked)
     if impossible is not None:
         return impossible
-    (image,), changes, models = asked.inputs, asked.changes(), modules_of(asked.forward_func)
+    (image,) = asked.inputs
     unmeasured = None if forced else _unmeasured(image.device)
     if unmeasured is not None:
         return unmeasured
+    changes, models = asked.changes(), modules_of(asked.forward_func)
     count = len(changes.rectangles)
     if not forced and count < FEWEST:
         return f"there are fewer than {FEWEST} positions"

@@ -84,9 +84,8 @@ def rows_of(
         dtypes: of the inputs.
         may_run: whether passes can be made now; else None stands for what is not known.
     """
-    form = (getattr(owner, "__name__", ""), form)  # of one object's methods
     known = _recalled(owner)
-    found = None if known is None else known.get(form)
+    found = None if known is None else known.get(_key(owner, form))
     if found is not None and _same(found, model_state(owner, modules_of(owner))):
         return found.rows
     if not may_run:
@@ -104,13 +103,13 @@ def rows_of(
         return Rows()
     first, last = states[0], states[-1]
     changing = frozenset(key for key in first.keys() | last.keys() if first.get(key, first) != last.get(key, last))
-    _remember(owner, form, _Kept(rows, last, changing))
+    _remember(owner, _key(owner, form), _Kept(rows, last, changing))
     return rows
 
 
 def seen_together(owner: ForwardFunc, form: Hashable) -> int:
     """How many copies were seen together without effect on each other; 0 where nothing is remembered."""
-    found = (_recalled(owner) or {}).get((getattr(owner, "__name__", ""), form))
+    found = (_recalled(owner) or {}).get(_key(owner, form))
     return 0 if found is None else found.together
 
 
@@ -136,8 +135,7 @@ def compare_last(
     Raises:
         Coupled: where it is not; that is remembered.
     """
-    key = (getattr(owner, "__name__", ""), form)
-    known = _recalled(owner) or {}
+    key, known = _key(owner, form), _recalled(owner) or {}
     found = known.get(key)
     if found is None:
         return
@@ -304,11 +302,16 @@ def _same(found: _Kept, state: State) -> bool:
     return all(key in state and key in found.state and found.state[key] == state[key] for key in keys)
 
 
+def _key(owner: ForwardFunc, form: Hashable) -> Hashable:
+    """Of a form of call; one object's methods are remembered with it."""
+    return getattr(owner, "__name__", ""), form
+
+
 def _recalled(owner: ForwardFunc) -> dict[Hashable, _Kept] | None:
     return _kept.get(_anchor(owner))
 
 
-def _remember(owner: ForwardFunc, form: Hashable, kept: _Kept) -> None:
+def _remember(owner: ForwardFunc, key: Hashable, kept: _Kept) -> None:
     known = _recalled(owner)
     if known is None:
         known = {}
@@ -316,8 +319,8 @@ def _remember(owner: ForwardFunc, form: Hashable, kept: _Kept) -> None:
             _kept.set(_anchor(owner), known)
         except TypeError:  # what cannot be referred to weakly is asked again
             return
-    known.pop(form, None)
-    known[form] = kept
+    known.pop(key, None)
+    known[key] = kept
     if len(known) > MOST:
         known.pop(next(iter(list(known))), None)  # another thread may have taken it
 

@@ -223,10 +223,4 @@ class Propagation:
                     "as dimension 0, which LRP needs in float16; convert the model and the inputs"
                 )
         scale = widen(self.scores) / self._start
-        for part in relevances:
-            if len(scale) > 1 and (part.dim() == 0 or len(part) != len(scale)):
-                raise ValueError(
-                    f"layer: its value of shape {tuple(part.shape)} does not have the {len(scale)} examples as "
-                    "dimension 0, which LRP needs in float16; convert the model and the inputs"
-                )
         return [(widen(part) * scale.reshape(-1, *[1] * (part.dim() - 1))).to(part.dtype) for part in relevances]
